@@ -1,7 +1,7 @@
 """Build a catalogue from the electronics shop of querqy/chorus: Icecat products, short head queries, graded judgments.
 
-With a fold, the judgments are cross-validated by query. Without one, no judgment trains and every judged query tests. Further pairs
-come from the products' own words: title and description, attributes, pseudo-queries.
+With a fold, the judgments are cross-validated by query. Without a fold, no judgment is trained on and every judged query is a test
+query. More pairs come from the products' own words: title and description, attributes, pseudo-queries.
 """
 
 import csv
@@ -30,11 +30,11 @@ LAYOUT = "products_1.json.zip, products_2.json.zip, … and Broad_Query_Set_rate
 JUDGMENTS_FILE = "Broad_Query_Set_rated.csv"
 ITEMS_FILE = "products.parquet"
 FOLDS = 5
-VAL_SHARE = 0.15  # of the queries outside test
-VAL_PSEUDO_QUERIES = 60  # if no judgment may be used
-MIN_ITEMS, MAX_ITEMS = 5, 60  # answers of a validation pseudo-query
+VAL_SHARE = 0.15  # share of the queries outside test
+VAL_PSEUDO_QUERIES = 60  # number of validation queries if no judgment may be used
+MIN_ITEMS, MAX_ITEMS = 5, 60  # limits of the number of answers of a validation pseudo-query
 
-# Weight of a pair of each kind.
+# Weights of the kinds of pairs.
 JUDGED_WEIGHT = 1.0
 WEAK_JUDGED_WEIGHT = 0.3  # grade 1
 PSEUDO_QUERY_WEIGHT = 0.5
@@ -42,7 +42,7 @@ TITLE_TO_DESCRIPTION_WEIGHT = 0.3
 DESCRIPTION_TO_TITLE_WEIGHT = 0.3
 ATTRIBUTES_WEIGHT = 0.3
 
-MIN_ATTRIBUTES, MAX_ATTRIBUTES = 2, 4  # in one query
+MIN_ATTRIBUTES, MAX_ATTRIBUTES = 2, 4  # limits of the number of attributes in one query
 MAX_VALUE_CHARS = 30
 # Attributes of the parcel, the paperwork or the climate, which nobody searches by.
 _UNSEARCHED = re.compile(
@@ -61,9 +61,9 @@ class Product:
     """One product with the sources of its pairs.
 
     Attributes:
-        item: as listed.
-        model: the maker's name.
-        attributes: name -> value, of attributes that shoppers search by.
+        item: item as listed.
+        model: the maker's name of the product.
+        attributes: name -> value, for attributes that shoppers search by.
     """
 
     item: Item
@@ -79,15 +79,15 @@ def prepare(data: Path, folder: Path, *, folds: int = FOLDS, fold: int | None = 
 
     Args:
         data: the folder of the product archives and the judgments.
-        folder: of the catalogue; new, empty, or an older catalogue, which is replaced.
+        folder: folder of the catalogue: new, empty, or with an older catalogue, which is replaced.
         folds: number of parts of the queries, >= 2; spellings of one query ("laptop", "laptops") stay together.
-        fold: part for test, 0 to folds - 1. None: all judged queries test, no judgment trains, and pseudo-queries, judged by
-            matching titles, validate.
-        seed: assigns the queries, selects val and draws pseudo-queries.
+        fold: number of the part for test, 0 to folds - 1. With None, all judged queries are test queries and no judgment is trained
+            on. Validation then uses pseudo-queries that are judged by matching titles.
+        seed: seed that assigns the queries, selects val and draws pseudo-queries.
 
     Returns:
-        The catalogue. A judged query without a relevant item (grade >= 2) is in no qrels, because it measures nothing. Its weaker
-        judgments train if it is a train query.
+        The catalogue. A judged query without a relevant item (grade >= 2) measures nothing and is in no qrels. If it is a train
+        query, its judgments of grade 1 are trained on.
 
     Raises:
         InvalidInput: the shop is missing, a file is damaged, a judgment names no product, or the fold does not exist.
@@ -111,7 +111,7 @@ def read_products(data: Path) -> list[Product]:
     """Read the product archives, in the order of their names.
 
     Raises:
-        InvalidInput: there is no archive, or one is damaged.
+        InvalidInput: the archives or the judgments are missing, or an archive is damaged.
     """
     archives = sorted(data.glob("products_*.json.zip"))
     if not archives or not (data / JUDGMENTS_FILE).is_file():
@@ -151,13 +151,13 @@ def split_queries(queries: Iterable[str], *, folds: int = FOLDS, fold: int = 0, 
     """Assign queries to train, val and test.
 
     Args:
-        queries: texts.
-        folds: parts; their sizes differ by one query at most, except for spellings of one query.
-        fold: part for test.
-        seed: decides the parts, and which of the other queries validate.
+        queries: texts of the queries.
+        folds: number of parts. Their sizes differ by one query at most, where spellings of one query count as one.
+        fold: number of the part for test.
+        seed: seed that assigns the parts, and selects val among the other queries.
 
-    Returns:
-        query -> split; over all folds every query tests once.
+        Returns:
+            query -> split; over all folds every query is in test once.
     """
     texts = list(queries)
     part = {key: number % folds for number, key in enumerate(shuffle_keys(map(query_key, texts), seed))}
@@ -171,8 +171,8 @@ def in_domain_pairs(products: Sequence[Product], *, seed: int = 7) -> dict[str, 
     """Make training pairs from the products' own words, without judgments.
 
     Returns:
-        "title_to_description", "description_to_title" (none for a description without further words), "attributes" and
-        "pseudo_query" -> pairs in the order of the products.
+        "title_to_description" and "description_to_title" (only for a description with words that the title lacks), "attributes"
+        and "pseudo_query" -> pairs in the order of the products.
     """
     described = [product.item for product in products if _has_more_words(product.item)]
     listings = [_listing(product) for product in products]
@@ -195,7 +195,7 @@ def in_domain_pairs(products: Sequence[Product], *, seed: int = 7) -> dict[str, 
 
 
 def attribute_query(product: Product, seed: int) -> str:
-    """Return a query of two to four attribute values: "RJ-45 cat6 grey"; empty if the product has fewer than two."""
+    """Return a query of two to four attribute values, such as "RJ-45 cat6 grey"; empty if the product has fewer than two."""
     values = product.attributes
     keys = shuffle_keys((f"{product.item.item_id}/{name}" for name in values), seed)
     count = MIN_ATTRIBUTES + int(share_of(product.item.item_id, seed) * (MAX_ATTRIBUTES - MIN_ATTRIBUTES + 1))
@@ -223,12 +223,12 @@ def _product(row: Mapping[str, Any]) -> Product:
 
 
 def _category(product_type: str) -> str:
-    """Return the product type; empty for one without letters, because some are numbers in this catalogue."""
+    """Return the product type; empty for a type without letters, because some types of this shop are only numbers."""
     return product_type if re.search("[A-Za-z]{2}", product_type) else ""
 
 
 def _has_more_words(item: Item) -> bool:
-    """True if the description has words that the title lacks."""
+    """Return True if the description has words that the title lacks."""
     return not set(fold(item.description).split()) <= set(fold(item.title).split())
 
 
@@ -274,7 +274,7 @@ def _unjudged_splits(
 def _pseudo_judgments(
     pairs: Sequence[TrainingPair], products: Sequence[Product], tested: Sequence[str], seed: int
 ) -> dict[str, dict[str, int]]:
-    """Return pseudo-queries of several words with the items whose titles contain all of them."""
+    """Return pseudo-queries of several words, each with the items whose titles contain all words of the query."""
     items_of: dict[str, set[str]] = defaultdict(set)  # word of a title -> item ids
     for product in products:
         for word in fold(product.item.title).split():

@@ -43,7 +43,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     **EVENT_ALIASES,
 }
 GRADES: Mapping[str | None, int] = {None: 0, "view": 2, "add_to_cart": 2, "bid": 2, "purchase": 3}
-SHARES: Mapping[str, float] = {"train": 0.8, "val": 0.1, "test": 0.1}  # of the queries
+SHARES: Mapping[str, float] = {"train": 0.8, "val": 0.1, "test": 0.1}  # split -> share of the queries
 ITEMS_FILE = "items.parquet"
 EXAMPLE_QUERIES = 4
 MAX_POSITION = 2**31 - 1
@@ -56,7 +56,7 @@ class ClickLog:
     Attributes:
         clicks: impressions, list by list, best position first.
         rejects: rows that break the contract, with file, line and reason.
-        rows: of the log; each is a reject or belongs to one impression.
+        rows: number of rows of the log; each is a reject or belongs to one impression.
     """
 
     clicks: list[Click]
@@ -68,10 +68,10 @@ def prepare(data: Path, folder: Path, *, items: Path, seed: int = 7, progress: P
     """Build a catalogue from a click log and an item file; every split searches all items.
 
     Args:
-        data: the log: a .csv, .parquet, .ndjson or .jsonl file, or a folder of them.
-        folder: of the catalogue; new, empty, or an older catalogue, which is replaced.
-        items: item file of the log, or a folder of them.
-        seed: assigns queries to splits; a later query does not move the others.
+        data: the log: a .csv, .parquet, .ndjson or .jsonl file, or a folder of such files.
+        folder: folder of the catalogue: new, empty, or with an older catalogue, which is replaced.
+        items: item file of the log, or a folder of item files.
+        seed: seed that assigns queries to splits; a new query does not move other queries.
         progress: called with (files read, files).
 
     Returns:
@@ -80,7 +80,7 @@ def prepare(data: Path, folder: Path, *, items: Path, seed: int = 7, progress: P
         are in rejects.ndjson.
 
     Raises:
-        InvalidInput: a file is missing or cannot be read, or has no usable row.
+        InvalidInput: a file is missing or cannot be read, or the log has no usable row.
     """
     if not Path(items).exists():
         raise InvalidInput(f"{items} does not exist; name the item file that the click log speaks of")
@@ -127,12 +127,12 @@ def read_clicks(where: Path, item_ids: set[str], progress: Progress | None = Non
     Rows of one query, buyer, time and item are one impression, with the furthest event and the best position.
 
     Args:
-        where: a file, or a folder of them.
-        item_ids: of the known items.
+        where: a file, or a folder of files.
+        item_ids: ids of the known items.
         progress: called with (files read, files).
 
-    Raises:
-        InvalidInput: there is no file, or one cannot be read or lacks a column.
+        Raises:
+            InvalidInput: there is no file, or a file cannot be read or lacks a column.
     """
     clicks: list[Click] = []
     rejects: list[Reject] = []
@@ -156,7 +156,7 @@ def read_clicks(where: Path, item_ids: set[str], progress: Progress | None = Non
 
 
 def impressions(clicks: Iterable[Click]) -> list[Click]:
-    """Merge rows of one query, buyer, time and item, with the furthest event and the best position; list by list."""
+    """Merge rows of one query, buyer, time and item, with the furthest event and the best position; return them list by list."""
     merged: dict[tuple[str, str, datetime, str], Click] = {}
     for click in clicks:
         key = (fold(click.query), click.buyer_id, click.timestamp, click.item_id)
@@ -168,9 +168,9 @@ def parse_click(row: Mapping[str, Any] | str, item_ids: set[str] | None = None) 
     """Read one row of a log.
 
     Args:
-        row: column name -> value, or the reason why the line is no row. Without event type, or with one of SHOWN: an impression
-            without event.
-        item_ids: of the known items; None accepts any.
+        row: column name -> value; or a text, the reason why the line is no row. A row without event type, or with an event type of
+            SHOWN, is an impression without event.
+        item_ids: ids of the known items; None accepts any id.
 
     Raises:
         InvalidInput: the row breaks the contract; the message contains field and value.
@@ -197,7 +197,7 @@ def click_pairs(clicks: Iterable[Click]) -> list[TrainingPair]:
     who saw the item bought it. Position bias is not corrected.
 
     Args:
-        clicks: impressions; spellings of a query are merged under the first one.
+        clicks: impressions; spellings of a query are merged under the first spelling.
 
     Returns:
         Pairs with weights in (0, 1], in the order of their first impressions; items without events give no pair.
@@ -212,7 +212,7 @@ def click_pairs(clicks: Iterable[Click]) -> list[TrainingPair]:
 
 
 def click_qrels(clicks: Iterable[Click]) -> Qrels:
-    """Make judgments from impressions by the furthest event of any buyer: purchase 3, other events 2, none 0."""
+    """Make judgments from impressions. The furthest event of any buyer sets the grade: purchase 3, another event 2, no event 0."""
     queries: dict[str, str] = {}
     grades: dict[str, dict[str, int]] = defaultdict(dict)
     for click in clicks:
@@ -223,7 +223,7 @@ def click_qrels(clicks: Iterable[Click]) -> Qrels:
 
 
 def split_of_query(query: str, seed: int = 7) -> str:
-    """Return the split of a query by its text alone, case and spaces folded."""
+    """Return the split of a query, which depends only on the seed and on the text with case and spaces folded."""
     place, upto = share_of(fold(query), seed), 0.0
     for split, share in SHARES.items():
         upto += share

@@ -25,8 +25,8 @@ def simulate_clicks(
         questions: the queries, each searched `sessions` times.
         lots: the corpus; a list holds lots that were live and listed at its time.
         rng: random generator.
-        now: UTC; sessions are in the week before it.
-        sessions: lists per query.
+        now: moment in UTC; sessions are in the week before this moment.
+        sessions: number of lists per query.
 
     Returns:
         Impressions list by list, best position first.

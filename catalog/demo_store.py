@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 EXAMPLE_QUERIES = ("leather backpack", "adirondack chair", "chef knife set", "christmas ornaments")
 PRODUCTS_FILE = "products.yaml"
 ITEMS_FILE = "products.parquet"
-SHARES: Mapping[str, float] = {"train": 0.7, "val": 0.1, "test": 0.2}  # of the queries
+SHARES: Mapping[str, float] = {"train": 0.7, "val": 0.1, "test": 0.2}  # split -> share of the queries
 STYLE_SHARE = 0.6  # required share of one style among a query's source products; a vaguer query gets no judgments
 EXACT_GRADE, STYLE_GRADE, CATEGORY_GRADE = 3, 2, 1
 PAIR_WEIGHT = 1.0
@@ -46,9 +46,9 @@ class Product:
     """One product.
 
     Attributes:
-        item: as listed; its brand is the style, because the store has no makers.
-        listing: source of queries.
-        words: of title and description, in the plural.
+        item: item as listed; its brand is the row's brand if there is one, otherwise the style.
+        listing: texts from which queries are made.
+        words: words of title and description, and "women" or "men" if known, in the plural.
     """
 
     item: Item
@@ -57,17 +57,17 @@ class Product:
 
 
 def prepare(data: Path, folder: Path, *, seed: int = 7) -> CatalogFolder:
-    """Build a catalogue from the store's products; every split searches all of them.
+    """Build a catalogue from the store's products; every split searches all products.
 
     Args:
-        data: the folder of products.yaml, or the file.
-        folder: of the catalogue; new, empty, or an older catalogue, which is replaced.
-        seed: draws the queries and assigns them to train, val and test.
+        data: the folder of products.yaml, or the file itself.
+        folder: folder of the catalogue: new, empty, or with an older catalogue, which is replaced.
+        seed: seed that draws the queries and assigns them to train, val and test.
 
     Returns:
         The catalogue. Train queries are pairs with their source products. Queries whose source products are mostly of one style
-        are judged: 3 for products of that style with every word of the query, 2 for others of that style, 1 for others of its
-        category. Rows that break the item contract are in rejects.ndjson.
+        are judged. Products of that style get grade 3 if they have every word of the query, otherwise 2. Other products of the
+        category get grade 1. Rows that break the item contract are in rejects.ndjson.
 
     Raises:
         InvalidInput: the file is missing, or is no list of products.
@@ -101,7 +101,7 @@ def read_products(data: Path) -> tuple[list[Product], list[Reject]]:
         Products in the order of the file, and the rows that break the item contract, numbered from 1.
 
     Raises:
-        InvalidInput: no file, no YAML, or no product in it.
+        InvalidInput: the file is missing, is no YAML, or has no product.
     """
     path = data / PRODUCTS_FILE if data.is_dir() else data
     if not path.is_file():

@@ -36,7 +36,7 @@ TRAIN_FILE, HELD_OUT_FILE = "emoji-train.parquet", "emoji-held-out.parquet"
 LANGUAGES = ("en", "ar")
 EITHER = "either"
 LISTED_IN = (*LANGUAGES, EITHER)
-SHARES: Mapping[str, float] = {"train": 0.7, "val": 0.1, "test": 0.2}  # of the emoji
+SHARES: Mapping[str, float] = {"train": 0.7, "val": 0.1, "test": 0.2}  # split -> share of the emoji
 NAME_GRADE, KEYWORD_GRADE = 3, 2
 NAME_WEIGHT, KEYWORD_WEIGHT = 1.0, 0.5
 LIST_COMMA = {"en": ", ", "ar": "، "}
@@ -49,7 +49,7 @@ class Emoji:
 
     Attributes:
         item_id: the picture's name without suffix, such as "emoji_u1f600".
-        picture: absolute path.
+        picture: absolute path of the picture.
         names: language -> name.
         keywords: language -> keywords; the name may be among them.
     """
@@ -60,7 +60,7 @@ class Emoji:
     keywords: Mapping[str, Sequence[str]]
 
     def grade(self, language: str, text: str) -> int:
-        """Grade the emoji for a folded text of one language: its name 3, a keyword 2, else 0."""
+        """Return 3 if a folded text is the emoji's name in this language, 2 if it is a keyword, otherwise 0."""
         if fold(self.names[language]) == text:
             return NAME_GRADE
         return KEYWORD_GRADE if text in map(fold, self.keywords[language]) else 0
@@ -71,15 +71,15 @@ def prepare(data: Path, folder: Path, *, seed: int = 7, listed_in: str = "en") -
 
     Args:
         data: the folder of the table and the pictures.
-        folder: of the catalogue; new, empty, or an older catalogue, which is replaced.
-        seed: assigns the emoji to train, val and test, and items to languages.
-        listed_in: one of LISTED_IN, the language of titles and descriptions. EITHER is a shop of two languages: each item is listed
-            in one, and training pairs every query with its items in each.
+        folder: folder of the catalogue: new, empty, or with an older catalogue, which is replaced.
+        seed: seed that assigns the emoji to train, val and test, and items to languages.
+        listed_in: language of titles and descriptions, one of LISTED_IN. EITHER makes a shop of two languages: each item is listed
+            in one language, and training pairs every query with its items in both languages.
 
-    Returns:
-        The catalogue. Val and test search all emoji; train has its own only. The queries of one emoji are in one split: a text
-        that emoji of several splits share ("face") is only in the first of train, test, val, and trains for train emoji only.
-        Query ids begin with the language: "en/…", "ar/…".
+        Returns:
+            The catalogue. Val and test search all emoji, train searches only train emoji. A text is a query in the split of its
+            emoji. A text that emoji of several splits share ("face") is a query only in the first of train, test, val; in train it
+            is paired and judged only with train emoji. Query ids begin with the language: "en/…", "ar/…".
 
     Raises:
         InvalidInput: the data set is missing or damaged, or the language is unknown. Missing pictures are logged and their emoji
@@ -132,14 +132,14 @@ def read_emoji(data: Path) -> list[Emoji]:
 
 
 def split_texts(emoji: Iterable[Emoji], split_of: Mapping[str, str]) -> dict[str, str]:
-    """Assign every text to one split: that of its emoji; if they differ, the first of train, test, val.
+    """Assign every text to the split of its emoji; if its emoji are in several splits, to the first of train, test, val.
 
     Args:
-        emoji: all of them.
+        emoji: all emoji.
         split_of: item_id -> split.
 
     Returns:
-        folded text -> split, also for a text of both languages.
+        folded text -> split; a text that occurs in both languages has one split.
     """
     splits: dict[str, set[str]] = defaultdict(set)
     for each in emoji:
@@ -161,7 +161,7 @@ def _texts(emoji: Emoji, language: str) -> list[str]:
 
 
 def listing(emoji: Emoji, language: str) -> Item:
-    """Return the emoji as an item: its name, and its other keywords, in one language."""
+    """Return the emoji as an item in one language: the name is the title, the other keywords are the description."""
     name = emoji.names[language]
     keywords = [word for word in emoji.keywords[language] if fold(word) != fold(name)]
     return Item(emoji.item_id, name, LIST_COMMA[language].join(keywords), image=str(emoji.picture))
@@ -175,7 +175,7 @@ def _languages(emoji: Iterable[Emoji], listed_in: str, seed: int) -> dict[str, s
 
 
 def _pairs(emoji: Iterable[Emoji], split_of_text: Mapping[str, str], listed_in: str) -> Iterator[TrainingPair]:
-    """Yield every train text with its emoji; if items are listed in either language, once in each."""
+    """Yield a pair for each train text and its emoji; with EITHER, one pair for each language of the item."""
     for each in emoji:
         item_texts: list[str | None] = [None]
         if listed_in == EITHER:

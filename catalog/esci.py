@@ -42,9 +42,9 @@ PRODUCTS_FILE = "shopping_queries_dataset_products.parquet"
 LAYOUT = f"{EXAMPLES_FILE} and {PRODUCTS_FILE} of github.com/amazon-science/esci-data"
 ITEMS_FILE = "products.parquet"
 LOCALES = ("us", "es", "jp")
-PAIR_WEIGHTS: Mapping[str, float] = {"E": 1.0, "S": 0.9, "C": 0.6, "I": 0.0}  # no weight, no pair
+PAIR_WEIGHTS: Mapping[str, float] = {"E": 1.0, "S": 0.9, "C": 0.6, "I": 0.0}  # label -> weight; weight 0 makes no pair
 GRADES: Mapping[str, int] = {"E": 3, "S": 2, "C": 1, "I": 0}
-VAL_SHARE = 0.1  # of the train queries
+VAL_SHARE = 0.1  # share of the train queries
 BATCH_ROWS = 8_192
 EXAMPLE_QUERIES = 4
 
@@ -62,9 +62,9 @@ class JudgedQuery:
     """A query with its judgments.
 
     Attributes:
-        query_id: of the data set.
-        text: as typed.
-        split: of the data set, "train" or "test".
+        query_id: id in the data set.
+        text: query as typed.
+        split: split in the data set, "train" or "test".
         labels: product_id -> E, S, C or I.
     """
 
@@ -87,16 +87,16 @@ def prepare(
 
     Args:
         data: the folder of the two parquet files.
-        folder: of the catalogue; new, empty, or an older catalogue, which is replaced.
+        folder: folder of the catalogue: new, empty, or with an older catalogue, which is replaced.
         locale: "us", "es" or "jp".
         version: "small" uses the judgments that the data marks as the harder, smaller set; "large" uses all.
-        seed: selects the train queries for validation.
+        seed: seed that selects the train queries for validation.
         progress: called with (product rows read, product rows).
 
     Returns:
-        The catalogue. The corpus of every split is the judged products. Test is that of the data set; a tenth of the train queries
-        is val. Missing products and products that break the item contract are counted and logged, the latter with line and reason
-        in rejects.ndjson. Their judgments are left out.
+        The catalogue. The corpus of every split is the judged products. Test is the data set's test; a tenth of the train queries
+        is val. Missing products and products that break the item contract are counted and logged, and their judgments left out.
+        Products that break the contract are in rejects.ndjson, with line and reason.
 
     Raises:
         InvalidInput: a file is missing, damaged, or lacks a column; locale or version is unknown; there is no judgment.
@@ -144,8 +144,8 @@ def read_queries(path: Path, *, locale: str, version: Version) -> list[JudgedQue
 def split_queries(queries: Sequence[JudgedQuery], seed: int = 7) -> dict[str, list[JudgedQuery]]:
     """Assign queries to train, val and test.
 
-    Queries that differ only in case and spaces stay together: a train query that also occurs in test is left out and logged, and
-    the smallest query_id of a text decides between train and val.
+    Queries that differ only in case and spaces stay together. A train query that also occurs in test is left out and logged. The
+    smallest query_id of a text decides between train and val.
 
     Returns:
         split -> queries, in order.
@@ -167,7 +167,7 @@ def split_queries(queries: Sequence[JudgedQuery], seed: int = 7) -> dict[str, li
 
 
 class _Products:
-    """Reads the judged products once and removes each from `missing`, which holds the ids still to be read."""
+    """A reader of the judged products. It removes each product that it reads from `missing`, the ids still to be read."""
 
     def __init__(self, path: Path, locale: str, missing: set[str], progress: Progress | None) -> None:
         self.path, self.locale, self.missing, self.progress = path, locale, missing, progress

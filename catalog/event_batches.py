@@ -1,6 +1,7 @@
 """Read event files as batches of columns: CSV, NDJSON and parquet, the first two plain or gzip.
 
-Arrow parses a block of CSV text if its result equals that of Python's parser: as many rows as lines, none of them broken.
+Arrow parses a block of CSV text if the block has as many rows as lines and no broken row. Then the result equals that of
+Python's parser, which parses all other blocks.
 """
 
 import csv
@@ -27,7 +28,7 @@ from retrieval.errors import InvalidInput
 PACKED = ".gz"
 SUFFIXES = (".csv", ".ndjson", ".jsonl", ".parquet", ".csv.gz", ".ndjson.gz", ".jsonl.gz")
 BLOCK_BYTES = 1 << 22
-MAX_ROW_BYTES = 1 << 26  # limit for an unclosed quote, which would make one row of the rest of the file
+MAX_ROW_BYTES = 1 << 26  # largest row, because an unclosed quote would make the rest of the file one row
 BATCH_ROWS = 1 << 16
 FIELDS = tuple(ALIASES)
 Column: TypeAlias = pa.Array | list[Any]
@@ -38,9 +39,9 @@ class Batch:
     """Some rows of a file.
 
     Attributes:
-        lines: line of each row, or its number in a parquet file, from 1.
+        lines: line number of each row, or row number in a parquet file, from 1.
         columns: field -> raw values: text, times, or any value of a JSON row.
-        broken: (line, reason) of unreadable lines.
+        broken: (line, reason) for each unreadable line.
     """
 
     lines: Sequence[int]
@@ -49,7 +50,7 @@ class Batch:
 
 
 def event_table_files(places: Iterable[Path]) -> list[Path]:
-    """Return the event files in some places, each once, by name.
+    """Return the event files in some places, each once, sorted by path.
 
     Args:
         places: files, or folders without their sub-folders.
@@ -122,7 +123,7 @@ def _csv_batches(path: Path, file: BufferedIOBase) -> Iterator[Batch]:
 
 
 def _blocks(file: BufferedIOBase) -> Iterator[bytes]:
-    """Yield the rest of a CSV file in blocks of whole rows: each ends at a line end outside quotes."""
+    """Yield the rest of a CSV file in blocks of whole rows; each block ends at a line end outside quotes."""
     block = b""
     while data := file.read(BLOCK_BYTES):
         block += data
@@ -167,7 +168,7 @@ def _parse_block(block: bytes, names: Sequence[str], separator: str) -> pa.Table
 
 
 def _columns(table: pa.Table | pa.RecordBatch) -> dict[str, Column]:
-    """Return field -> values, of a table with a column for each field."""
+    """Return field -> values of a table that has a column for each field."""
     aliases = {field: [name for name in accepted if name in table.schema.names] for field, accepted in ALIASES.items()}
     if any(len(present) > 1 for present in aliases.values()):  # a field takes the first of its columns that has a value
         plain = {name: _plain(table.column(name)) for present in aliases.values() for name in present}
@@ -184,7 +185,7 @@ def _plain(column: pa.Array | pa.ChunkedArray) -> Column:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_timestamp(column.type):
-        return column.cast(pa.timestamp("us", "UTC"), safe=False)  # finer than a microsecond is not distinguished
+        return column.cast(pa.timestamp("us", "UTC"), safe=False)  # drops fractions of a microsecond
     if pa.types.is_integer(column.type) or pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         return column.cast(pa.string())
     values: list[Any] = column.to_pylist()

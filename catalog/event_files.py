@@ -1,7 +1,7 @@
 """Read the events that POST /events stores: NDJSON by day on one machine, gzip objects of Firehose below dates in S3.
 
 Firehose joins the records of some minutes into one object, adds no line ends and may deliver a record twice. Older logs may lack
-line ends too. So JSON values are read one after another, whatever separates them, and an event counts once.
+line ends, too. So JSON values are read one after another, whatever separates them, and a repeated event counts once.
 """
 
 import gzip
@@ -30,12 +30,12 @@ class EventFiles:
 
     Attributes:
         clicks: impressions, list by list, best position first; several events of one impression are merged.
-        rows: values and broken lines.
-        events: distinct ones.
-        duplicates: rows that repeat an event.
+        rows: number of JSON values and broken lines.
+        events: number of distinct events.
+        duplicates: number of rows that repeat an event.
         rejects: rows that break the contract, with file, line and reason.
         files: number of files.
-        unproven: rows of items that no known search returned; they are not used.
+        unproven: number of rows without proof that a search returned the item; they are not used.
     """
 
     clicks: list[Click]
@@ -50,13 +50,13 @@ class EventFiles:
 def read_events(places: Sequence[Path], progress: Progress | None = None, *, trust_unsigned: bool = False) -> EventFiles:
     """Read event files, plain or gzip, whatever their names.
 
-    An event on an item of one served list counts once, however often and by whomever it is sent. All rows of the list get buyer,
-    client and time of its first row, so that nobody can turn one served list into many.
+    An event on an item of one served list counts once, however often and by whomever it is sent. All rows of a list get buyer,
+    client and time of the list's first row. So nobody can turn one served list into many.
 
     Args:
         places: files, or folders with their sub-folders; hidden files are ignored.
         progress: called with (files read, files).
-        trust_unsigned: also accept rows of lists without proof that they were served, as from a trusted system.
+        trust_unsigned: True also accepts rows without proof that their list was served, for files of a trusted system.
 
     Raises:
         InvalidInput: a place does not exist, or there is no file.
@@ -97,7 +97,7 @@ def read_events(places: Sequence[Path], progress: Progress | None = None, *, tru
 
 
 def event_files(places: Iterable[Path]) -> list[Path]:
-    """Return the files of some places, each once, by name.
+    """Return the files of some places, each once, sorted by path.
 
     Raises:
         InvalidInput: a place does not exist, or there is no file.
@@ -117,7 +117,7 @@ def event_files(places: Iterable[Path]) -> list[Path]:
 
 
 def numbered_events(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Yield the values of a file with their lines from 1; a text gives the reason why a line has none."""
+    """Yield (line, value) for the values of a file, lines from 1. A text as value is the reason why it cannot be read."""
     line = 0
     try:
         with path.open("rb") as file:
@@ -136,7 +136,7 @@ def _lines(file: BinaryIO) -> Iterable[bytes]:
 
 
 def _values(raw: bytes) -> Iterator[dict[str, Any] | str]:
-    """Yield the JSON objects of a line; an unreadable one ends it, because the start of the next is unknown."""
+    """Yield the JSON objects of a line; an unreadable object ends the line, because the start of the next object is unknown."""
     try:
         text = raw.decode().strip()
         while text:

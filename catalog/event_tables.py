@@ -1,6 +1,6 @@
 """Read shops' event logs (`events.csv`) into one table, with the events of each buyer sorted by time.
 
-Buyers and items are stored as numbers into lists of ids, and each id is parsed once, because ids repeat in ten million events.
+Buyers and items are stored as indices into lists of ids. Each id is parsed once, because ids repeat in ten million events.
 """
 
 from collections import Counter
@@ -21,8 +21,8 @@ from retrieval.contracts.items import EPOCH, ZONE_SLACK, Reject, first_value, pa
 from retrieval.errors import InvalidInput
 from retrieval.progress import Progress
 
-EXAMPLES = 3  # rejects of each kind for the report
-PARTS = 1_000  # unit of progress
+EXAMPLES = 3  # number of rejects of each kind in the report
+PARTS = 1_000  # number of parts that progress counts
 
 BROKEN_ROW, UNKNOWN_EVENT, UNKNOWN_PRODUCT = "broken_row", "unknown_event", "unknown_product"  # kinds of rejects
 
@@ -32,16 +32,16 @@ class EventTable:
     """Events grouped by buyer, oldest first; ties by item id, then in the order of EVENT_TYPES.
 
     Attributes:
-        buyer_ids: the B buyers, by id.
-        item_ids: the items that occur, by id.
-        starts: (B + 1,) int64; the events of buyer b are starts[b] up to starts[b + 1].
-        items: (N,) int32 into item_ids.
-        event_types: (N,) int8 into EVENT_TYPES.
-        times_us: (N,) int64 microseconds since 1970 UTC.
-        rows: events + duplicates + rejected.
-        duplicates: rows that repeat an event (buyer, item, type, time).
+        buyer_ids: ids of the B buyers, sorted.
+        item_ids: ids of the items that occur, sorted.
+        starts: (B + 1,) int64; buyer b has the events starts[b]:starts[b + 1].
+        items: (N,) int32, item of each event, an index into item_ids.
+        event_types: (N,) int8, type of each event, an index into EVENT_TYPES.
+        times_us: (N,) int64, time of each event in microseconds since 1970 UTC.
+        rows: number of rows read: events + duplicates + rejected.
+        duplicates: number of rows that repeat an event (buyer, item, type, time).
         rejected: kind -> number of rejected rows.
-        examples: kind -> the first rejects.
+        examples: kind -> the first three rejects.
         files: number of files.
     """
 
@@ -65,12 +65,12 @@ class EventTable:
             )
 
     def __len__(self) -> int:
-        """Number of events."""
+        """Return the number of events."""
         return len(self.items)
 
     @property
     def buyers(self) -> NDArray[np.int32]:
-        """(N,) buyer of each event, into buyer_ids."""
+        """(N,) int32, buyer of each event, an index into buyer_ids."""
         return np.repeat(np.arange(len(self.buyer_ids), dtype=np.int32), np.diff(self.starts))
 
     def sequences(self) -> Iterator[tuple[str, list[Interaction]]]:
@@ -100,11 +100,11 @@ def read_event_table(
     """Read event logs: CSV, NDJSON or parquet under the contract of retrieval.contracts.events, in any order.
 
     Args:
-        paths: files, or folders of them.
-        catalogue_ids: ids of the catalogue's items; events of others are rejected. None accepts all.
+        paths: files, or folders of files.
+        catalogue_ids: ids of the catalogue's items; events on other items are rejected. None accepts all.
         progress: called with (parts read, parts).
-        on_reject: called with each rejected row; the table holds only the first of each kind.
-        now: UTC; later events are rejected, with tolerance for a misread time zone. None is the time of the call.
+        on_reject: called with each rejected row; the table holds only the first three of each kind.
+        now: moment in UTC, after which events are rejected, with a tolerance for misread time zones. None takes the present.
 
     Raises:
         InvalidInput: a file is missing, cannot be read, or has no column for a field.
@@ -123,7 +123,7 @@ def read_event_table(
 
 
 class _Distinct:
-    """The distinct values of one field; each is parsed once, however many rows have it."""
+    """The distinct values of one field. Each value is parsed once, however many rows have it."""
 
     def __init__(
         self, field_name: str, unreadable: str, parse: Callable[[Any], str], allowed: AbstractSet[str] | None = None
@@ -134,7 +134,7 @@ class _Distinct:
         self.faults: list[Fault] = []
 
     def codes(self, column: Column) -> NDArray[np.int32]:
-        """Return (N,) the position of each value in `values`, or -1 - its position in `faults`."""
+        """Return (N,) a code for each value: its position in `values`, or for a fault -1 - the position in `faults`."""
         if isinstance(column, list):
             keys = [value if isinstance(value, str) else (type(value), str(value)) for value in column]
             return np.array([self._code(key, value) for key, value in zip(keys, column, strict=True)], dtype=np.int32)
@@ -172,7 +172,7 @@ class _Distinct:
 
 @dataclass
 class _Reader:
-    """Collects the events of all files as columns of numbers, and the rejects."""
+    """The events of all files read so far, as columns of numbers, and the rejects."""
 
     catalogue_ids: AbstractSet[str] | None
     on_reject: Callable[[Reject], None] | None
@@ -235,7 +235,7 @@ class _Reader:
 
 
 def _by_name(values: Sequence[str], codes: NDArray[np.int32]) -> tuple[list[str], NDArray[np.int32]]:
-    """Return the sorted values that occur, and the codes into them."""
+    """Return the values that occur, sorted, and the codes as indices into these."""
     used = np.unique(codes).tolist()
     used.sort(key=values.__getitem__)
     places = np.zeros(len(values), dtype=np.int32)

@@ -1,4 +1,4 @@
-"""Parse a column of event times: by Arrow if all have the same format, else one by one under the contract."""
+"""Parse a column of event times: by Arrow if all have the same format, otherwise one by one under the contract."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,7 +23,7 @@ from retrieval.contracts.items import (
 from retrieval.errors import InvalidInput
 
 MICROSECOND = timedelta(microseconds=1)
-EARLIEST_US = int(MIN_NUMERIC_TIME) * 1_000_000  # software writes an unknown time as 1970 or year 1
+EARLIEST_US = int(MIN_NUMERIC_TIME) * 1_000_000  # earliest accepted time, because software writes an unknown time as 1970 or year 1
 MAY_BE_DATES = (1_900_000_000, 2_100_000_000)  # numbers from the first to below the second may be YYYYMMDDHH
 BAD_TIME, FUTURE_TIME, EARLY_TIME = "bad_time", "future_time", "early_time"
 
@@ -33,9 +33,9 @@ class Fault:
     """A fault of a value.
 
     Attributes:
-        kind: by which rejected rows are counted.
-        reason: in words.
-        item_id: of the row, if the value is one.
+        kind: kind under which rejected rows are counted.
+        reason: reason in words.
+        item_id: item_id of the row, if the faulty value is the item_id; otherwise None.
     """
 
     kind: str
@@ -47,11 +47,11 @@ def read_times(column: Column, latest_us: int) -> tuple[NDArray[np.int64], dict[
     """Read a column of times.
 
     Args:
-        column: of N raw values.
-        latest_us: later times are in the future.
+        column: column of N raw values.
+        latest_us: latest accepted time, in microseconds since 1970 UTC.
 
     Returns:
-        (N,) microseconds since 1970 UTC, and row -> fault of an invalid time.
+        (N,) microseconds since 1970 UTC, and row -> fault for each invalid time.
     """
     times = None if isinstance(column, list) else _cast_times(column)
     faults: dict[int, Fault] = {}

@@ -83,11 +83,11 @@ class TrainingPair:
     """A query with an item that answers it.
 
     Attributes:
-        query: as a buyer types it.
-        item_id: an item of the corpus of the pair's split.
-        weight: of the pair, > 0.
-        lot_text: replaces the item's own text, for pairs made from the item's own words (such as a title that must retrieve the
-            description); None keeps the item's text.
+        query: query as a buyer types it.
+        item_id: id of an item in the corpus of the pair's split.
+        weight: weight of the pair, > 0.
+        lot_text: text that replaces the item's own text, for pairs made from the item's own words (such as a title that must
+            retrieve the description); None keeps the item's text.
     """
 
     query: str
@@ -114,12 +114,12 @@ class Click:
     """An impression: one item in one result list of a buyer.
 
     Attributes:
-        query: as typed by the buyer.
-        item_id: the item.
-        position: its rank in the list, from 1.
-        event_type: one of retrieval.contracts.events.EVENT_TYPES, the buyer's furthest event; None without an event.
-        buyer_id: the buyer.
-        timestamp: UTC; the items of one list share query, buyer and timestamp.
+        query: query as typed by the buyer.
+        item_id: id of the item.
+        position: rank of the item in the list, from 1.
+        event_type: the buyer's furthest event, one of retrieval.contracts.events.EVENT_TYPES; None without an event.
+        buyer_id: id of the buyer.
+        timestamp: time of the list, in UTC; the items of one list share query, buyer and timestamp.
         client: keyed hash of the sender's network address; empty if unknown, and in a catalogue.
     """
 
@@ -137,7 +137,7 @@ class SplitData:
     """The data of one split of a catalogue to be written.
 
     Attributes:
-        item_files: names under items/ of the split's corpus.
+        item_files: names, under items/, of the files of the split's corpus.
         pairs: training pairs; iterated once.
         qrels: judgments; every query has at least one grade.
         clicks: impressions, list by list.
@@ -154,10 +154,10 @@ class CatalogFolder:
 
     Attributes:
         path: the folder.
-        name: of its source, such as "synthetic".
-        seed: of its generation.
-        splits: names of its splits, such as ("train", "val", "test").
-        example_queries: a few good queries for it.
+        name: name of the source, such as "synthetic".
+        seed: seed of the generation.
+        splits: names of the splits, such as ("train", "val", "test").
+        example_queries: a few good queries for the catalogue.
     """
 
     def __init__(self, path: Path) -> None:
@@ -234,10 +234,10 @@ class CatalogFolder:
 
 
 def photo_folders(items: Path) -> list[Path]:
-    """Return the source folders of a catalogue, whose photos its items may name, too.
+    """Return the folders outside a catalogue whose photos the catalogue's items may name.
 
     Args:
-        items: folder of an item file; the items/ of a catalogue, or any other.
+        items: folder of an item file: the items/ of a catalogue, or any other folder, for which the result is empty.
     """
     with suppress(OSError, ValueError, TypeError, AttributeError):
         return [Path(folder) for folder in json.loads((items.parent / CATALOG_FILE).read_text()).get("photo_folders", ())]
@@ -248,10 +248,10 @@ def photo_folders(items: Path) -> list[Path]:
 def replace_folder(folder: Path) -> Iterator[Path]:
     """Build a catalogue in a temporary folder and move it to its place when it is complete.
 
-    An interrupted build does not change the old catalogue. The next build deletes the remains of a killed one.
+    An interrupted build does not change the old catalogue. The next build deletes the remains of a killed build.
 
     Args:
-        folder: of the catalogue: missing, empty, or an older catalogue, which is replaced.
+        folder: folder of the catalogue: missing, empty, or with an older catalogue, which is replaced.
 
     Yields:
         An empty folder to write into.
@@ -269,7 +269,7 @@ def replace_folder(folder: Path) -> Iterator[Path]:
         yield building
         if folder.exists():
             folder.rename(outgoing)  # because a rename cannot replace a non-empty folder
-        building.rename(folder)  # no fsync of every photo, which takes minutes: a catalogue can be rebuilt
+        building.rename(folder)  # without fsync of every photo, which takes minutes, because a catalogue can be rebuilt
     finally:
         _remove(building, outgoing)
 
@@ -286,15 +286,15 @@ def write_catalog(
     """Write the tables of a catalogue whose item files exist, and its card last.
 
     Args:
-        building: the folder; the splits' item files must be under items/.
-        name: of the catalogue's source.
-        seed: of its generation.
-        splits: split name -> its data.
+        building: folder to write into; the splits' item files must be under its items/.
+        name: name of the catalogue's source.
+        seed: seed of the generation.
+        splits: split name -> data of the split.
         example_queries: a few good queries.
         photo_folders: folders of the source that hold the photos.
 
     Raises:
-        InvalidInput: an item file is missing, or a judgment is out of its range.
+        InvalidInput: an item file is missing, a query has no judgment, or a grade is not 0 to 3.
     """
     for split, data in splits.items():
         for file in data.item_files:

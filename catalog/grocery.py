@@ -38,11 +38,11 @@ class GroceryClass:
     """One of the fine classes.
 
     Attributes:
-        label: number in the split lists.
-        name: such as "Granny-Smith".
-        coarse: such as "Apple".
+        label: number of the class in the split lists.
+        name: name of the class, such as "Granny-Smith".
+        coarse: name of the coarse class, such as "Apple".
         department: "Fruit", "Packages" or "Vegetables".
-        description: of the whole class; may be empty.
+        description: description of the class; may be empty.
     """
 
     label: int
@@ -58,8 +58,8 @@ class Photo:
 
     Attributes:
         name: path in the list, such as "test/Fruit/Apple/Granny-Smith/Granny-Smith_001.jpg".
-        path: absolute.
-        label: fine class.
+        path: absolute path of the photo.
+        label: number of the fine class.
     """
 
     name: str
@@ -68,18 +68,18 @@ class Photo:
 
     @property
     def item_id(self) -> str:
-        """The id begins with a hash, so that ties between equal titles, which break by item_id, favour no class."""
+        """Id of the item. It begins with a hash: ties between equal titles are broken by item_id and must favour no class."""
         return f"{hashlib.sha256(self.name.encode()).hexdigest()[:8]}-{self.path.stem}"
 
 
 @dataclass(frozen=True, slots=True)
 class ClassQuery:
-    """A query for the photos of one class, or of several whose names or descriptions coincide.
+    """A query for the photos of one class, or of several classes whose names or descriptions coincide.
 
     Attributes:
-        query_id: "name/…" or "phrase/…".
-        text: as typed.
-        labels: fine classes that answer it.
+        query_id: id of the query, "name/…" or "phrase/…".
+        text: query as typed.
+        labels: numbers of the fine classes that answer the query.
     """
 
     query_id: str
@@ -92,8 +92,8 @@ def prepare(data: Path, folder: Path, *, seed: int = 7) -> CatalogFolder:
 
     Args:
         data: the dataset's root (the folder that holds `dataset/`), or `dataset/` itself.
-        folder: of the catalogue; new, empty, or an older catalogue, which is replaced.
-        seed: decides for each photo whether its title is the coarse class or the department.
+        folder: folder of the catalogue: new, empty, or with an older catalogue, which is replaced.
+        seed: seed that decides for each photo whether the title is the coarse class or the department.
 
     Returns:
         The catalogue; every split searches its own photos.
@@ -196,7 +196,7 @@ def _listing(photo: Photo, fine: GroceryClass, seed: int) -> Item:
 
 
 def _qrels(queries: Sequence[ClassQuery], photos: Sequence[Photo]) -> Qrels:
-    """Judge the photos of one split; queries that none of them answers are left out."""
+    """Judge the photos of one split; queries without an answer in the split are left out."""
     grades = {
         query.query_id: {photo.item_id: RELEVANT_GRADE for photo in photos if photo.label in query.labels} for query in queries
     }

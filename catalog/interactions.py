@@ -1,10 +1,10 @@
 """Synthetic users, items and purchases: the two-tower task of recommenders, with latent interests.
 
-Every user and every item has a vector of interests. Part of it follows from the tables (age group, region and favourite
-categories; category and brand). The rest is individual and can be learned from interactions only. Prices match budgets to some
-degree, and a few items are popular with everybody. A user's interactions are drawn without replacement from the softmax of
-affinity and popularity. Their times are uniform over the part of the year in which the item was on offer, so that late items have
-few interactions.
+Every user and every item has a vector of interests. Part of a vector follows from the tables: age group, region and favourite
+categories of a user, category and brand of an item. The rest is individual and can be learned from interactions only. Prices match
+budgets to some degree, and a few items are popular with everybody. A user's interactions are drawn without replacement from the
+softmax of affinity, price and popularity. The time of an interaction is uniform between the item's listing and the end of the
+year. So items that are listed late have few interactions in train.
 
 <folder>/users.parquet         buyer_id, age_group, region, favourite_category, second_category
 <folder>/items.parquet         item_id, category, brand, price, seller_rating, listed_at
@@ -33,10 +33,10 @@ REMEDY = "make them with catalog.interactions.generate()"
 SPLITS = ("train", "val", "test")
 HELD_OUT = {"val": 0.1, "test": 0.2}  # share of every user's last interactions; at least one each
 
-INTERESTS = 16  # dimensions of the space
+INTERESTS = 16  # dimensions of the vectors of interests
 CATEGORIES, BRANDS, REGIONS = 24, 80, 8
 AGE_GROUPS = ("18-24", "25-34", "35-44", "45-54", "55-64", "65+")
-OWN = 0.7  # length of the individual part; a category or brand has 0.4 to 0.6
+OWN = 0.7  # length of the individual part of a vector; the parts of an item's category and brand have 0.6 and 0.4
 AFFINITY = 9.0  # log-odds of a perfect match against an indifferent one
 BUDGET = 0.35  # log-odds lost per squared deviation of price from budget
 ZIPF = 0.6  # popularity falls with rank ** -ZIPF
@@ -53,9 +53,9 @@ class InteractionFolder:
 
     Attributes:
         path: the folder.
-        seed: of the generation.
-        users: features by user, under the names of users.parquet.
-        items: features by item, under the names of items.parquet.
+        seed: seed of the generation.
+        users: one row of features per user, with the names of the columns of users.parquet.
+        items: one row of features per item, with the names of the columns of items.parquet.
     """
 
     def __init__(self, path: Path) -> None:
@@ -77,9 +77,9 @@ class InteractionFolder:
         self.items: Rows = self._table("items").to_pylist()
 
     def interactions(self, split: str) -> NDArray[np.int64]:
-        """Return the interactions of a split, by time: (N, 2), indices into users and items.
+        """Return the interactions of a split in order of time: (N, 2), indices into users and items.
 
-        Every user has some in every split: the last fifth is test, the tenth before it val. No pair occurs twice.
+        Every user has interactions in every split: the last fifth is test, the tenth before is val. No pair occurs twice.
 
         Raises:
             InvalidInput: there is no such split.
@@ -100,19 +100,19 @@ class InteractionFolder:
 
 
 def generate(folder: Path, *, users: int = 3000, items: int = 2000, seed: int = 7) -> InteractionFolder:
-    """Write users, items and interactions; they replace an older set in the same folder when they are complete.
+    """Write users, items and interactions. The complete tables replace an older set in the folder.
 
     Args:
-        folder: of the tables; new, empty, or an older set.
-        users: their number, >= 1.
-        items: their number, >= 100, so that no user runs out of items.
+        folder: folder of the tables: new, empty, or with an older set, which is replaced.
+        users: number of users, >= 1.
+        items: number of items, >= 100, so that no user runs out of items.
         seed: the same seed and sizes give the same tables.
 
     Returns:
         The folder; a user has about 30 interactions, 10 to 120 (at most a fifth of the items).
 
     Raises:
-        InvalidInput: a size is out of its range, or the folder holds other things.
+        InvalidInput: a number is too small, or the folder holds other things.
     """
     if users < 1 or items < 100:
         raise InvalidInput(f"{users} users and {items} items are too few; ask for at least 1 and 100")
@@ -141,7 +141,7 @@ class _Items:
 class _Users:
     rows: Rows
     interests: Numbers  # (U, INTERESTS), unit length
-    budget: Numbers  # (U,) preferred price, in standard deviations of its category
+    budget: Numbers  # (U,) preferred log price, in standard deviations of a category
 
 
 def _draw_items(count: int, random: Generator) -> _Items:

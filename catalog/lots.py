@@ -1,4 +1,4 @@
-"""Synthetic lots: random traits, a listing that mentions some of them, and price, bids and rating."""
+"""Synthetic lots: random traits, a listing that mentions some of the traits, and price, bids and rating."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from catalog.vocabulary import ERAS, KINDS, MAKERS, REMARKS, STYLES, WRITTEN, ma
 from retrieval.contracts.items import Item
 
 COLOUR_MENTIONED = 0.15  # share of sellers who mention the colour
-NOUN_OMITTED = 0.10  # share of titles without the thing's noun
-PLAIN_WORDING = 0.6  # share of traits in their plain word
+NOUN_OMITTED = 0.10  # share of titles without the noun of the category
+PLAIN_WORDING = 0.6  # share of traits that are written in their plain word
 ENDED = 0.03
 NEVER_ENDS = 0.15
 UNRATED = 0.05
@@ -27,10 +27,10 @@ class Lot:
 
     Attributes:
         item: the seller's listing.
-        traits: trait -> value, "category" among them.
-        live: its auction has not ended.
-        attractive: seller rating >= 4 and price under the median of its category.
-        price_ratio: price over the median of its category.
+        traits: trait -> value; "category" is one of the traits.
+        live: True if the auction has not ended.
+        attractive: True if the seller rating is >= 4 and the price is below the median price of the category.
+        price_ratio: price divided by the median price of the category.
     """
 
     item: Item
@@ -44,9 +44,9 @@ def draw_lots(count: int, rng: Generator, now: datetime) -> list[Lot]:
     """Draw lots with about equal numbers of every category.
 
     Args:
-        count: their number, >= 1.
+        count: number of lots, >= 1.
         rng: random generator.
-        now: UTC; three lots in a hundred ended before it.
+        now: moment in UTC; about three lots in a hundred ended before this moment.
     """
     listings = []
     for number in range(count):
@@ -99,7 +99,7 @@ def _item(number: int, traits: dict[str, str], rng: Generator, now: datetime) ->
 
 
 def _listing(traits: dict[str, str], rng: Generator) -> tuple[str, str]:
-    """Return title and description: each written trait is in one of them, a visible one in neither, except sometimes the colour."""
+    """Return title and description. Each trait of WRITTEN is in one of the two; sometimes the description names the colour."""
     noun = str(rng.choice(KINDS[traits["category"]].nouns))
     wording = {trait: word(trait, traits[trait], rng) for trait in WRITTEN}
     in_title = {trait for trait in wording if rng.random() < 0.55} or {"maker"}

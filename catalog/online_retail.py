@@ -26,7 +26,7 @@ CANCELLED = "C"  # prefix of the invoice numbers of cancellations
 SERVICES = frozenset(  # stock codes that are no products: carriage, discounts, fees, manual corrections, samples
     ("POST", "DOT", "C2", "D", "M", "S", "B", "BANK CHARGES", "AMAZONFEE", "CRUK")
 )
-SERIES_DIGITS = 3  # first digits of a stock code, shared by products that were introduced together
+SERIES_DIGITS = 3  # number of first digits of a stock code that products introduced together share
 MONTH = timedelta(days=30)
 
 CANCELLATION, NO_CUSTOMER, NO_PRODUCT = "cancellation", "no customer", "no product (carriage, fee, correction)"
@@ -38,10 +38,11 @@ class Invoices:
     """The shop's purchases and products.
 
     Attributes:
-        purchases: one per product of an invoice, in order of time.
-        products: every purchased product, by id; its category is the first digits of the stock code, because the shop has none.
+        purchases: purchases, one per product of an invoice, in order of time.
+        products: every purchased product, sorted by id. Its category is the first three characters of the stock code, because the
+            shop has no categories.
         set_aside: reason -> number of lines that are no purchase.
-        lines: number of purchases and other lines.
+        lines: number of all lines, purchases or not.
     """
 
     purchases: Sequence[Interaction]
@@ -52,12 +53,12 @@ class Invoices:
 
 @dataclass(frozen=True, slots=True)
 class Months:
-    """A split by time: the last 30 days are test, the 30 before val, the rest train.
+    """A split by time: the last 30 days are test, the 30 days before are val, all earlier days are train.
 
     Attributes:
         val: start of val.
         test: start of test.
-        end: after the last purchase.
+        end: end of test, the midnight after the last purchase.
     """
 
     val: datetime
@@ -66,7 +67,7 @@ class Months:
 
     @classmethod
     def of(cls, purchases: Sequence[Interaction]) -> "Months":
-        """Split at midnight, so that every day is in one part."""
+        """Return the split of these purchases; it is at midnight, so that every day is in one part."""
         last = max(purchase.timestamp for purchase in purchases)
         end = last.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
         return cls(end - 2 * MONTH, end - MONTH, end)
@@ -87,10 +88,10 @@ def read_invoices(data: Path) -> Invoices:
     """Read the shop's invoices.
 
     Args:
-        data: the folder of online_retail.csv.gz, or the file.
+        data: the folder of online_retail.csv.gz, or the file itself.
 
     Raises:
-        InvalidInput: there is no such file, it is damaged, lacks a column, or holds no purchase.
+        InvalidInput: the file is missing or damaged, lacks a column, or holds no purchase.
     """
     path = data / INVOICES_FILE if data.is_dir() else data
     set_aside: Counter[str] = Counter()

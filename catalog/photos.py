@@ -1,4 +1,4 @@
-"""Render photos of synthetic lots: a silhouette in the lot's colour and condition, like an amateur's photo."""
+"""Render photos of synthetic lots: a silhouette in the lot's colour and condition, made to look like an amateur's photo."""
 
 import io
 import math
@@ -21,11 +21,11 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 CONDITIONS = ("pristine", "scratched", "cracked")
 _TRIMS = ((176, 160, 120), (160, 165, 170), (140, 118, 96), (112, 116, 122))
-_OVERSAMPLING = 2  # drawn larger, then reduced, for smooth edges
+_OVERSAMPLING = 2  # factor by which a photo is drawn larger and then reduced, for smooth edges
 
 
 def render(category: str, shape: str, colour: str, condition: str, rng: Generator, size: int = 96) -> bytes:
-    """Draw one lot on a cluttered ground: rotated, scaled, unevenly lit and with sensor noise.
+    """Return the photo of one lot on a cluttered ground: rotated, scaled, unevenly lit and with sensor noise.
 
     Args:
         category: a key of SILHOUETTES.

@@ -19,11 +19,11 @@ def distinctive_words(name: str, coarse: str) -> list[str]:
     """Return the words of a class name that its coarse class lacks, regardless of case and plural.
 
     Args:
-        name: words joined by hyphens or spaces, such as "Galia-Melon".
-        coarse: in the same form, such as "Melon".
+        name: name of the class, words joined by hyphens or spaces, such as "Galia-Melon".
+        coarse: name of the coarse class in the same form, such as "Melon".
 
     Returns:
-        The remaining words in order; empty if the coarse class has all of them.
+        The remaining words in order; empty if the coarse class has all words.
     """
     common = {_stem(word) for word in _words(coarse)}
     return [word for word in _words(name) if _stem(word) not in common]
@@ -36,8 +36,8 @@ def phrases_of(description: str, name: str, coarse: str) -> list[str]:
 
     Args:
         description: plain English text.
-        name: of the class.
-        coarse: its coarse class.
+        name: name of the class.
+        coarse: name of the coarse class.
 
     Returns:
         Phrases of at least MIN_WORDS words in the order of the text, without repetition or closing punctuation.
@@ -57,7 +57,7 @@ def _clauses(text: str) -> Iterator[str]:
 
 
 def _without_opening(words: list[str], subject: set[str]) -> list[str]:
-    """Drop an opening like "Granny Smith is a": words up to the verb, if they only name the subject, and an article after it."""
+    """Drop an opening like "Granny Smith is a": the subject's words up to the verb, and then a leading article."""
     for place, word in enumerate(words[:6]):
         if word.lower() in _COPULA:
             words = words[place + 1 :]

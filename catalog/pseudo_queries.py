@@ -1,7 +1,7 @@
-"""Make short queries as shoppers type them from listings only, without judgments or clicks.
+"""Make short queries, as shoppers type them, from listings only, without judgments or clicks.
 
-Product types are learned from the listings: a noun is a word that occurs in the singular and in the plural, and a product's head
-noun is the last of a run of nouns ("camera case" is a case, not a camera).
+Product types are learned from the listings. A noun is a word that occurs in the singular and in the plural. A product's head noun
+is the last of a run of nouns ("camera case" is a case, not a camera).
 """
 
 import hashlib
@@ -16,13 +16,13 @@ from retrieval.contracts.items import query_text
 TYPE, PLURAL, BRAND_TYPE, ATTRIBUTE_TYPE, FAMILY, MODEL = "type", "plural", "brand+type", "attribute+type", "family", "model"
 KINDS = (TYPE, PLURAL, BRAND_TYPE, ATTRIBUTE_TYPE, FAMILY, MODEL)
 
-MIN_LISTINGS = 3  # of a type or a family
-MIN_BRANDS = 2  # of a type; a phrase of one brand is a family
-MIN_NUMBER = 2  # occurrences of a noun in singular and in plural
+MIN_LISTINGS = 3  # minimum number of listings of a type or a family
+MIN_BRANDS = 2  # minimum number of brands of a type; a phrase of one brand is a family
+MIN_NUMBER = 2  # minimum number of occurrences of a noun in the singular, and in the plural
 FAMILY_SHARE = 0.9  # required share of the brand among a family's listings
-MAX_INSIDE = 0.6  # limit of a head noun's share of occurrences before another noun
+MAX_INSIDE = 0.6  # largest share of a noun's occurrences that may stand before another noun
 MAX_TYPE_WORDS = 3
-MAX_VALUE_WORDS = 2  # of an attribute's value
+MAX_VALUE_WORDS = 2  # largest number of words in an attribute's value
 MAX_MODEL_WORDS = 3
 
 _WORD = re.compile(r"[a-z]{3,}")
@@ -41,12 +41,12 @@ class Listing:
     """The texts of an item from which pseudo-queries are made.
 
     Attributes:
-        item_id: the item.
-        title: as listed.
-        description: only used to count singular and plural forms.
-        brand: maker, may be empty.
-        model: the maker's name for the product, may be empty.
-        attributes: name -> value, those that shoppers search by.
+        item_id: id of the item.
+        title: title as listed.
+        description: description, used only to count singular and plural forms.
+        brand: name of the maker; may be empty.
+        model: the maker's name for the product; may be empty.
+        attributes: name -> value, for attributes that shoppers search by.
     """
 
     item_id: str
@@ -62,9 +62,9 @@ class PseudoQuery:
     """A query with an item that answers it.
 
     Attributes:
-        query: in lower case.
-        item_id: its source.
-        kind: one of KINDS.
+        query: text of the query, in lower case.
+        item_id: id of the item that the query was made from.
+        kind: kind of the query, one of KINDS.
     """
 
     query: str
@@ -79,7 +79,7 @@ class Lexicon:
     Attributes:
         nouns: words that occur in singular and plural.
         types: phrases of one to three words, ending in a noun, that name a product type.
-        families: (brand, phrase), both folded, of names that one brand uses for several products.
+        families: pairs (brand, phrase), both folded, where one brand uses the phrase as a name for several products.
     """
 
     nouns: frozenset[str]
@@ -98,9 +98,9 @@ def make_pseudo_queries(listings: Iterable[Listing], *, seed: int = 7, per_item:
 
     Args:
         listings: the whole catalogue; more listings give a better lexicon.
-        seed: selects among the possible queries.
-        per_item: limit of queries an item, of different kinds first.
-        per_query: limit of items a query, so that "cable" does not dominate.
+        seed: seed that selects among the possible queries.
+        per_item: largest number of queries per item; different kinds are drawn first.
+        per_query: largest number of items per query, so that "cable" does not dominate.
 
     Returns:
         Queries in the order of the listings, every (query, item) once; the same for the same listings and seed.
@@ -145,12 +145,12 @@ def head_phrases(listing: Listing, nouns: frozenset[str]) -> list[str]:
     """Return the phrases of a title that end in its head noun: "fiber patch cable", "patch cable", "cable".
 
     Args:
-        listing: its title is read without the brand, up to the end of the first noun phrase. Words in brackets, after a comma or
-            after "for" or "with" do not name the product.
-        nouns: as Lexicon.nouns.
+        listing: listing whose title is read without the brand, up to the end of the first noun phrase. Words in brackets, after a
+            comma or after "for" or "with" do not name the product.
+        nouns: words that can be head nouns, see Lexicon.nouns.
 
-    Returns:
-        The shortest first; empty if the title names no product type.
+        Returns:
+            The phrases, the shortest first; empty if the title names no product type.
     """
     for words in _segments(listing):
         for end in range(len(words), 0, -1):
@@ -179,8 +179,8 @@ def plural(phrase: str) -> str:
 
 
 def fold(text: str) -> str:
-    """Normalise a query for comparison: cleaned, in lower case, spaces folded."""
-    simple = text.isascii() and text.isprintable()  # needs no Unicode normalisation, in a tenth of the time
+    """Return a text normalised for comparison: cleaned, in lower case, spaces folded."""
+    simple = text.isascii() and text.isprintable()  # such a text needs no Unicode normalisation, which is ten times slower
     return (" ".join(text.split()) if simple else query_text(text)).lower()
 
 
@@ -215,7 +215,7 @@ def _learn_families(listings: Sequence[Listing]) -> frozenset[tuple[str, str]]:
 
 
 def _draw(listing: Listing, lexicon: Lexicon, seed: int, per_item: int) -> Iterator[PseudoQuery]:
-    """Draw one query of every kind, in random order of kinds, then a second one of each, and so on."""
+    """Yield up to `per_item` queries: first one of every kind, in random order of kinds, then a second of every kind, and so on."""
     possible = possible_queries(listing, lexicon)
     ranked = [
         (place, _random_key(seed, listing.item_id, kind), text, kind)
@@ -257,7 +257,7 @@ def _model_queries(listing: Listing, brand: str) -> list[str]:
 
 
 def _plain(word: str) -> bool:
-    """True if a word may be part of a type: "cat5e" may, "tbc302p" is a model."""
+    """Return True if a word may be part of a type: "cat5e" may, "tbc302p" is a model."""
     return re.fullmatch(r"(?!.*\d{3})[a-z][a-z0-9\-]*", word) is not None and word not in _TURN
 
 

@@ -1,4 +1,4 @@
-"""Assign queries to splits: all spellings of a query are in one split, whatever items they are judged on."""
+"""Assign queries to splits. All spellings of a query are in one split, whatever items they are judged on."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ from catalog.pseudo_queries import fold, plural
 
 
 def query_key(text: str) -> str:
-    """Return the key of a query's spellings: case, spaces and the plural of the last word do not count."""
+    """Return a key that all spellings of a query share: case, spaces and the plural of the last word do not count."""
     return plural(fold(text))
 
 
@@ -18,7 +18,7 @@ def shuffle_keys(keys: Iterable[str], seed: int) -> list[str]:
 
 
 def share_of(key: str, seed: int) -> float:
-    """Return a number in [0, 1) by a hash of seed and key, uniform over keys."""
+    """Return a number in [0, 1) from a hash of seed and key; the numbers of many keys are uniform."""
     return int.from_bytes(hashlib.sha256(f"{seed}\x00{key}".encode()).digest()[:7]) / 256**7
 
 
@@ -26,9 +26,9 @@ def deal(keys: Iterable[str], fractions: Mapping[str, float], seed: int) -> dict
     """Assign every key to one split, with fractions exact to the nearest key.
 
     Args:
-        keys: such as query_key() of every query.
-        fractions: split -> its fraction of the keys; they sum up to 1.
-        seed: of the assignment.
+        keys: keys to assign, such as query_key() of every query.
+        fractions: split -> fraction of the keys; the fractions sum up to 1.
+        seed: seed of the assignment.
 
     Returns:
         key -> split.

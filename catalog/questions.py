@@ -37,7 +37,7 @@ TRAIT_WEIGHTS: Mapping[tuple[str, ...], float] = {
 }
 PAIRS_PER_QUERY = 24
 ATTRACTIVE_WEIGHT = 1.5
-ORDER = ("condition", "era", "style", "colour", "shape", "material")  # of adjectives before the noun
+ORDER = ("condition", "era", "style", "colour", "shape", "material")  # order of the adjectives before the noun
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,9 @@ class Question:
     """A query with its grades.
 
     Attributes:
-        text: as typed.
-        grades: item_id -> 1 (at least half of the traits match), 2 (all), 3 (all, and attractive); others are 0.
+        text: query as typed.
+        grades: item_id -> grade. 1: at least half of the traits match. 2: all match. 3: all match, and the lot is attractive. Other
+            lots have grade 0.
     """
 
     text: str
@@ -54,7 +55,7 @@ class Question:
 
 
 def draw_questions(lots: Sequence[Lot], counts: Mapping[str, int], rng: Generator) -> dict[str, list[Question]]:
-    """Draw queries for every split; no two queries of any splits have the same combination of traits.
+    """Draw queries for every split. No two have the same combination of traits, except bare nouns, which train gets in addition.
 
     Args:
         lots: the corpus; ended lots are never an answer.
@@ -62,7 +63,7 @@ def draw_questions(lots: Sequence[Lot], counts: Mapping[str, int], rng: Generato
         rng: random generator.
 
     Returns:
-        Split -> its queries, each with at least one full match.
+        Split -> queries, each with at least one full match.
     """
     live = [lot for lot in lots if lot.live]
     by_category = {category: [lot for lot in live if lot.traits["category"] == category] for category in KINDS}
@@ -73,14 +74,14 @@ def draw_questions(lots: Sequence[Lot], counts: Mapping[str, int], rng: Generato
         size = len(wishes) if split == "train" else max(1, int(counts[split] * share))
         part, wishes = wishes[:size], wishes[size:]
         questions[split] = [Question(phrase(wish, rng), _grades(wish, by_category[wish[0][1]])) for wish in part]
-    if "train" in questions:  # the bare nouns, so that every category is trained alone too
+    if "train" in questions:  # the bare nouns, so that every category is also trained without other traits
         bare = [((("category", category),), noun) for category in KINDS for noun in _nouns(category) if by_category[category]]
         questions["train"] += [Question(noun, _grades(wish, by_category[wish[0][1]])) for wish, noun in bare]
     return questions
 
 
 def _draw_wishes(lots: Sequence[Lot], count: int, rng: Generator) -> list[Wish]:
-    """Draw distinct wishes that at least one lot matches; more matches make a wish more likely, up to three."""
+    """Draw distinct wishes that at least one lot matches. Wishes with more matches are more likely, up to three matches."""
     chances: dict[Wish, float] = {}
     for traits, weight in TRAIT_WEIGHTS.items():
         matches: dict[Wish, int] = {}
@@ -144,7 +145,7 @@ def qrels_of(questions: Sequence[Question], split: str) -> Qrels:
 
 
 def pairs_of(questions: Sequence[Question], rng: Generator) -> list[TrainingPair]:
-    """Pair every query with its full matches, at most a sample of 24; attractive lots weigh more."""
+    """Pair every query with its full matches, or with a sample of 24 if there are more; attractive lots weigh more."""
     pairs = []
     for question in questions:
         full = [item_id for item_id, grade in question.grades.items() if grade >= 2]

@@ -9,19 +9,19 @@ from catalog.query_splits import query_key
 from retrieval.contracts.item_files import read_items
 from retrieval.contracts.items import Item, item_text, query_text
 
-MAX_WORDS = 4  # of a text from an item
-MAX_QUERY_WORDS = 8  # of a training query: longer ones are titles used as queries, which no buyer types
-TITLE_SHARE = 0.5  # of the texts from items, those from the title only
-DRAWS_PER_TEXT = 4  # limit of draws per requested text, because common words repeat
+MAX_WORDS = 4  # largest number of words in a text from an item
+MAX_QUERY_WORDS = 8  # largest number of words in a training query; longer queries are titles, which no buyer types
+TITLE_SHARE = 0.5  # share of the texts from items that are from the title only
+DRAWS_PER_TEXT = 4  # largest number of draws per requested text; one is not enough, because common words repeat
 
 
 def short_texts(catalog: CatalogFolder, count: int, seed: int) -> list[str]:
     """Sample short texts from the train split; none is a query of another split, in any spelling.
 
     Args:
-        catalog: with a train split.
-        count: limit of texts; training queries are at most half of them, unless other texts run out.
-        seed: of the sample.
+        catalog: catalogue with a train split.
+        count: largest number of texts; at most half are training queries, unless other texts run out.
+        seed: seed of the sample.
 
     Returns:
         Distinct texts, cleaned by query_text, training queries first; the same for the same catalogue and seed.

@@ -1,7 +1,7 @@
 """Silhouettes of each category and shape: lists of strokes, drawn in order, on a square from -1 to 1 with y pointing down.
 
-Tones: `body` carries the lot's colour, `shade` and `tint` are its darker and lighter neighbours, `trim` is a metal or wood
-that says nothing, `dark` and `pale` are neutral, `hole` shows the background through.
+Tones: `body` has the lot's colour, `shade` is darker and `tint` lighter. `trim` is a random metal or wood, `dark` and `pale`
+are neutral, and `hole` lets the background show through.
 """
 
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ Tone = Literal["body", "shade", "tint", "trim", "dark", "pale", "hole"]
 
 @dataclass(frozen=True, slots=True)
 class Stroke:
-    """One mark: `at` holds two corners of an oval or a box, or the points of a polygon or a line, as x, y, x, y, …
+    """One mark of a silhouette.
 
     Attributes:
         kind: "oval", "box", "polygon" or "line".
-        tone: its colour.
-        at: coordinates.
-        width: of a line.
+        tone: tone of the mark.
+        at: coordinates x, y, x, y, …: two corners of an oval or a box, or the points of a polygon or a line.
+        width: width of a line, in the unit of `at`; 0 for other kinds.
     """
 
     kind: str

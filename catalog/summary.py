@@ -9,10 +9,10 @@ from catalog.folder import REJECTS_FILE, TRAINING_FOLDER, CatalogFolder
 
 
 def summarise(catalog: CatalogFolder) -> dict[str, Any]:
-    """Count items, rejects, and per split queries, judgments, pairs and impressions.
+    """Count items and rejects, and for each split judged queries, judgments, pairs and impressions.
 
     Returns:
-        "items", "rejects" and "splits": split -> "queries" (judged ones), "judgments", "pairs", "clicks".
+        "items" -> number, "rejects" -> number, "splits" -> split -> "queries", "judgments", "pairs" and "clicks" -> number.
     """
     rejects = catalog.path / REJECTS_FILE
     return {

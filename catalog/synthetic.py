@@ -18,7 +18,7 @@ EXAMPLE_QUERIES = ("luxury vintage watches", "cracked red round vase", "a green 
 ITEMS_FILE = "lots.parquet"
 PHOTO_SIZE = 96
 QUERIES = {"train": 900, "val": 100, "test": 150}
-FULL_SIZE = 800  # lots for the full number of queries; fewer lots have proportionally fewer
+FULL_SIZE = 800  # number of lots from which on QUERIES are drawn in full; fewer lots get proportionally fewer
 _LOTS, _PHOTOS, _QUESTIONS, _PAIRS, _CLICKS = range(5)  # independent random streams
 
 
@@ -31,21 +31,21 @@ def generate(
     now: datetime | None = None,
     photo_size: int = PHOTO_SIZE,
 ) -> CatalogFolder:
-    """Write a catalogue of synthetic lots; it replaces an older one in the same folder when it is complete.
+    """Write a catalogue of synthetic lots. The complete catalogue replaces an older one in the folder.
 
     Args:
-        folder: of the catalogue; new, empty, or an older catalogue.
-        lots: their number, >= 1; fewer than FULL_SIZE have fewer queries too.
+        folder: folder of the catalogue: new, empty, or with an older catalogue, which is replaced.
+        lots: number of lots, >= 1; with fewer than FULL_SIZE there are fewer queries, too.
         seed: the same seed and `now` give the same catalogue, except for the encoding of the files.
         progress: called with (photos drawn, lots).
-        now: UTC, origin of all times; default the current hour.
+        now: origin of all times, in UTC; None takes the start of the current hour.
         photo_size: side of the photos in pixels.
 
     Returns:
         The catalogue; its three splits search the same corpus.
 
     Raises:
-        InvalidInput: lots < 1, or folder holds other things.
+        InvalidInput: lots < 1, or the folder holds other things.
     """
     if lots < 1:
         raise InvalidInput(f"a catalogue needs at least 1 lot, not {lots}")

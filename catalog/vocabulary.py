@@ -1,4 +1,4 @@
-"""The words of the synthetic auction house: of sellers, of buyers, and the traits that only a photo shows."""
+"""The words of the synthetic auction house's sellers and buyers, also for traits that only a photo shows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from catalog.silhouettes import SILHOUETTES
 
 WRITTEN = ("maker", "era", "material", "style")  # colour, shape and condition are visible in the photo
 
-Words = Mapping[str, tuple[str, ...]]  # value -> its wordings, the plain one first
+Words = Mapping[str, tuple[str, ...]]  # value -> wordings of the value, the plain one first
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +16,10 @@ class Kind:
     """A category of lots.
 
     Attributes:
-        nouns: what sellers and buyers call it, singular, the plain one first.
-        plurals: the same words, plural.
-        materials: what it may be made of.
-        median_price: about what half of its lots stay below.
+        nouns: words of sellers and buyers for such a lot, in the singular, the plain word first.
+        plurals: the same words in the plural.
+        materials: materials that such a lot may be made of.
+        median_price: price that about half of the lots stay below.
     """
 
     nouns: tuple[str, ...]
@@ -104,7 +104,7 @@ REMARKS = (
 
 
 def makers_of(category: str) -> tuple[str, ...]:
-    """Return the makers of a category; neighbouring categories share some."""
+    """Return the makers of a category; neighbouring categories share some of their makers."""
     first = 3 * list(KINDS).index(category)
     return tuple(MAKERS[(first + i) % len(MAKERS)] for i in range(MAKERS_PER_CATEGORY))
 

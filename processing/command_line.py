@@ -17,8 +17,8 @@ CatalogOption = Annotated[Path, typer.Option("--catalog", help="The catalogue's 
 TowerOption = Annotated[Path, typer.Option("--tower", help="The tower artefact.")]
 ReleaseOption = Annotated[Path, typer.Option("--release", help="Release of that tower with the lots.")]
 BoosterOutputOption = Annotated[Path, typer.Option("--output", help="The booster's file.")]
-CandidatesOption = Annotated[int, typer.Option("--candidates", help="First-stage lots a query.")]
-DebiasOption = Annotated[bool, typer.Option("--debias/--no-debias", help="Free clicks of their positions.")]
+CandidatesOption = Annotated[int, typer.Option("--candidates", help="First-stage lots per query.")]
+DebiasOption = Annotated[bool, typer.Option("--debias/--no-debias", help="Correct clicks for position bias.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 
 
@@ -26,10 +26,10 @@ def run_job(job: Callable[..., int], arguments: Sequence[str] | None, name: str,
     """Run a job from its command line.
 
     Args:
-        job: takes the options that its annotations describe and returns the exit status.
+        job: function that takes the options described by its annotations and returns the exit status.
         arguments: the command line; None takes the process's own.
-        name: stands before an error message.
-        log_level: of the log on stderr; None sets up no log.
+        name: name of the job, printed before an error message.
+        log_level: level of the log on stderr; None sets up no log.
 
     Returns:
         The job's exit status; 2 if the input or an option cannot be used, after one line on stderr with the reason.

@@ -1,4 +1,4 @@
-"""The item tower at embedding time: collate, transfer, compute, so that a job can do all three at once."""
+"""The item tower at embedding time. Collate, transfer and compute are separate steps, so that a job can overlap them."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,10 +27,10 @@ class ItemBatch(NamedTuple):
     """The tensors of B items.
 
     Attributes:
-        tokens: of their texts.
-        pixels: (P, S, S, 3) uint8 RGB of the P items that have a photo, in their order; None when no item has one.
-        has_image: (B,) bool with P times True; None when no item has a photo.
-        features: their structured features; None for a tower without.
+        tokens: token ids and masks of the B texts.
+        pixels: (P, S, S, 3) uint8 RGB of the P items that have a photo, in the order of the items; None if no item has a photo.
+        has_image: (B,) bool, True for the P items that have a photo; None if no item has a photo.
+        features: structured features of the B items; None if the tower reads none, or if no items were given.
     """
 
     tokens: Tokens
@@ -39,18 +39,18 @@ class ItemBatch(NamedTuple):
     features: Features | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "ItemBatch":
-        """The same batch with every tensor changed."""
+        """Return the batch with `change` applied to every tensor."""
         pixels, has_image = (None if tensor is None else change(tensor) for tensor in (self.pixels, self.has_image))
         features = None if self.features is None else Features(*map(change, self.features))
         return ItemBatch(Tokens(*map(change, self.tokens)), pixels, has_image, features)
 
 
 class ItemEncoder:
-    """Turns items into unit vectors.
+    """An item tower with its tokenizer, which turns items into unit vectors.
 
     Attributes:
-        card: the tower that it is.
-        device: where it computes.
+        card: card of the loaded tower; its dimensions are the length of the vectors.
+        device: device that computes.
     """
 
     def __init__(self, card: TowerCard, tower: ItemTower, tokenizer: Tokenizer, device: torch.device) -> None:
@@ -66,13 +66,13 @@ class ItemEncoder:
 
         Args:
             folder: `towers/<tower_id>`.
-            device: a torch device name; None takes the GPU when there is one.
-            dimensions: length of the vectors, one that the card says is served; None is the tower's own.
+            device: name of a torch device; None takes the GPU if there is one.
+            dimensions: length of the vectors, one of card.served; None takes the tower's full length.
 
         Raises:
             TowerError: a file is missing, damaged or not the one of the card; or vectors of `dimensions` are not served.
         """
-        TowerCard.load(folder, verify=True)  # else vectors of other weights would pass for this tower's
+        TowerCard.load(folder, verify=True)  # because vectors of other weights must not pass for this tower's
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         towers, card = load_towers(folder, where)
         return cls(card.at(dimensions), towers.item_tower, load_tokenizer(folder, card), where)
@@ -90,8 +90,8 @@ class ItemEncoder:
         Args:
             texts: N texts as item_text makes them.
             photos: N photos (image_size, image_size, 3) uint8 RGB as read_photo makes them; None for an item without one.
-            items: the N items, for a tower that reads structured features; None if there are none.
-            batch_size: items that are computed at once, > 0; half precision (bfloat16) on a GPU.
+            items: N items, whose structured features are read if the tower has any; None counts all features as unknown.
+            batch_size: items that are computed at once, > 0. A GPU computes in bfloat16.
 
         Returns:
             (N, dimensions) float32 of unit length, in the order of the texts.
@@ -109,12 +109,12 @@ class ItemEncoder:
         return vectors
 
     def collate(self, texts: Sequence[str], photos: Sequence[Photo | None], items: Sequence[Item] | None = None) -> ItemBatch:
-        """Turn items into the tensors of one batch, in memory that a GPU can fetch by itself when there is one.
+        """Turn items into the tensors of one batch; for a GPU they lie in pinned memory.
 
         Args:
             texts: B >= 1 texts as item_text makes them.
             photos: B photos as encode() takes them.
-            items: the B items as encode() takes them.
+            items: B items as encode() takes them.
 
         Raises:
             TowerError: a photo has another size than the tower's.
@@ -132,12 +132,12 @@ class ItemEncoder:
         return self._pinned(ItemBatch(tokens, pixels, torch.tensor([photo is not None for photo in photos]), features))
 
     def transfer(self, batch: ItemBatch) -> ItemBatch:
-        """Bring a batch to the device; on a GPU along a stream of its own, so that the batch before computes meanwhile."""
+        """Copy a batch to the device. A GPU copies on a separate stream, so that the previous batch computes meanwhile."""
         if self._copies is None:
             return batch.map(lambda tensor: tensor.to(self.device))
         with torch.cuda.stream(self._copies):
             moved = batch.map(lambda tensor: tensor.to(self.device, non_blocking=True))
-        self._copies.synchronize()  # this thread alone waits; the device goes on computing
+        self._copies.synchronize()  # only this thread waits; the device goes on computing
         return moved
 
     @torch.inference_mode()

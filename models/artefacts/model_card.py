@@ -1,6 +1,6 @@
 """MODEL_CARD.md of a tower: purpose, training data, quality and limits (Mitchell et al., FAT* 2019).
 
-Every number in it comes from the tower's own card, its training record, or an evaluation.
+Every number in the file comes from the tower card, the training record or an evaluation.
 """
 
 import json
@@ -15,25 +15,25 @@ from retrieval.files import replace_file
 
 MODEL_CARD_FILE = "MODEL_CARD.md"
 EVALUATIONS_FILE = "evaluations.json"
-SMALL_QUERY_RECORD_FILE = "query_tower_small.json"  # of the small query tower, if there is one
+SMALL_QUERY_RECORD_FILE = "query_tower_small.json"  # record of the small query tower, if there is one
 STORED_FIELDS = ("catalog", "split", "queries", "moment", "release_id", "zero_shot", "baseline", "hardware")
 MEASURES_SHOWN = ("recall@10", "recall@50", "ndcg@10", "mrr")
 Json = Mapping[str, Any]
 
 
 def write_model_card(folder: Path, evaluation: Json | None = None) -> Path:
-    """Write the card of a tower into its folder.
+    """Write MODEL_CARD.md into the folder of a tower.
 
     Args:
         folder: `towers/<tower_id>`; training.json is read if it exists.
-        evaluation: result of Evaluation.to_dict(), which is stored with the tower and replaces an earlier one of the same
-            catalogue and split. None writes the card with the stored ones.
+        evaluation: result of Evaluation.to_dict(). It is stored in evaluations.json, in place of an earlier evaluation of the same
+            catalogue and split. None uses only the stored evaluations.
 
     Returns:
-        The card.
+        The path of the file.
 
     Raises:
-        TowerError: there is no tower, or its training record or evaluations cannot be read.
+        TowerError: the folder has no tower, or its training record or evaluations cannot be read.
     """
     card = TowerCard.load(folder)
     evaluations = _read(folder / EVALUATIONS_FILE)
@@ -46,11 +46,11 @@ def write_model_card(folder: Path, evaluation: Json | None = None) -> Path:
 
 
 def model_card(card: TowerCard, record: Json, evaluations: Mapping[str, Json], small_query: Json | None = None) -> str:
-    """Return the card as Markdown.
+    """Return the text of MODEL_CARD.md.
 
     Args:
-        card: the tower's.
-        record: training.json; empty if the tower has none.
+        card: card of the tower.
+        record: content of training.json; empty if the tower has none.
         evaluations: "<catalogue> <split>" -> evaluation.
         small_query: record of the small query tower; None or empty if the tower has none.
     """

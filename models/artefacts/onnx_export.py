@@ -1,4 +1,4 @@
-"""The query tower as an ONNX file of int8 weights; the item tower's image branch as one of float32."""
+"""Export of the query tower as int8 ONNX, and of the item tower's image branch as float32 ONNX."""
 
 import logging
 import re
@@ -22,8 +22,8 @@ from retrieval.encoders.image_encoder import PHOTO_VECTOR, PIXELS
 from retrieval.encoders.query_encoder import OUTPUT
 
 QUANTISED_NODES = ("MatMul", "Gemm", "Gather")  # Gather looks up the embeddings of tokens and positions
-BLOCK = 32  # numbers of an activation that share one range, where one for all would flatten them
-SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter notes the modules that a node comes from
+BLOCK = 32  # numbers of an activation that share one range, because a single range for all would flatten them
+SCOPES = "pkg.torch.onnx.name_scopes"  # metadata key under which the exporter notes the modules of a node
 FIRST_LAYER = re.compile(r"'[\w.]*\blayers?\.0'")
 INPUTS = ("input_ids", "attention_mask")
 
@@ -31,14 +31,15 @@ INPUTS = ("input_ids", "attention_mask")
 def export_query_tower(tower: QueryTower, path: Path) -> None:
     """Write the query tower as int8 ONNX with free batch and length axes.
 
-    Weights are quantised per output channel, activations at run time (dynamic quantisation), token embeddings in one range.
-    What the first layer's feed-forward block puts out of its activation function has outliers that one 8-bit range flattens, and
-    every later layer inherits the error: the matrix behind it takes its activations in blocks, each with a range of its own. On
-    all-MiniLM-L6-v2 that lifts the lowest cosine to the float vector over 200 texts from .988 to .991.
+    Weights are quantised per output channel, activations at run time (dynamic quantisation), and token embeddings in one range.
+    In the first layer's feed-forward block, the output of the activation function has outliers. A single 8-bit range would
+    flatten the other numbers, and every later layer would inherit the error. So the matrix after that function takes its
+    activations in blocks of 32, each with its own range. On all-MiniLM-L6-v2 this raises the lowest cosine to the float vector,
+    over 200 texts, from .988 to .991.
 
     Args:
-        tower: the query tower, on any device; it comes back in the mode that it came in.
-        path: the file to write; inputs are input_ids and attention_mask (B, L) int64, the output is query_vector (B, D).
+        tower: the query tower, on any device; its mode (training or eval) and its device are restored.
+        path: the file to write. Its inputs are input_ids and attention_mask (B, L) int64, its output is query_vector (B, D).
     """
     with tempfile.TemporaryDirectory() as scratch:
         float_model = Path(scratch) / "query_tower.float.onnx"
@@ -62,11 +63,11 @@ def export_query_tower(tower: QueryTower, path: Path) -> None:
 
 
 def export_float(tower: QueryTower, path: Path) -> None:
-    """Write the query tower as float32 ONNX with free batch and length axes; arguments as export_query_tower."""
+    """Write the query tower as float32 ONNX with free batch and length axes; arguments as for export_query_tower()."""
     training = tower.training
     device = next(tower.parameters()).device
     tower.eval().cpu()
-    # two tensors: given one object twice, the exporter takes both inputs for one
+    # two tensors, because the exporter merges inputs that are the same object
     input_ids, attention_mask = torch.ones(2, 8, dtype=torch.int64), torch.ones(2, 8, dtype=torch.int64)
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=tower.text_encoder.max_positions)}
     try:
@@ -89,12 +90,12 @@ def export_float(tower: QueryTower, path: Path) -> None:
 def export_image_tower(towers: TwoTowers, path: Path) -> None:
     """Write the item tower's image branch, for photos without a text, as float32 ONNX with a free batch axis.
 
-    Its weights stay float: dynamic quantisation leaves convolutions alone, and static quantisation asks for photos to
-    calibrate with, which an artefact has none of.
+    The weights stay float: dynamic quantisation skips convolutions, and static quantisation needs photos for calibration,
+    which an artefact does not contain.
 
     Args:
-        towers: towers whose items have photos, on any device; the item tower comes back in the mode that it came in.
-        path: the file to write; the input is pixels (B, S, S, 3) uint8 RGB, normalised inside, the output photo_vector (B, D).
+        towers: towers with an image encoder, on any device; the item tower's mode and device are restored.
+        path: the file to write. Its input is pixels (B, S, S, 3) uint8 RGB, not normalised; its output is photo_vector (B, D).
     """
     item_tower, side = towers.item_tower, towers.config.image_size
     training = item_tower.training
@@ -125,7 +126,7 @@ class PhotoTower(nn.Module):
     """The image encoder and the projection of an item tower; the missing inputs of a photo are constant.
 
     There is a learnt vector for a missing photo, but none for a missing text, because every item has a title. The text encoding
-    is zero, so the projection uses the photo alone. Features are those of an item with unknown values.
+    is zero, so the projection sees only photo and features. The features are encoded as unknown.
     """
 
     text: Tensor
@@ -135,8 +136,8 @@ class PhotoTower(nn.Module):
         """Take the parts of an item tower that has an image encoder.
 
         Args:
-            tower: its modules are shared, not copied.
-            config: the one that it was built with.
+            tower: item tower, whose modules are shared, not copied.
+            config: configuration that the item tower was built with.
         """
         super().__init__()
         assert tower.image_encoder is not None
@@ -168,7 +169,7 @@ def _unknown_features(tower: ItemTower) -> Tensor:
 
 
 def _narrowing_of_first_layer(model: onnx.ModelProto) -> list[str]:
-    """Return the first layer's products with a matrix of more rows than columns: the second of its feed-forward block."""
+    """Return the names of the first layer's products with a matrix of more rows than columns: the feed-forward block's second."""
     shapes = {weight.name: tuple(weight.dims) for weight in model.graph.initializer}
     first = _first_layer(model)
     products = [node for node in model.graph.node if node.op_type == "MatMul" and node.name in first]
@@ -182,7 +183,7 @@ def _first_layer(model: onnx.ModelProto) -> set[str]:
 
 
 def _quantise_in_blocks(path: Path, names: Collection[str]) -> None:
-    """Quantise these products in a model's file to int8, weights and activations in blocks along the sum."""
+    """Quantise the named products of a model file to int8, weights and activations in blocks along the summed axis."""
     model = onnx.load(path)
     others = [node.name for node in model.graph.node if node.name not in names]
     quantiser = MatMulNBitsQuantizer(

@@ -1,6 +1,6 @@
-"""The record of a training run: training.json beside the artefact, and what names a run.
+"""The record of a training run (training.json in the artefact's folder), and the key that identifies a run.
 
-Commands that only read a record import no torch, which takes seconds.
+torch is imported inside functions, because it takes seconds and commands that only read a record do not need it.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
 
 
 def data_hash(catalog: CatalogFolder) -> str:
-    """Return the sha256 of the item files of train and val, the pairs and the judgments; photos count by name alone."""
+    """Return the sha256 of the item files of train and val, the pairs and the judgments; photos count only by name."""
     digest = hashlib.sha256()
     items = {file for split in ("train", "val") if split in catalog.splits for file in catalog.item_files(split)}
     tables = [catalog.path / TRAINING_FOLDER / f"{name}.parquet" for name in ("pairs", "qrels")]
@@ -35,9 +35,9 @@ def data_hash(catalog: CatalogFolder) -> str:
 def run_key(
     config: TrainingConfig, stage: int, data: str, negatives: Mapping[str, Sequence[str]] | None, start_from: Path | None
 ) -> str:
-    """Name a run by everything that its outcome depends on: twelve hexadecimal digits.
+    """Return the key of a run: twelve hexadecimal digits of a hash over everything that its outcome depends on.
 
-    max_seconds is left out, so that a run that was cut goes on when it is given more time.
+    max_seconds is left out, so that a run that max_seconds cut can resume with another value.
     """
     import torch
 
@@ -47,7 +47,7 @@ def run_key(
 
 
 def git_commit() -> str | None:
-    """Return the commit of the checkout that this file lies in; None outside one."""
+    """Return the commit of the checkout that this file lies in; None outside a checkout."""
     try:
         done = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
@@ -58,7 +58,7 @@ def git_commit() -> str | None:
 
 
 def hardware() -> dict[str, Any]:
-    """Return the machine, its threads and its GPUs."""
+    """Return the machine's architecture, torch's number of threads and the names of the GPUs."""
     import torch
 
     return {
@@ -79,7 +79,7 @@ def write_record(folder: Path, record: Mapping[str, Any], started: datetime) -> 
     Args:
         folder: `towers/<tower_id>`.
         record: settings and results of the run, as JSON values.
-        started: UTC.
+        started: start of the run, in UTC.
     """
     complete = {
         "gavel": _own_version(),
@@ -99,14 +99,14 @@ def _own_version() -> str:
         return "0+checkout"
 
 
-RECORD_FILE = "training.json"  # beside the artefact that a run made
+RECORD_FILE = "training.json"  # in the folder of the artefact that the run made
 
 
 def cut_steps(folder: Path) -> tuple[int, int] | None:
-    """Return the steps that were run and planned if the clock cut the training of a tower; else None.
+    """Return (steps run, steps planned) if max_seconds cut the training of a tower, otherwise None.
 
     Args:
-        folder: `towers/<tower_id>`; one without a readable record was not cut as far as anybody knows.
+        folder: `towers/<tower_id>`; without a readable record the result is None.
     """
     try:
         steps = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))["steps"]

@@ -20,15 +20,15 @@ SHARED_PREFIX = "query_tower.text_encoder."
 
 
 def save_towers(towers: TwoTowers, tokenizer: Tokenizer, out: Path) -> Path:
-    """Write an artefact; it appears under its name whole or not at all.
+    """Write an artefact atomically: its folder appears whole or not at all.
 
     Args:
         towers: both towers, trained.
-        tokenizer: the one that they were trained with.
+        tokenizer: tokenizer that the towers were trained with.
         out: folder of the artefacts.
 
     Returns:
-        `out/<tower_id>`; when the same tower is there already, that one is kept.
+        `out/<tower_id>`; an undamaged folder of this name is left as it is.
     """
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".tower-", dir=out) as scratch:
@@ -50,13 +50,13 @@ def save_towers(towers: TwoTowers, tokenizer: Tokenizer, out: Path) -> Path:
 
 
 def add_image_tower(folder: Path) -> bool:
-    """Give an artefact of an older version the image branch that a search by photo encodes with; its tower_id stays.
+    """Add the image branch, which search by photo needs, to an artefact of an older version; the tower_id stays.
 
     Args:
         folder: `towers/<tower_id>`.
 
     Returns:
-        False when it has one already.
+        True if the branch was added, False if the artefact has one already.
 
     Raises:
         NoImageBranch: the tower reads no photos.
@@ -75,11 +75,11 @@ def add_image_tower(folder: Path) -> bool:
 
 
 def load_towers(folder: Path, device: str | torch.device = "cpu") -> tuple[TwoTowers, TowerCard]:
-    """Build the towers of an artefact again, without any hub.
+    """Rebuild the towers of an artefact; no hub is asked.
 
     Args:
         folder: `towers/<tower_id>`.
-        device: where the weights go.
+        device: device of the weights.
 
     Returns:
         The towers in eval mode, and their card.
@@ -107,7 +107,7 @@ def load_towers(folder: Path, device: str | torch.device = "cpu") -> tuple[TwoTo
 
 
 def _weights(towers: TwoTowers) -> dict[str, torch.Tensor]:
-    """Return every weight once; a shared text encoder is stored under the item tower alone."""
+    """Return every weight once; a shared text encoder is stored only under the item tower."""
     state = towers.state_dict()
     return {name: value.detach().cpu().contiguous() for name, value in state.items() if not _is_shared(name, towers.config)}
 

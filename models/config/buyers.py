@@ -8,18 +8,19 @@ class BuyerTrainingConfig:
     """Training settings of a buyer tower.
 
     Attributes:
-        heads: of the attention; 0 trains the weighted average, that is the items alone.
-        half_life_days: age at which an interaction counts half in the average; None for never.
-        epochs: over all baskets.
-        batch_size: baskets of a step.
-        targets: items of a basket that are drawn for a step.
-        random: further negatives of a step, drawn evenly from all items.
-        rate: peak learning rate of AdamW; warm-up over a tenth, then a cosine.
-        weight_decay: of AdamW.
-        temperature: to start from; it is learned.
-        correct_popularity: subtract log q, estimated from the stream of batches (Yi et al. 2019).
-        own_are_negatives: count items that the buyer acted on before as negatives when they are not in the basket.
-        seed: of weights, batches and draws.
+        heads: attention heads; 0 encodes a buyer as the weighted average of the items, so that only the items are trained.
+        half_life_days: age in days at which an interaction counts half in the average; None for no decay.
+        epochs: passes over all baskets.
+        batch_size: baskets per step.
+        targets: items drawn from each basket per step, with replacement.
+        random: negatives per step that are drawn uniformly from all items, in addition to the other baskets' items.
+        rate: peak learning rate of AdamW; it rises over a tenth of the steps, then falls as a cosine.
+        weight_decay: weight decay of AdamW.
+        temperature: initial temperature; it is learned.
+        correct_popularity: True subtracts the log of an item's sampling frequency from the item's logit. The frequency is estimated
+            from the batches (Yi et al. 2019).
+        own_are_negatives: True counts items that the buyer acted on before as negatives, unless they are in the basket.
+        seed: seed of weights, batches and draws.
     """
 
     heads: int = 1

@@ -10,16 +10,16 @@ class DistillationConfig:
     """Settings of the linear heads that learn from the teacher.
 
     Attributes:
-        steps: of gradient descent, >= 1.
-        queries: of each step, >= 1.
-        lots: items of the catalogue that are ranked at most; a larger catalogue is sampled.
-        min_weight: queries are those of the training pairs that weigh as much; the item of a pair is ignored.
-        keyword_share: what a query's best BM25 score adds to a cosine, >= 0.
-        teacher_temperature: of the teacher's distribution; lower is sharper.
-        temperature: of the student's.
-        learning_rate: peak of AdamW's.
+        steps: steps of gradient descent, >= 1.
+        queries: queries per step, >= 1.
+        lots: largest number of items that are ranked, >= 1; a larger catalogue is sampled.
+        min_weight: minimum weight of a training pair whose query is used; the pair's item is ignored.
+        keyword_share: number that a query's best BM25 score adds to the item's cosine, >= 0; lower scores add proportionally less.
+        teacher_temperature: temperature of the teacher's distribution, > 0; lower is sharper.
+        temperature: temperature of the student's distribution, > 0.
+        learning_rate: peak learning rate of AdamW.
         warmup: share of the steps over which the learning rate rises.
-        seed: of the draws.
+        seed: seed of the random draws.
     """
 
     steps: int = 200
@@ -43,14 +43,14 @@ class StaticQueryConfig:
     """Settings of a static query encoder.
 
     Attributes:
-        texts: that it learns from at most, >= 2.
-        epochs: passes over them, >= 1.
-        batch_size: texts of a step, >= 1.
-        learning_rate: peak of Adam's, > 0.
-        warmup: share of the steps over which it rises.
-        pair_count: times that a pair of tokens must occur in the texts to get a vector of its own, >= 1.
-        most_pairs: that get one, the most frequent ones.
-        seed: of everything random.
+        texts: largest number of texts to learn from, >= 2.
+        epochs: passes over the texts, >= 1.
+        batch_size: texts per step, >= 1.
+        learning_rate: peak learning rate of Adam, > 0.
+        warmup: share of the steps over which the learning rate rises.
+        pair_count: minimum number of times that a pair of tokens occurs in the texts to get its own vector, >= 1.
+        most_pairs: largest number of pairs with a vector, >= 0; the most frequent pairs are taken.
+        seed: seed of all random choices.
     """
 
     texts: int = 30_000

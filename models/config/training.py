@@ -14,14 +14,14 @@ class Stage:
     """One phase of training, with its own negatives and pairs.
 
     Attributes:
-        name: in the record and the checkpoints.
-        epochs: its passes over the items; None takes TrainingConfig.epochs.
-        rate: its learning rates, as a share of the run's.
+        name: name of the stage in the record and the checkpoints.
+        epochs: passes over the items; None takes TrainingConfig.epochs.
+        rate: factor on the run's learning rates, > 0.
         min_weight: minimum weight of a pair; 0 trains on every pair.
-        hard_negatives: mined items sampled for each query of each batch; random ones fill up queries with too few.
+        hard_negatives: mined items sampled for each query of each batch; a query with fewer mined items gets random ones instead.
         random_negatives: items of the corpus sampled uniformly for each query of each batch.
         loss: "info_nce" over all items of the batch; "contrastive" or "triplet" with a margin.
-        margin: of the contrastive and the triplet loss, in cosine.
+        margin: margin of the contrastive and the triplet loss, in cosine.
     """
 
     name: str
@@ -46,8 +46,8 @@ def three_stages(epochs: tuple[int, int, int], *, strong: float = 0.9, hard_nega
     As in ANCE (Xiong et al. 2021) and the staged training of DPR's successors (RocketQA, Qu et al. 2021).
 
     Args:
-        epochs: of each stage.
-        strong: minimum weight of a pair before the third stage; 0.9 is ESCI's E and S without its C.
+        epochs: number of epochs of each stage.
+        strong: minimum weight of a pair in the first two stages; 0.9 keeps ESCI's grades E and S and drops C.
         hard_negatives: mined items for each query from the second stage on.
     """
     hard: dict[str, Any] = {"hard_negatives": hard_negatives, "random_negatives": 1}
@@ -85,33 +85,33 @@ class TrainingConfig:
 
     Attributes:
         tower: the architecture.
-        stages: phases in their order; one run trains one of them.
-        epochs: passes over the items (or over the queries, where there are more of them), >= 1.
-        batch_size: pairs of a step, each of another query, >= 2.
-        learning_rate: peak of AdamW's (Loshchilov and Hutter 2019).
-        pretrained_factor: the learning rate of pretrained encoders, as a share of learning_rate.
-        weight_decay: on matrices; biases, norms and the temperature have none.
-        warmup: share of the steps over which the learning rate rises; then it falls as a cosine to zero.
-        temperature: at the start; never below 0.01.
-        learn_temperature: False fixes it at the start value.
-        max_grad_norm: gradients are clipped to it.
-        symmetric: also train items to retrieve their queries.
-        weigh: use of a pair's weight. "draw" samples a query's pairs in proportion to it, so all queries count alike; "loss"
-            samples them uniformly and weighs their losses, so queries of weak pairs count less.
-        log_q: correct for each item's sampling frequency (Yi et al. 2019), by a streaming estimate.
-        accumulate: batches whose gradients are added for one step; each has only its own negatives.
+        stages: phases in their order; each run trains one of these.
+        epochs: passes over the items, or over the queries if there are more queries than items, >= 1.
+        batch_size: pairs per batch, each with a different query, >= 2.
+        learning_rate: peak learning rate of AdamW (Loshchilov and Hutter 2019).
+        pretrained_factor: learning rate of pretrained encoders, as a share of learning_rate.
+        weight_decay: weight decay of matrices; biases, norms and the temperature have none.
+        warmup: share of the steps over which the learning rate rises; afterwards it falls as a cosine to zero.
+        temperature: initial temperature; it never falls below 0.01.
+        learn_temperature: False fixes the temperature at its initial value.
+        max_grad_norm: largest norm of the gradients; larger gradients are clipped.
+        symmetric: True also trains items to retrieve their queries.
+        weigh: use of a pair's weight. "draw" samples a query's pairs in proportion to their weights, so all queries count alike.
+            "loss" samples them uniformly and weighs their losses, so queries of weak pairs count less.
+        log_q: True corrects for each item's sampling frequency (Yi et al. 2019), by a streaming estimate.
+        accumulate: batches whose gradients are added for one step; a query meets only the negatives of its own batch.
         micro_batch: texts that are encoded at once, so that large batches fit into memory. The gradient is that of the whole
             batch, and each text is encoded twice (Gao et al. 2021). None encodes the whole batch at once.
-        photo_dropout: probability that an item is shown without its photo, so that the tower learns items without one.
-        augmentation: of photos.
+        photo_dropout: probability that an item is shown without its photo, so that the tower also learns items without photos.
+        augmentation: strengths of the photo augmentation.
         validate_every: epochs between two measurements on the val split, >= 1; the last epoch is always measured.
         judge: the selection metric, which chooses the epoch and counts patience. "quality" is the mean of recall@50 and
             nDCG@10, which still separates epochs when recall@50 is saturated.
-        patience: measurements in a row without a better one after which training stops; None trains to the end.
-        mixed_precision: "auto" is bf16 on a GPU and float32 on a CPU.
-        max_seconds: limit to which the schedule is shortened; None for no limit. A run that was cut records that, is resumed
-            by the next run of the same settings, and does not repeat exactly.
-        seed: of weights, order, dropout and augmentation.
+        patience: number of measurements in a row without improvement after which training stops; None trains to the end.
+        mixed_precision: number format of the computation; "auto" is bf16 on a GPU and float32 on a CPU.
+        max_seconds: time limit in seconds, to which the schedule is shortened; None for no limit. The record of a run says if the
+            limit cut it. A cut run does not repeat exactly; the next run with the same settings resumes it.
+        seed: seed of weights, order, dropout and augmentation.
     """
 
     tower: TowerConfig = field(default_factory=lambda: find_preset("compact"))
@@ -170,9 +170,9 @@ class TrainingConfig:
 
         Args:
             name: CatalogFolder.name, such as "synthetic" or "grocery".
-            preset: a name in PRESETS; only compact has schedules of its own.
-            use_image: False trains on text alone.
-            seed: of the run.
+            preset: a name in PRESETS; all but compact take PRETRAINED_SCHEDULE, whatever the catalogue.
+            use_image: False trains an item tower without an image encoder.
+            seed: seed of the run.
 
         Raises:
             InvalidInput: there is no such preset.
@@ -185,7 +185,7 @@ class TrainingConfig:
         return replace(cls(tower=tower, seed=seed), **schedule)
 
 
-# Choices on the val splits: (catalogue, use_image) -> fields of TrainingConfig, and of TowerConfig.
+# Chosen on the val splits: (catalogue, use_image) -> fields of TrainingConfig (SCHEDULES) and of TowerConfig (TOWER_CHANGES).
 # max_seconds limits the demos on a slow machine; runs that it does not cut repeat exactly.
 SCHEDULES: Mapping[tuple[str, bool], Mapping[str, Any]] = {
     ("synthetic", True): {"warmup": 0.05, "epochs": 20, "validate_every": 4, "learning_rate": 1.5e-3, "max_seconds": 110},

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from models.towers.buyer_tower import InteractionBatch
 from retrieval.contracts.events import Interaction
 
-MAX_HISTORY = 200  # of a history, the latest: what serving takes (retrieval.search.service.MAX_INTERACTIONS)
+MAX_HISTORY = 200  # latest interactions of a history; serving reads as many (retrieval.search.service.MAX_INTERACTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +21,12 @@ class Basket:
     """A buyer's next basket and the history before it.
 
     Attributes:
-        buyer_id: who.
-        items: (N,) rows of the items of the interactions before, the oldest first, 1 to 200 of them.
-        weights: (N,) of these interactions.
-        ages_days: (N,) days before the latest of them.
-        owned: rows of all items that the buyer ever acted on before.
-        targets: rows of the items of the basket, each once.
+        buyer_id: id of the buyer.
+        items: (N,) item rows of the interactions before the basket, the oldest first; N is 1 to 200.
+        weights: (N,) weights of these interactions.
+        ages_days: (N,) days from each of these interactions to the latest.
+        owned: rows of all items that the buyer ever acted on before the basket.
+        targets: distinct rows of the basket's items, ascending.
     """
 
     buyer_id: str
@@ -38,12 +38,14 @@ class Basket:
 
 
 def training_baskets(interactions: Iterable[Interaction], rows: Mapping[str, int], until: datetime) -> list[Basket]:
-    """Every basket before a moment but each buyer's first; a basket is what a buyer did on one day.
+    """Return every basket before `until`, except each buyer's first, which has no history.
+
+    A basket is the interactions of one buyer on one day.
 
     Args:
-        interactions: of any buyers, in any order.
-        rows: item id -> its row in the table of items; interactions with others are ignored.
-        until: interactions from here on are ignored.
+        interactions: interactions of any buyers, in any order.
+        rows: item id -> row in the table of items; interactions with other items are ignored.
+        until: baskets whose first interaction is at this moment or later are ignored.
     """
     baskets = []
     for days in _by_buyer(interactions, rows):
@@ -53,7 +55,7 @@ def training_baskets(interactions: Iterable[Interaction], rows: Mapping[str, int
 
 
 def next_baskets(interactions: Iterable[Interaction], rows: Mapping[str, int], start: datetime, end: datetime) -> list[Basket]:
-    """For each buyer with a history before `start`, their first basket from `start` on and before `end`."""
+    """Return the first basket in [start, end) of each buyer with a history before `start`."""
     baskets = []
     for days in _by_buyer(interactions, rows):
         before = [day for day in days if day[0].timestamp < start]
@@ -67,8 +69,8 @@ def pad(baskets: Sequence[Basket], new_rows: Mapping[int, int] | None = None) ->
     """Return the histories of B baskets as tensors, padded to the longest.
 
     Args:
-        baskets: at least one.
-        new_rows: row -> place in a smaller table; None leaves rows as they are.
+        baskets: B >= 1 baskets.
+        new_rows: row -> row in a smaller table; None leaves rows as they are.
     """
     shape = (len(baskets), max(len(basket.items) for basket in baskets))
     items, weights, ages = np.zeros(shape, np.int64), np.zeros(shape, np.float32), np.zeros(shape, np.float32)
@@ -80,7 +82,7 @@ def pad(baskets: Sequence[Basket], new_rows: Mapping[int, int] | None = None) ->
 
 
 def _by_buyer(interactions: Iterable[Interaction], rows: Mapping[str, int]) -> Iterator[list[list[Interaction]]]:
-    """Buyer by buyer their days, each with its interactions in the order of time."""
+    """Yield the days of each buyer; a day is a list of interactions in the order of time."""
     by_buyer: dict[str, list[Interaction]] = defaultdict(list)
     for interaction in interactions:
         if interaction.item_id in rows:

@@ -1,7 +1,7 @@
 """Batches of (query, item) pairs with their photos and further negatives.
 
-A batch depends on the seed and its number alone. So a resumed run needs no state of a generator, and every process of a
-distributed run samples the same batch and encodes its own slice of it.
+A batch depends only on the seed and its number. So a resumed run needs no state of a random generator. Every process of a
+distributed run samples the same batch and encodes its own slice of that batch.
 """
 
 import math
@@ -28,26 +28,26 @@ from retrieval.errors import InvalidInput
 
 PHOTO_MARGIN = 1.25  # stored photos are larger than the input of the tower by this factor, so that crops stay sharp
 T = TypeVar("T", bound=np.generic)
-ORDER, DRAW, PHOTOS = range(3)  # purpose of a generator
+ORDER, DRAW, PHOTOS = range(3)  # purposes of the random generators, each a part of the seed
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's pairs: item i < Q answers query i, the items from Q on are negatives of all queries.
+    """The pairs of one batch. Item i < Q answers query i; the items from Q on are negatives of all queries.
 
-    Texts, photos and features are of this process's slice; rows, relevance and weights are of the whole batch.
+    Texts, photos and features belong to this process's slice; rows, relevance, weights and log_q belong to the whole batch.
 
     Attributes:
         queries: texts of the slice's queries.
         items: texts of the slice's items.
-        photos: their photos, augmented and normalised; None for a tower without an image encoder.
-        features: their structured features; None for a tower that reads none.
+        photos: photos of the slice's items, augmented and normalised; None for a tower without an image encoder.
+        features: structured features of the slice's items; None for a tower that reads none.
         item_rows: (B,) int64, rows of the items: the answers, then each query's hard negatives, then random ones.
         is_relevant: (Q, B) bool, True where an item is known to answer a query.
-        weights: (Q,) float, weights of the losses; None weighs all the same.
+        weights: (Q,) float, weight of each pair's loss; None weighs all the same.
         log_q: (B,) float, log of the probability that a batch holds each item; None without correction.
-        query_counts: queries of each process's slice.
-        item_counts: items of each process's slice.
+        query_counts: number of queries in each process's slice.
+        item_counts: number of items in each process's slice.
     """
 
     queries: TextTable
@@ -64,7 +64,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Slice:
-    """A process of a distributed run, and their number."""
+    """The share of one process in the batches of a distributed run.
+
+    Attributes:
+        process: number of the process, from 0.
+        processes: number of processes in the run.
+    """
 
     process: int = 0
     processes: int = 1
@@ -83,12 +88,13 @@ WHOLE = Slice()
 
 
 class TrainingBatches:
-    """Endless batches: a pass has each query at most once, with one of its items.
+    """An endless sequence of batches. A pass takes each query at most once, with one of its items.
 
     Attributes:
-        batch_size: pairs of a batch.
-        per_epoch: batches of a pass over the items, or over the queries where there are more of them.
-        frequency: of each item in the batches; None without correction. It is the only state: make batches in order.
+        batch_size: pairs per batch.
+        per_epoch: batches of a pass over the items, or over the queries if there are more queries than items.
+        frequency: estimate of how often each item is sampled; None without correction. It is the only state, so make batches in
+            order.
     """
 
     def __init__(
@@ -107,16 +113,16 @@ class TrainingBatches:
 
         Args:
             items: the corpus.
-            queries: with their answers among the items.
-            tokenizer: set to cut at the tower's max_length.
-            config: of the run.
-            cache: folder of decoded photos.
-            stage: sets the negatives; None takes the first of the run.
+            queries: training queries, with rows of `items` as their answers.
+            tokenizer: tokenizer that cuts texts at the tower's max_length.
+            config: settings of the run.
+            cache: folder of decoded photos and of encodings.
+            stage: stage that sets the negatives; None takes the first stage of the run.
             negatives: cleaned query -> item ids that were mined for it.
-            part: the slice that is encoded here.
+            part: slice of each batch that this process encodes.
 
         Raises:
-            InvalidInput: the stage draws hard negatives and none were mined for any query.
+            InvalidInput: the stage draws hard negatives, but none were mined for any query.
         """
         tower = config.tower
         self._config, self._items, self._queries, self._part = config, items, queries, part
@@ -144,7 +150,7 @@ class TrainingBatches:
         return int(self._photos.has_image.sum()) if self._photos else 0
 
     def encode_frozen(self, towers: TwoTowers, device: torch.device) -> None:
-        """Replace the input of frozen encoders by its encodings. Such photos are not augmented."""
+        """Replace the inputs of frozen encoders by their encodings. Photos replaced by encodings are not augmented."""
         self._item_texts, self._query_texts, self._photos = encode_frozen(
             towers, self._item_texts, self._query_texts, self._photos, self._config.tower, self._cache, device
         )
@@ -153,8 +159,8 @@ class TrainingBatches:
         """Make a batch on a device.
 
         Args:
-            number: from 0; the same number makes the same batch.
-            device: of its tensors; texts stay in numpy until they are encoded.
+            number: number of the batch, from 0; the same number samples the same pairs.
+            device: device of the tensors; texts stay in numpy until they are encoded.
         """
         random = np.random.default_rng((self._config.seed, DRAW, number))
         queries = self._queries_of(number)
@@ -180,7 +186,7 @@ class TrainingBatches:
         )
 
     def _queries_of(self, number: int) -> NDArray[np.int64]:
-        """Return rows of a batch's queries. The rest of a pass is dropped, because it could repeat a query in a batch."""
+        """Return the rows of a batch's queries. A pass drops its last, incomplete batch: filled up, it could repeat a query."""
         turn, place = divmod(number, len(self._queries.texts) // self.batch_size)
         if self._order[0] != turn:
             random = np.random.default_rng((self._config.seed, ORDER, turn))
@@ -188,12 +194,12 @@ class TrainingBatches:
         return self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
 
     def _negatives(self, queries: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
-        """Return rows of the negatives: hard ones of each query, then random ones."""
+        """Return the rows of the negatives: hard negatives of each query, then random ones."""
         hard, alike = self._stage.hard_negatives, self._stage.random_negatives
         rows = random.integers(len(self._items.ids), size=len(queries) * (hard + alike))
         if self._mined is not None:
             mined = self._mined[queries]  # (Q, M), padded with -1
-            chance = random.random(mined.shape) + (mined < 0)  # missing ones come last
+            chance = random.random(mined.shape) + (mined < 0)  # empty places come last
             chosen = np.take_along_axis(mined, np.argsort(chance, axis=1)[:, :hard], axis=1).ravel()
             rows[: len(chosen)] = np.where(chosen < 0, rows[: len(chosen)], chosen)
         return rows
@@ -213,7 +219,7 @@ class TrainingBatches:
 
 
 def mined_rows(queries: Queries, items: ItemTable, negatives: Mapping[str, Sequence[str]]) -> NDArray[np.int64]:
-    """Return mined items as rows (Q, M) int64, padded with -1, without relevant and missing items."""
+    """Return the rows (Q, M) int64 of the mined items, padded with -1; relevant and unknown items are left out."""
     rows = {item_id: row for row, item_id in enumerate(items.ids)}
     mined_rows_of: list[list[int]] = []
     for query, text in enumerate(queries.texts):
@@ -226,5 +232,5 @@ def mined_rows(queries: Queries, items: ItemTable, negatives: Mapping[str, Seque
 
 
 def seed_of(*parts: int) -> int:
-    """Return a seed for torch from several numbers."""
+    """Combine several numbers into one seed for torch."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))

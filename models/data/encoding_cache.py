@@ -1,7 +1,7 @@
 """Encodings by frozen encoders, computed once and stored on disk, so that heads train in seconds.
 
-A file of encodings is named by everything that its numbers come from: the encoder's weights, the tokens or pixels, and how
-they are read. Any other file is ignored; a damaged one is made again.
+The name of a file of encodings is a hash of everything that its numbers depend on: the encoder's weights, the tokens or
+pixels, and the pooling or normalisation. Files of other names are ignored; a damaged file is made again.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from retrieval.progress import Progress
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # of the files; another number makes all of them void
+FORMAT = 1  # version of the files; another number makes all stored files invalid
 TEXTS_AT_ONCE, PHOTOS_AT_ONCE = 64, 64
 
 
@@ -35,18 +35,18 @@ class EncodingTable:
     """Encoded texts, in place of a TokenTable.
 
     Attributes:
-        vectors: (N, width) float32.
+        vectors: (N, width) float32, the encodings.
     """
 
     vectors: NDArray[np.float32]
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """(N,), all alike: there is no padding to be saved."""
+        """Lengths (N,) of the texts, all 1, because encodings need no padding."""
         return np.ones(len(self.vectors), dtype=np.int64)
 
     def rows(self, rows: NDArray[np.int64]) -> "EncodingTable":
-        """Some of the texts as a table of their own."""
+        """Return a table of some of the texts."""
         return EncodingTable(self.vectors[rows])
 
 
@@ -56,7 +56,7 @@ class PhotoEncodings:
 
     Attributes:
         vectors: (N, width) float32, zero where there is no photo.
-        has_image: (N,) bool.
+        has_image: (N,) bool, True where there is a photo.
     """
 
     vectors: NDArray[np.float32]
@@ -74,17 +74,17 @@ def is_frozen(encoder: nn.Module) -> bool:
 def encode_text_table(
     encoder: TextEncoder, texts: TokenTable, cache: Path, device: torch.device, progress: Progress | None = None
 ) -> EncodingTable:
-    """Encode texts, or read them from the cache, which is valid until the encoder's weights or the tokens change.
+    """Encode texts, or read the encodings from the cache, which is valid until the encoder's weights or the tokens change.
 
     Args:
-        encoder: is moved to the device; its mode does not change.
+        encoder: text encoder, which is moved to the device; its mode does not change.
         texts: N tokenised texts.
         cache: folder of the files; it may be deleted at any time.
-        device: where to compute.
+        device: device that computes.
         progress: called with (texts encoded, texts); not called if the cache is valid.
 
     Returns:
-        The N encodings, read from the file as they are needed.
+        The N encodings, memory-mapped from the file.
     """
     order = np.argsort(texts.lengths, kind="stable")  # texts of similar length together, to save padding
 
@@ -104,14 +104,14 @@ def encode_text_table(
 def encode_photo_table(
     encoder: ImageEncoder, photos: PhotoTable, config: TowerConfig, cache: Path, device: torch.device
 ) -> PhotoEncodings:
-    """Encode photos, or read them from the cache, which is valid until the encoder's weights or a pixel change.
+    """Encode photos, or read the encodings from the cache, which is valid until the encoder's weights or a pixel change.
 
     Args:
-        encoder: as encode_text_table()'s.
+        encoder: image encoder, which is moved to the device; its mode does not change.
         photos: N photos at the input size of the tower, not augmented.
-        config: of the normalisation.
-        cache: as encode_text_table()'s.
-        device: where to compute.
+        config: configuration with the means and deviations of the normalisation.
+        cache: folder of the files; it may be deleted at any time.
+        device: device that computes.
     """
     present = np.flatnonzero(photos.has_image)
 
@@ -134,16 +134,16 @@ def encode_frozen(
     cache: Path,
     device: torch.device,
 ) -> tuple[TextTable, TextTable, PhotoTable | PhotoEncodings | None]:
-    """Return the tables with encodings in place of what frozen encoders would read.
+    """Replace the tables that frozen encoders read by tables of encodings; return items, queries and photos.
 
     Args:
-        towers: their encoders that are trained leave their table as it is.
+        towers: towers; the table of an encoder that is trained stays as it is.
         items: texts of the items.
         queries: texts of the queries.
-        photos: at the size that the tower reads; None for a tower without an image encoder.
-        config: as encode_photo_table()'s.
-        cache: as encode_text_table()'s.
-        device: where to compute.
+        photos: photos at the input size of the tower; None for a tower without an image encoder.
+        config: as for encode_photo_table().
+        cache: as for encode_text_table().
+        device: device that computes.
     """
     item_encoder, query_encoder = towers.item_tower.text_encoder, towers.query_tower.text_encoder
     image_encoder = towers.item_tower.image_encoder
@@ -157,7 +157,7 @@ def encode_frozen(
 
 
 def text_inputs(table: TextTable, rows: NDArray[np.int64], device: torch.device) -> Texts:
-    """Some texts of a table as a tower reads them, on a device."""
+    """Return some texts of a table as the input of a tower, on a device."""
     if isinstance(table, EncodingTable):
         return TextEncodings(torch.from_numpy(table.vectors[rows]).to(device))
     ids, mask = table.take(rows)
@@ -193,7 +193,7 @@ def _load_or_encode(
 def _load(file: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
     try:
         vectors = np.asarray(np.load(file, mmap_mode="r"))
-    except (OSError, ValueError, EOFError):  # not there, or cut short
+    except (OSError, ValueError, EOFError):  # missing or truncated
         return None
     return vectors if vectors.shape == shape and vectors.dtype == np.float32 else None
 
@@ -205,6 +205,6 @@ def _key(encoder: nn.Module, settings: list[Any], arrays: Sequence[NDArray[Any]]
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     for array in arrays:
         digest.update(f"{array.shape} {array.dtype}".encode())
-        for start in range(0, len(array), 1_024):  # a table that lies on disk is not read at once
+        for start in range(0, len(array), 1_024):  # in parts, because a table on disk may be larger than the memory
             digest.update(np.ascontiguousarray(array[start : start + 1_024]).tobytes())
     return digest.hexdigest()[:16]

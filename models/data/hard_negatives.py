@@ -1,4 +1,4 @@
-"""Hard negatives on disk: for each training query the wrong items that a tower ranked highest."""
+"""Hard negatives on disk: the wrong items that a tower ranked highest, for each training query."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -21,12 +21,12 @@ _SCHEMA = pa.schema({"query": pa.string(), "item_id": pa.string(), "rank": pa.in
 
 @dataclass(frozen=True)
 class HardNegatives:
-    """The hard negatives of a catalogue's training queries, with source and rules of the mining.
+    """The hard negatives of a catalogue's training queries, with the settings and counts of the mining.
 
     Attributes:
         by_query: cleaned query text (retrieval.contracts.items.query_text) -> item ids, the highest score first; queries without
             negatives are left out.
-        scores: the same keys -> cosine of query and item in [-1, 1], in the order of by_query.
+        scores: cleaned query text -> cosines of the query and its negatives, in [-1, 1], in the order of by_query.
         settings: everything that decides the result: tower_id, index, the catalogue's hash, rules, counts.
         stats: counts of the mining, such as items left out by reason.
     """
@@ -38,7 +38,7 @@ class HardNegatives:
 
     @classmethod
     def load(cls, path: Path) -> "HardNegatives":
-        """Read a file of save().
+        """Read a file that save() wrote.
 
         Raises:
             InvalidInput: the file is missing, damaged, or no file of negatives.
@@ -62,7 +62,7 @@ class HardNegatives:
 
     @classmethod
     def settings_of(cls, path: Path) -> Mapping[str, Any] | None:
-        """Return the settings of a file without its rows; None if there is no usable file."""
+        """Return the settings of a file without reading its rows; None if there is no usable file."""
         try:
             with pq.ParquetFile(path) as file:
                 settings: Mapping[str, Any] = _notes(file)["settings"]
@@ -83,7 +83,7 @@ class HardNegatives:
                 writer.write_table(pa.Table.from_pydict(rows, schema=writer.schema))
 
     def _row_groups(self) -> Iterator[dict[str, list[Any]]]:
-        """Yield columns of some queries at a time."""
+        """Yield the columns of the file, for some queries at a time."""
         rows: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
         for query, item_ids in self.by_query.items():
             rows["query"] += [query] * len(item_ids)

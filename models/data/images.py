@@ -1,6 +1,7 @@
 """Batches of photos as tensors: from bytes to the image encoder's input, and their augmentation.
 
-Crops, flips and light change as another photo of the same item would; hue stays, because buyers ask for colours.
+Crop, mirroring and light are changed, because two photos of one item differ in these. Hue stays, because buyers search for
+colours.
 """
 
 import math
@@ -25,12 +26,12 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 
 def augment(pixels: Tensor, side: int, how: Augmentation, generator: torch.Generator) -> Tensor:
-    """Change each photo of a batch by its own random crop, flip, turn and light, and scale it to the tower's side.
+    """Augment each photo by its own random crop, flip, turn, light and erased square, and scale it to the tower's side.
 
     Args:
         pixels: (B, 3, S, S) float in [0, 1].
-        side: sides of the result.
-        how: the strengths.
+        side: side of the result in pixels.
+        how: strengths of the augmentation.
         generator: source of all randomness, on the CPU.
 
     Returns:
@@ -49,7 +50,7 @@ def augment(pixels: Tensor, side: int, how: Augmentation, generator: torch.Gener
 
 
 def _crops(photos: int, how: Augmentation, generator: torch.Generator) -> Tensor:
-    """Affine maps (B, 2, 3) from the result's coordinates, -1 to 1, to the photo's."""
+    """Return affine maps (B, 2, 3) from the result's coordinates, -1 to 1, to the photo's."""
     side = _uniform(generator, photos, how.crop, 1).sqrt()
     stretch = torch.exp(_uniform(generator, photos, -1, 1) * math.log(how.stretch) / 2)
     width, height = (side * stretch).clamp(max=1), (side / stretch).clamp(max=1)
@@ -63,7 +64,7 @@ def _crops(photos: int, how: Augmentation, generator: torch.Generator) -> Tensor
 
 
 def _erase(pixels: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
-    """Hide a square of a share `erase` of the photos (Zhong et al. 2020, with grey in place of noise)."""
+    """Hide a grey square in a share `erase` of the photos (after Zhong et al. 2020, who use noise)."""
     if not how.erase:
         return pixels
     photos, side = len(pixels), pixels.shape[-1]

@@ -14,17 +14,17 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class StreamingFrequency:
-    """Estimates the steps between two batches that hold an item, and from it log q (Yi et al., RecSys 2019, algorithms 2, 3).
+    """Streaming estimate of log q, q being the probability that a batch holds an item (Yi et al., RecSys 2019, algorithms 2, 3).
 
-    Under a hash of each item's id it stores the last step with the item (the paper's array A) and a moving average of the
-    gaps between such steps (array B). The item's sampling probability is 1 over that gap. Memory does not grow with the
-    items, and the estimate follows a drifting stream. Of several hashes the largest gap counts, because a collision can
-    only shorten a gap. Beyond the paper, the first 1 / alpha gaps of an item are averaged evenly, so that early estimates
-    do not depend on the arbitrary start value.
+    Two arrays are addressed by a hash of the item id. The paper's array A stores the last step with the item. Its array B stores
+    a moving average of the gaps between such steps. The item's sampling probability is 1 / gap. Memory does not grow with the
+    items, and the estimate follows a drifting stream. Among several hashes the largest gap counts, because a collision can only
+    shorten a gap. Unlike in the paper, the first 1 / alpha gaps of an item are averaged evenly. So early estimates do not depend
+    on the arbitrary start value.
     """
 
     def __init__(self, buckets: int = 1 << 18, alpha: float = 0.01, hashes: int = 2) -> None:
-        """Start without any batch.
+        """Create an estimate that has counted no batch.
 
         Args:
             buckets: cells per hash, >= 1; several times the number of items makes collisions rare.
@@ -32,14 +32,14 @@ class StreamingFrequency:
             hashes: independent hashes, >= 1.
 
         Raises:
-            InvalidInput: an argument is out of its range.
+            InvalidInput: an argument is not in its range.
         """
         if buckets < 1 or hashes < 1 or not 0 < alpha <= 1:
             raise InvalidInput(f"buckets {buckets} and hashes {hashes} must be >= 1, and alpha {alpha} in (0, 1]")
         self._alpha = alpha
         self._step = 0
-        self._last = np.zeros((hashes, buckets), dtype=np.int64)  # A: step of the last batch with it; 0 before the first
-        self._gap = np.zeros((hashes, buckets))  # B: moving average of the steps between
+        self._last = np.zeros((hashes, buckets), dtype=np.int64)  # A: step of the last batch with the item; 0 before the first
+        self._gap = np.zeros((hashes, buckets))  # B: moving average of the gaps, in steps
         self._gap_counts = np.zeros((hashes, buckets), dtype=np.int64)  # number of gaps in each average
 
     def update(self, ids: ArrayLike) -> NDArray[np.float32]:
@@ -64,7 +64,7 @@ class StreamingFrequency:
     def log_q(self, ids: ArrayLike) -> NDArray[np.float32]:
         """Return the log of the probability that a batch holds each item, (B,) <= 0.
 
-        For a new item it is 1 over one more than the steps so far.
+        The probability of a new item is 1 / (steps so far + 1).
         """
         cells = self._cells(np.asarray(ids, dtype=np.int64))  # (hashes, B)
         rows = np.arange(len(cells))[:, None]
@@ -73,12 +73,12 @@ class StreamingFrequency:
         return log_q
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return copies of its state."""
+        """Return a copy of the state."""
         arrays = {"step": np.array(self._step), "last": self._last, "gap": self._gap, "seen": self._gap_counts}
         return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore a state, bit for bit.
+        """Restore a state of state_dict(), bit for bit.
 
         Raises:
             InvalidInput: the state has another number of buckets or hashes.
@@ -93,7 +93,7 @@ class StreamingFrequency:
     def _cells(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the cell of every id under every hash: (B,) -> (hashes, B)."""
         salts = np.arange(1, len(self._gap) + 1, dtype=np.uint64)[:, None] * GOLDEN
-        mixed = ids.astype(np.uint64)[None, :] * GOLDEN + salts  # (hashes, B); integers of numpy wrap around
+        mixed = ids.astype(np.uint64)[None, :] * GOLDEN + salts  # (hashes, B); numpy's integers wrap around
         for shift, factor in zip((30, 27), MIX, strict=True):
             mixed = (mixed ^ (mixed >> np.uint64(shift))) * factor
         mixed ^= mixed >> np.uint64(31)

@@ -30,9 +30,9 @@ class ItemTable:
 
     Attributes:
         ids: N item ids.
-        texts: their item_text.
-        photos: path of each photo; None for an item without one.
-        records: the items, for towers that read structured features; empty if they were not requested.
+        texts: item_text of each item.
+        photos: path of each item's photo; None for an item without a photo.
+        records: the N items, for towers that read structured features; empty unless requested.
     """
 
     ids: Sequence[str]
@@ -42,7 +42,7 @@ class ItemTable:
 
     @classmethod
     def read(cls, files: Iterable[Path], *, keep_records: bool = False) -> "ItemTable":
-        """Read item files; rows that break the item contract are left out and logged."""
+        """Read item files; rows that break the item contract are logged and left out. `keep_records` fills `records`."""
         rows: dict[str, tuple[Item, Path]] = {}
         for file in files:
             for row in read_items(file):
@@ -60,17 +60,17 @@ class ItemTable:
 
 @dataclass(frozen=True)
 class Queries:
-    """The distinct training queries and the items that answer them. Query q has the answers starts[q] to starts[q + 1].
+    """The distinct training queries and the items that answer them. Query q has the answers starts[q]:starts[q + 1].
 
     Attributes:
         texts: Q cleaned queries.
-        starts: (Q + 1,) int64.
-        item_rows: (A,) int64, the rows of the answering items in ItemTable; rows ascend within a query.
-        shown: (A,) int64, text of each answer: rows of ItemTable.texts, and beyond them of item_texts.
-        weights: (A,) float64, > 0.
-        relevant_starts: (Q + 1,) int64, as starts, of relevant_items.
-        relevant_items: (K,) int64, rows of all items known to answer a query, including those that are not trained on.
-        item_texts: texts that replace those of items.
+        starts: (Q + 1,) int64, place of each query's first answer, then A.
+        item_rows: (A,) int64, row of each answer's item in ItemTable; rows ascend within a query.
+        shown: (A,) int64, text of each answer: a row of ItemTable.texts or, from N on, N + a row of item_texts.
+        weights: (A,) float64, > 0, weight of each answer.
+        relevant_starts: (Q + 1,) int64, place of each query's first row in relevant_items, then K.
+        relevant_items: (K,) int64, rows of all items known to answer a query, including items that are not trained on.
+        item_texts: texts that some pairs show in place of the item's own text.
     """
 
     texts: Sequence[str]
@@ -89,10 +89,10 @@ class Queries:
         """Group pairs by query; the weights of repeated pairs are added.
 
         Args:
-            pairs: those of missing items are left out.
+            pairs: training pairs; a pair is left out if its item is not in `items`, or its weight is 0 or less.
             items: the corpus.
-            min_weight: minimum of a trained pair; items of other pairs are no negatives of the query, either.
-            judged: items with a grade above 0 are no negatives of the query.
+            min_weight: minimum weight of a pair to train on; the item of a lighter pair is no negative of the query, either.
+            judged: judgments; an item with a grade above 0 is no negative of the query.
 
         Raises:
             InvalidInput: fewer than two queries have a pair whose item is among the items.
@@ -130,12 +130,12 @@ class Queries:
         )
 
     def draw(self, queries: NDArray[np.int64], random: np.random.Generator, *, by_weight: bool) -> NDArray[np.int64]:
-        """Draw an answer of each query.
+        """Draw one answer of each query.
 
         Args:
             queries: (B,) rows of texts.
-            random: source of the draw.
-            by_weight: in proportion to the weights; else uniformly.
+            random: random generator.
+            by_weight: True draws in proportion to the weights, False uniformly.
 
         Returns:
             (B,) int64, places in item_rows, shown and weights.
@@ -167,7 +167,7 @@ class TokenTable:
     """Tokenised texts.
 
     Attributes:
-        ids: (N, L) int32, padded.
+        ids: (N, L) int32, token ids, padded.
         lengths: (N,) tokens of each text.
     """
 
@@ -181,7 +181,7 @@ class TokenTable:
         return cls(ids.astype(np.int32), mask.sum(axis=1))
 
     def take(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return ids and mask (B, L) of some rows, cut to the longest."""
+        """Return ids and mask (B, L) of some rows, cut to the longest text."""
         lengths = self.lengths[rows]
         width = int(lengths.max())
         return self.ids[rows, :width].astype(np.int64), (np.arange(width) < lengths[:, None]).astype(np.int64)
@@ -196,8 +196,8 @@ class PhotoTable:
     """Decoded photos.
 
     Attributes:
-        pixels: (N, S, S, 3) uint8, black without a photo.
-        has_image: (N,) bool.
+        pixels: (N, S, S, 3) uint8 RGB, black where there is no photo.
+        has_image: (N,) bool, True where there is a photo.
     """
 
     pixels: NDArray[np.uint8]
@@ -205,11 +205,11 @@ class PhotoTable:
 
     @classmethod
     def load(cls, photos: Sequence[Path | None], side: int, cache: Path) -> "PhotoTable":
-        """Decode photos, or read them from the cache, which is valid until a photo or the list of them changes.
+        """Decode photos, or read them from the cache, which is valid until a photo or the list of photos changes.
 
         Args:
-            photos: N paths; None, missing and broken photos have has_image False.
-            side: side of the squares in pixels.
+            photos: N paths; has_image is False for None and for a missing or broken file.
+            side: side of the square photos in pixels.
             cache: folder of the caches; it may be deleted at any time.
         """
         cached = cache / f"photos-{side}px-{_fingerprint(photos)}"
@@ -246,9 +246,9 @@ def read_training_items(
     """Read the train split of a catalogue as items and grouped queries.
 
     Args:
-        catalog: with a train split.
-        min_weight: pairs that weigh less are left out.
-        keep_records: also return the items.
+        catalog: catalogue with a train split.
+        min_weight: minimum weight of a pair to train on.
+        keep_records: True stores the items in ItemTable.records.
 
     Raises:
         InvalidInput: the split has no usable pair.

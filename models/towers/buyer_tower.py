@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-FADE_DAYS = 30.0  # unit of a head's fading
+FADE_DAYS = 30.0  # days per unit of a head's fade
 MASKED = -1e9
 
 
@@ -35,11 +35,11 @@ class InteractionBatch(NamedTuple):
 
 
 class BuyerAttention(nn.Module):
-    """Attention over a buyer's interactions, added to their weighted average; without heads it is that average.
+    """Attention over a buyer's interactions, added to their weighted average; without heads, only that average.
 
     Attributes:
-        heads: contexts that are learned; 0 for the weighted average alone.
-        half_life_days: age at which an interaction counts half in the average; None for no decay.
+        heads: number of learned contexts; 0 for only the weighted average.
+        half_life_days: age in days at which an interaction counts half in the average; None for no decay.
     """
 
     def __init__(self, dimensions: int, heads: int = 1, half_life_days: float | None = None) -> None:
@@ -56,7 +56,7 @@ class BuyerAttention(nn.Module):
 
         Args:
             items: (U, D) of unit length: every item of the interactions, once.
-            interactions: of the buyers.
+            interactions: interactions of the B buyers; their rows index `items`.
 
         Returns:
             (B, D) of unit length.

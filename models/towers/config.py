@@ -34,7 +34,7 @@ class TextEncoderSpec:
         model: hub name or local folder of a transformers encoder; empty builds one from `config` with fresh weights.
         config: the transformers configuration, `model_type` included; read when `model` is empty.
         pooling: "cls" takes the [CLS] vector, "mean" the mean over the text's tokens.
-        trainable: "all" of it, "none", or "last-<n>" for the last n layers; what is frozen runs as in serving, without dropout.
+        trainable: layers to train: "all", "none" or the last n ("last-<n>"). Frozen layers run as in serving, without dropout.
     """
 
     model: str = ""
@@ -51,11 +51,11 @@ class ImageEncoderSpec:
     """Source of the image encoder.
 
     Attributes:
-        name: a torchvision ResNet ("resnet50"), or "small-resnet" for the narrow one that is trained from scratch.
-        weights: name of torchvision weights ("IMAGENET1K_V2") or path of a state dict (.pth, .safetensors); empty is fresh.
-        width: channels of the first stage of a small-resnet; each further stage doubles them.
+        name: name of a torchvision ResNet ("resnet50"), or "small-resnet", a narrow ResNet to be trained from scratch.
+        weights: name of torchvision weights ("IMAGENET1K_V2") or path of a state dict (.pth, .safetensors); empty starts at random.
+        width: channels of the first stage of a small-resnet; each further stage has twice as many.
         blocks: residual blocks of each stage of a small-resnet.
-        trainable: "all" of it, "none", or "last-<n>" for the last n stages; frozen batch norms keep their statistics.
+        trainable: stages to train: "all", "none" or the last n ("last-<n>"). Frozen batch norms keep their statistics.
     """
 
     name: str = "resnet50"
@@ -73,26 +73,28 @@ class TowerConfig:
     """The architecture of an item tower and its query tower.
 
     Attributes:
-        preset: name on the card.
+        preset: name of the preset, written on the tower card.
         text: the text encoder of both towers.
         image: the image encoder of the item tower.
-        hidden: width of the layer between the encoders and the vector, 512 in the big preset. 0 has no such layer: if dimensions
-            allow, the vector is the text encoding itself, so an untrained tower equals the published encoder. Photo and
-            features are added through one linear layer that starts at zero.
+        hidden: width of the layer between the encoders and the vector, 512 in the big preset. With 0 there is no such layer. If
+            dimensions then equals the text encoder's width, the vector is the text encoding. So an untrained tower equals the
+            published encoder. Photo and features are added through one linear layer that starts at zero.
         dimensions: length of the vectors; 0 takes the text encoder's width.
-        linear: if hidden is 0, the vector is a linear map of the text encoding, one for each tower, that starts as the
-            identity. It adapts a frozen encoder.
-        dropout: probability, before the last layer of each tower.
-        max_length: tokens of a text that are read, [CLS] and [SEP] among them.
+        linear: True, with hidden 0, makes the vector a linear map of the text encoding. Each tower has its own map, which starts as
+            the identity and adapts a frozen encoder.
+        dropout: dropout probability before the last layer of each tower; not used with hidden 0.
+        max_length: largest number of tokens read of a text, including [CLS] and [SEP].
         image_size: side of the square photo in pixels.
         image_mean: RGB means subtracted from pixels in [0, 1].
         image_std: RGB deviations that the difference is divided by.
-        use_image: False builds the item tower of text alone.
-        shared_text_encoder: True shares one encoder between both towers; each has its own projection.
-        vocabulary: maximum word pieces of a tokenizer trained on the catalogue; pretrained ones do not change.
-        matryoshka: shorter lengths, each below dimensions, at which prefixes of a vector are trained to serve alone.
-        features: structured features of an item that the item tower reads beside text and photo; queries have none.
-        hidden_text: share of items with a photo whose text training hides, in [0, 1), so that photos alone can be searched.
+        use_image: False builds the item tower without an image encoder.
+        shared_text_encoder: True shares one text encoder between both towers; each tower has its own projection.
+        vocabulary: largest number of word pieces of a tokenizer trained on the catalogue; pretrained tokenizers do not change.
+        matryoshka: shorter lengths, each below dimensions; a vector's prefixes of these lengths are trained to serve as vectors,
+            too.
+        features: structured features that the item tower reads beside text and photo; None for a tower without.
+        hidden_text: share of the items with a photo whose text is hidden in training, in [0, 1). This teaches the tower to encode
+            photos without text.
     """
 
     preset: str
@@ -122,11 +124,11 @@ class TowerConfig:
 
     @classmethod
     def of_encoder(cls, model: str, **changes: Any) -> "TowerConfig":
-        """Towers of any sentence encoder, of its own width: untrained, they are the encoder itself.
+        """Return towers of any sentence encoder, with the encoder's width. Untrained, they return the encoder's vectors.
 
         Args:
             model: hub name or local folder of a transformers encoder.
-            changes: fields of TowerConfig other than `text`; and `pooling` and `trainable`, fields of TextEncoderSpec.
+            changes: values of fields of TowerConfig other than `text`, and of `pooling` and `trainable` of TextEncoderSpec.
         """
         base = PRESETS["minilm"]
         text = {name: changes.pop(name) for name in ("pooling", "trainable") if name in changes}
@@ -145,7 +147,7 @@ class TowerConfig:
 
     @classmethod
     def from_architecture(cls, values: Mapping[str, Any]) -> "TowerConfig":
-        """Read to_architecture()'s values back.
+        """Build a configuration from the values of to_architecture().
 
         Raises:
             TowerError: a value is missing or unknown.
@@ -184,7 +186,7 @@ PRESETS: dict[str, TowerConfig] = {
                 "n_layers": 2,
                 "n_heads": 4,
                 "hidden_dim": 256,
-                "dropout": 0.0,  # inside the encoder it slows learning and steps alike; the projections keep theirs
+                "dropout": 0.0,  # dropout inside the encoder slows learning and steps; the projections have dropout
                 "attention_dropout": 0.0,
                 "max_position_embeddings": 128,
             },
@@ -197,7 +199,7 @@ PRESETS: dict[str, TowerConfig] = {
         shared_text_encoder=True,
         vocabulary=8_192,
     ),
-    # a sentence encoder as it was published, 384 wide, in both towers; photos, where asked for, are added to it
+    # a published sentence encoder, 384 wide, in both towers; with use_image, photos are added to its vectors
     "minilm": TowerConfig(
         preset="minilm",
         text=TextEncoderSpec(
@@ -219,7 +221,7 @@ PRESETS: dict[str, TowerConfig] = {
         shared_text_encoder=True,
     ),
 }
-# the same for fifty languages, whose texts on one thing lie together; another such encoder goes in its place by name or folder
+# the same for fifty languages, with translations of a text close together; of_encoder() takes other encoders by name or folder
 PRESETS["multilingual"] = replace(
     PRESETS["minilm"],
     preset="multilingual",
@@ -234,7 +236,7 @@ PRESETS["multilingual"] = replace(
 def _read_features(values: Mapping[str, Any] | None) -> "FeatureSpec | None":
     if values is None:
         return None
-    from models.towers.features import FeatureSpec  # brings torch, which a list of presets does not need
+    from models.towers.features import FeatureSpec  # imports torch, which a list of presets does not need
 
     return FeatureSpec.from_json(values)
 
@@ -243,7 +245,7 @@ def preset(name: str) -> TowerConfig:
     """Find a preset by name.
 
     Raises:
-        InvalidInput: there is none of that name; the message lists those that exist.
+        InvalidInput: no preset has this name; the message lists the names.
     """
     try:
         return PRESETS[name]
@@ -252,5 +254,5 @@ def preset(name: str) -> TowerConfig:
 
 
 def sentence_towers(model: str) -> TowerConfig:
-    """Towers of a sentence encoder: a preset by its name, else an encoder by its hub name or folder."""
+    """Return the preset of this name; for any other name, towers of the encoder with this hub name or folder."""
     return PRESETS[model] if model in PRESETS else TowerConfig.of_encoder(model)

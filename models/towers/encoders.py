@@ -20,19 +20,19 @@ from transformers.utils import logging as transformers_logging
 from models.towers.config import SMALL_RESNET, ImageEncoderSpec, TextEncoderSpec
 from retrieval.errors import InvalidInput, TowerError
 
-# what transformers writes into a configuration besides the architecture
+# keys of a transformers configuration that do not describe the architecture
 NON_ARCHITECTURE_KEYS = ("_name_or_path", "transformers_version", "architectures", "dtype", "id2label", "label2id", "problem_type")
 
 
 class PartlyFrozen(nn.Module):
-    """An encoder of which some parts may be frozen: they take no gradient, and run as in serving while the rest is trained."""
+    """An encoder with parts that may be frozen. Frozen parts get no gradient, and run as in serving during training."""
 
     def __init__(self) -> None:
         super().__init__()
         self._frozen: list[nn.Module] = []
 
     def train(self, mode: bool = True) -> Self:
-        """Switch to training or back; frozen parts keep out: no dropout, and batch norms keep their statistics."""
+        """Switch between training and eval mode. Frozen parts stay in eval mode: no dropout, constant batch-norm statistics."""
         super().train(mode)
         for part in self._frozen:
             part.eval()
@@ -42,13 +42,13 @@ class PartlyFrozen(nn.Module):
         """Freeze all but the last parts of a network.
 
         Args:
-            trainable: as in the specifications.
+            trainable: "all", "none" or "last-<n>", as in the specifications.
             whole: the network.
-            parts: its layers or stages, from input to output.
-            kind: what they are called.
+            parts: layers or stages of the network, from input to output.
+            kind: name of the parts in the error message, "layers" or "stages".
 
         Raises:
-            InvalidInput: more parts are asked for than there are.
+            InvalidInput: the network has fewer than n parts.
         """
         whole.requires_grad_(trainable == "all")
         self._frozen = [] if trainable == "all" else [whole]
@@ -65,7 +65,7 @@ class PartlyFrozen(nn.Module):
 
 
 class TextEncoder(PartlyFrozen):
-    """A transformers encoder whose output is one vector a text.
+    """A transformers encoder whose output is one vector per text.
 
     Attributes:
         width: length of that vector, 768 for DistilBERT.
@@ -75,7 +75,7 @@ class TextEncoder(PartlyFrozen):
         """Load or build the encoder.
 
         Raises:
-            TowerError: the named model is neither a local folder nor to be had from the hub.
+            TowerError: the named model is neither a local folder nor available from the hub.
         """
         super().__init__()
         self.pooling = spec.pooling
@@ -104,13 +104,13 @@ class TextEncoder(PartlyFrozen):
 
     @property
     def max_positions(self) -> int:
-        """The longest text that the encoder has positions for, in tokens."""
+        """Largest number of tokens that the encoder has positions for."""
         config, embeddings = self.transformer.config, getattr(self.transformer, "embeddings", None)
-        reserved = config.pad_token_id + 1 if hasattr(embeddings, "padding_idx") else 0  # RoBERTa counts from behind its padding
+        reserved = config.pad_token_id + 1 if hasattr(embeddings, "padding_idx") else 0  # RoBERTa counts after pad_token_id
         return int(config.max_position_embeddings - reserved)
 
     def resolved(self) -> TextEncoderSpec:
-        """The specification from which this encoder is built again without its hub name."""
+        """Return a specification of this encoder's architecture that does not need its hub name."""
         values = self.transformer.config.to_dict()
         config = {name: value for name, value in values.items() if name not in NON_ARCHITECTURE_KEYS}
         return TextEncoderSpec(config=config, pooling=self.pooling, trainable=self.trainable)
@@ -127,7 +127,7 @@ class ImageEncoder(PartlyFrozen):
         """Load or build the encoder.
 
         Raises:
-            TowerError: the network or its weights are unknown, damaged or out of reach.
+            TowerError: the network or its weights are unknown, damaged or not available.
         """
         super().__init__()
         if spec.name == SMALL_RESNET:
@@ -136,7 +136,7 @@ class ImageEncoder(PartlyFrozen):
             self.resnet, self.width = _torchvision_resnet(spec)
         if spec.weights and (spec.name == SMALL_RESNET or _is_path(spec.weights)):
             _load_weights(self.resnet, Path(spec.weights))
-        self.resnet.to(memory_format=torch.channels_last)  # a third faster on CPUs, and what half precision on GPUs wants
+        self.resnet.to(memory_format=torch.channels_last)  # a third faster on CPUs, and the layout for half precision on GPUs
         self._blocks = spec.blocks if spec.name == SMALL_RESNET else ()
         self.train_only(spec.trainable)
 
@@ -161,10 +161,10 @@ class BasicBlock(nn.Module):
         """Build the block.
 
         Args:
-            channels: of its input.
-            out: channels of its output.
-            stride: of the first convolution.
-            downsample: brings the input to the output's shape; None where they are alike.
+            channels: channels of the input.
+            out: channels of the output.
+            stride: stride of the first convolution.
+            downsample: module that brings the input to the output's shape; None if the shapes are equal.
         """
         super().__init__()
         self.conv1 = nn.Conv2d(channels, out, kernel_size=3, stride=stride, padding=1, bias=False)
@@ -175,7 +175,7 @@ class BasicBlock(nn.Module):
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W) -> (B, out, H / stride, W / stride)."""
+        """Apply the block: (B, channels, H, W) -> (B, out, H / stride, W / stride)."""
         around = x if self.downsample is None else self.downsample(x)
         inside = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))  # (B, out, H / stride, W / stride)
         out: Tensor = self.relu(inside + around)
@@ -195,13 +195,13 @@ def _load_transformer(spec: TextEncoderSpec) -> PreTrainedModel:
         except (OSError, ValueError) as error:
             raise TowerError(unreachable("text encoder", spec.model, error)) from error
     if hasattr(transformer, "pooler"):
-        transformer.pooler = None  # type: ignore[assignment]  # BERT's classifier head: neither pooling reads it
+        transformer.pooler = None  # type: ignore[assignment]  # BERT's classifier head, which neither pooling reads
     return transformer
 
 
 @contextmanager
 def _no_progress_bar() -> Iterator[None]:
-    """Hold back transformers' bar, which would write into the middle of a command's own."""
+    """Disable transformers' progress bar, which would write into a command's own progress bar."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
@@ -220,7 +220,7 @@ def _stages(resnet: nn.Module, blocks: tuple[int, ...]) -> list[list[nn.Module]]
 
 
 def unreachable(what: str, name: str, error: BaseException) -> str:
-    """The message about a pretrained model that cannot be had, with the way out."""
+    """Return the message about a pretrained model that is not available, with the remedy."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return (
         f"{what} {name!r} is neither a readable local path nor to be had from its hub ({reason}); download it where there is "
@@ -233,7 +233,7 @@ def _is_path(weights: str) -> bool:
 
 
 def _torchvision_resnet(spec: ImageEncoderSpec) -> tuple[nn.Module, int]:
-    from torchvision.models import get_model  # seconds, which a tower without such a network does not wait for
+    from torchvision.models import get_model  # imported here, because it takes seconds that other towers do not need
 
     hub_weights = None if not spec.weights or _is_path(spec.weights) else spec.weights
     try:
@@ -246,7 +246,7 @@ def _torchvision_resnet(spec: ImageEncoderSpec) -> tuple[nn.Module, int]:
 
 
 def _small_resnet(width: int, blocks: tuple[int, ...]) -> tuple[nn.Module, int]:
-    """A ResNet of BasicBlocks whose stem halves the side twice, for photos of 64 to 128 pixels."""
+    """Build a ResNet of BasicBlocks for photos of 64 to 128 pixels, whose stem halves the side twice; return it and its width."""
     layers: list[nn.Module] = [
         nn.Conv2d(3, width, kernel_size=5, stride=2, padding=2, bias=False),  # (B, width, S/2, S/2)
         nn.BatchNorm2d(width),

@@ -1,6 +1,6 @@
 """A tower over structured features: categories as embeddings, numbers standardised.
 
-It serves alone for users and items of a recommender, or another tower takes its encoding before the projection.
+A recommender uses such a tower for users and another for items. The item tower uses only encode(), before its own projection.
 """
 
 import math
@@ -19,7 +19,7 @@ from retrieval.errors import InvalidInput
 
 UNKNOWN = 0  # the id of a value that is missing or not in the vocabulary
 FURTHEST = 5.0  # standard deviations at which numbers are clipped, because of outliers
-SKEWED = 1.0  # minimum skewness of a non-negative number that is taken as a logarithm
+SKEWED = 1.0  # skewness above which a non-negative number is taken as a logarithm
 
 Row = Mapping[str, Any]  # feature name -> value; None, a missing key or a number that is not finite counts as missing
 
@@ -40,7 +40,7 @@ class Features(NamedTuple):
         return Features(self.categories[rows], self.numbers[rows])
 
     def to(self, device: torch.device) -> "Features":
-        """Return the same on another device."""
+        """Return the features on another device."""
         return Features(self.categories.to(device), self.numbers.to(device))
 
 
@@ -55,11 +55,11 @@ class Scale:
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """Features of a tower and their encoding, stored with the tower so that serving encodes as training did.
+    """The features of a tower and their encoding, stored with the tower so that serving encodes as training did.
 
     Attributes:
-        categories: feature -> its vocabulary; value i has the id i + 1, any other value is unknown (0).
-        numbers: feature -> its scale.
+        categories: feature -> vocabulary; value i has the id i + 1, any other value is unknown (0).
+        numbers: feature -> scale.
     """
 
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -69,18 +69,18 @@ class FeatureSpec:
     def fit(
         cls, rows: Iterable[Row], categories: Sequence[str] = (), numbers: Sequence[str] = (), *, min_count: int = 1
     ) -> "FeatureSpec":
-        """Learn vocabularies and scales from rows. Use training data alone, or test metrics are biased.
+        """Learn vocabularies and scales from rows. Give only training data, because test data would bias test metrics.
 
         Args:
             rows: one mapping per item or user.
             categories: names of features to embed; values are compared as text.
-            numbers: names of features to standardise. One that is never negative and skewed to the right (skewness > 1),
+            numbers: names of features to standardise. A number that is never negative and skewed to the right (skewness > 1),
                 as prices and counts are, is taken as log(1 + x).
-            min_count: less frequent values of a category are unknown.
+            min_count: minimum count of a category's value; rarer values are unknown.
 
         Returns:
-            The spec. Vocabularies are by descending count, ties by value; a number that is constant or always missing
-            has std 1.
+            The spec. Vocabularies are sorted by descending count, ties by value. A number that is constant or always missing has
+            std 1.
         """
         rows = list(rows)
         return cls(
@@ -112,10 +112,10 @@ class FeatureSpec:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "FeatureSpec":
-        """Read a spec of to_json().
+        """Build a spec from the values of to_json().
 
         Raises:
-            InvalidInput: it is not such a spec.
+            InvalidInput: the values are no feature spec.
         """
         try:
             return cls(
@@ -127,11 +127,11 @@ class FeatureSpec:
 
 
 class FeatureTower(nn.Module):
-    """Encodes structured features as a vector: embeddings and numbers -> hidden -> ReLU -> dropout -> dimensions -> L2.
+    """A tower over structured features: embeddings and numbers -> hidden -> ReLU -> dropout -> dimensions -> L2.
 
     Attributes:
         spec: features of the input.
-        width: of the result of encode(), for a tower that concatenates it.
+        width: length of the vectors of encode(), for a tower that concatenates them.
     """
 
     def __init__(
@@ -147,16 +147,16 @@ class FeatureTower(nn.Module):
         """Build the tower.
 
         Args:
-            spec: its features; at least one.
+            spec: features of the tower; at least one.
             hidden: width of the hidden layer; 0 for a linear projection.
-            dimensions: of the vector.
+            dimensions: length of the vector.
             widths: category -> width of its embedding; the default is 1.6 n^0.56 for n values, at most 64.
-            dropout: on the hidden layer.
-            unknown_rate: share of category ids that training replaces by unknown, so that the embedding of unknown is
-                trained, which new brands and items without history get (after DropoutNet, Volkovs et al. 2017).
+            dropout: dropout probability on the hidden layer.
+            unknown_rate: share of category ids that training replaces by unknown. This trains the embedding of unknown, which new
+                brands and items without history get (after DropoutNet, Volkovs et al. 2017).
 
         Raises:
-            InvalidInput: the spec is empty, or widths has a category that it lacks.
+            InvalidInput: the spec is empty, or widths has a category that the spec lacks.
         """
         super().__init__()
         unnamed = set(widths or {}) - set(spec.categories)
@@ -176,7 +176,7 @@ class FeatureTower(nn.Module):
         )
 
     def encode(self, categories: Tensor, numbers: Tensor) -> Tensor:
-        """Embed and concatenate, without a projection: (B, C) int64 and (B, 2 N) float -> (B, width)."""
+        """Embed the categories and append the numbers, without a projection: (B, C) int64 and (B, 2 N) float -> (B, width)."""
         if self.training and self.unknown_rate:
             hidden = torch.rand(categories.shape, device=categories.device) < self.unknown_rate
             categories = categories.masked_fill(hidden, UNKNOWN)  # (B, C)
@@ -193,7 +193,7 @@ def _two_layers(width: int, hidden: int, dimensions: int, dropout: float) -> nn.
 
 
 def _embedding_width(values: int) -> int:
-    """Return the width by the rule of thumb of fastai's tabular models, at most 64."""
+    """Return the width of an embedding by the rule of thumb of fastai's tabular models, at most 64."""
     return min(64, round(1.6 * math.pow(values, 0.56)))
 
 
@@ -207,7 +207,7 @@ def _text(value: Any) -> str | None:
 
 
 def _column(rows: Sequence[Row], name: str) -> NDArray[np.float64]:
-    """Return a number of every row, (B,); NaN if it is missing."""
+    """Return the number `name` of every row, (B,); NaN where it is missing."""
     values = np.array([math.nan if row.get(name) is None else float(row[name]) for row in rows])
     return np.where(np.isfinite(values), values, np.nan)
 

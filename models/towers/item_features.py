@@ -10,14 +10,14 @@ from retrieval.contracts.items import Item
 
 CATEGORIES = ("category", "brand")
 NUMBERS = ("current_price", "seller_rating", "bid_count")
-MIN_COUNT = 2  # a brand that one item alone has teaches nothing about others
+MIN_COUNT = 2  # minimum count of a category or brand; a brand of a single item teaches nothing about other items
 
 # all features of an item, still to be fitted to a catalogue
 ITEM_FEATURES = FeatureSpec(dict.fromkeys(CATEGORIES, ()), dict.fromkeys(NUMBERS, Scale(0.0, 1.0)))
 
 
 def item_row(item: Item) -> dict[str, Any]:
-    """Return an item as a row of features; a field without a value is missing."""
+    """Return an item as a row of features; a field that is None counts as missing."""
     return {name: getattr(item, name) for name in (*CATEGORIES, *NUMBERS)}
 
 
@@ -25,7 +25,7 @@ def fit_features(config: TowerConfig, items: Iterable[Item]) -> TowerConfig:
     """Learn the vocabularies and scales of the features that a configuration names.
 
     Args:
-        config: with features, such as LOT_FEATURES, of which the names alone are read; without any it comes back as it is.
+        config: configuration whose `features`, such as ITEM_FEATURES, give the names; without features it is returned unchanged.
         items: the items of the training split.
     """
     if config.features is None:

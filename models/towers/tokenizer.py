@@ -12,19 +12,19 @@ from retrieval.encoders.query_encoder import PAD_TOKEN
 from retrieval.errors import InvalidInput, TowerError
 
 SPECIAL_TOKENS = (PAD_TOKEN, "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-LONGEST_WORD = 40  # a longer one is a serial number or an address
-COMMON_ENDING = 12  # words that share an ending before it becomes a piece
+LONGEST_WORD = 40  # characters; longer words are serial numbers or addresses
+COMMON_ENDING = 12  # minimum number of words that share an ending for it to become a piece
 
 
 def make_tokenizer(config: TowerConfig, texts: Iterable[str]) -> Tokenizer:
-    """The tokenizer of the configuration's text encoder.
+    """Return the tokenizer of the configuration's text encoder.
 
     Args:
-        config: a pretrained text encoder brings its own; for a fresh one it is trained.
+        config: configuration; a pretrained text encoder's tokenizer is loaded, a fresh text encoder's tokenizer is trained.
         texts: cleaned texts to train on.
 
     Raises:
-        TowerError: the pretrained encoder's tokenizer is out of reach.
+        TowerError: the pretrained encoder's tokenizer is not available.
         InvalidInput: there is no text to train on.
     """
     if not config.text.model:
@@ -33,20 +33,20 @@ def make_tokenizer(config: TowerConfig, texts: Iterable[str]) -> Tokenizer:
         tokenizer = AutoTokenizer.from_pretrained(config.text.model).backend_tokenizer
     except (OSError, ValueError) as error:
         raise TowerError(unreachable("tokenizer", config.text.model, error)) from error
-    tokenizer.no_truncation()  # published files carry the lengths of their own training, which are not ours
+    tokenizer.no_truncation()  # published files set the lengths of their own training, which are not ours
     tokenizer.no_padding()
     return tokenizer
 
 
 def train_wordpiece(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """Make a lower-casing WordPiece tokenizer, [CLS] text [SEP], as BERT's (Devlin et al. 2019).
+    """Build a lower-casing WordPiece tokenizer like BERT's (Devlin et al. 2019): [CLS] text [SEP].
 
-    Its pieces are every character, common endings, and the most frequent words, so that a word of the catalogue is one
-    piece. The trainer of the tokenizers library breaks ties differently from run to run; this one does not.
+    Its pieces are all characters, common endings and the most frequent words, so that a frequent word is one piece. The trainer
+    of the tokenizers library is not used, because it breaks ties differently from run to run.
 
     Args:
         texts: cleaned texts.
-        vocabulary: most pieces, > 0; a small catalogue yields fewer, and characters are never left out.
+        vocabulary: largest number of pieces, > 0. A small catalogue yields fewer; all characters are taken even if they exceed it.
 
     Raises:
         InvalidInput: there is no text.
@@ -81,7 +81,7 @@ def _characters(words: Iterable[str]) -> list[str]:
 
 
 def _endings(words: Iterable[str]) -> list[str]:
-    """Endings of two to four letters that many words share, the most common first."""
+    """Return endings of two to four letters that many words share, the most common first."""
     shared = Counter(word[-length:] for word in words for length in (2, 3, 4) if len(word) > length + 1)
     common = [ending for ending, count in shared.items() if count >= COMMON_ENDING]
     return [f"##{ending}" for ending in sorted(common, key=lambda ending: (-shared[ending], ending))]

@@ -5,8 +5,8 @@
            features*          ┘
     query  text -> DistilBERT ─────────────── hidden -> ReLU -> dropout -> dimensions -> L2
 
-* where the configuration names some: category, brand, price and so on, embedded and standardised. A frozen encoder's
-  encodings may be given in place of what it reads: TextEncodings for Tokens, encoded photos for pixels.
+* if the configuration names features: category, brand, price and so on, embedded or standardised. Encodings of a frozen
+encoder may replace its input: TextEncodings replace Tokens, encoded photos replace pixels.
 
 After DPR (Karpukhin et al. 2020) for the two encoders and CLIP (Radford et al. 2021) for the learnt temperature.
 """
@@ -24,7 +24,7 @@ from models.towers.encoders import ImageEncoder, TextEncoder
 from models.towers.features import Features, FeatureSpec, FeatureTower
 
 MAX_LOGIT_SCALE = math.log(100.0)  # CLIP's bound: a temperature of 0.01
-UNKNOWN_RATE = 0.1  # share of categories and brands that training hides, so that a new one meets a trained embedding
+UNKNOWN_RATE = 0.1  # share of categories and brands that training hides, so that a new brand gets a trained embedding
 
 
 class Tokens(NamedTuple):
@@ -47,9 +47,9 @@ class Photos(NamedTuple):
     """The photos of a batch of items.
 
     Attributes:
-        pixels: (P, 3, S, S) float, normalised, or (P, width) float, what a frozen image encoder made of them; only of the P
-            items that have a photo, in their order.
-        has_image: (B,) bool with P times True.
+        pixels: (P, 3, S, S) float, normalised pixels; or (P, width) float, encodings by a frozen image encoder. One row for each
+            of the P items that have a photo, in the order of the items.
+        has_image: (B,) bool, True for the P items that have a photo.
     """
 
     pixels: Tensor
@@ -57,7 +57,7 @@ class Photos(NamedTuple):
 
 
 class Projection(nn.Sequential):
-    """From concatenated encodings to the vector: width -> hidden -> dimensions."""
+    """Layers from the concatenated encodings to the vector: width -> hidden -> dimensions."""
 
     def __init__(self, width: int, config: TowerConfig) -> None:
         super().__init__(
@@ -69,9 +69,9 @@ class Projection(nn.Sequential):
 
 
 class Addition(nn.Module):
-    """No hidden layer: the text encoding, or a linear map of it, is the vector; what else is known is added, at first nothing.
+    """Projection without a hidden layer: the text encoding, or its linear map, plus a linear map of photo and features.
 
-    After the zero-initialised residual branches of Zhang et al. 2019 ("Fixup").
+    The second map starts at zero, after the residual branches of Zhang et al. 2019 ("Fixup").
     """
 
     def __init__(self, text_width: int, other_width: int, config: TowerConfig) -> None:
@@ -89,7 +89,7 @@ class Addition(nn.Module):
             nn.init.zeros_(self.others.bias)
 
     def forward(self, encoded: Tensor) -> Tensor:
-        """From (B, text_width + other_width), text first, to (B, dimensions)."""
+        """Project encodings (B, text_width + other_width), text first, to (B, dimensions)."""
         vectors: Tensor = self.text(encoded[:, : self.text_width])  # (B, 384)
         if self.others is not None:
             vectors = vectors + self.others(encoded[:, self.text_width :])
@@ -104,7 +104,7 @@ def make_projection(text_width: int, other_width: int, config: TowerConfig) -> n
 
 
 class ItemTower(nn.Module):
-    """Encodes an item from its text, its photo if there is an image encoder, and the features that it was built for."""
+    """A tower that encodes an item from text, photo and structured features; photo and features are optional parts."""
 
     def __init__(self, config: TowerConfig, text_encoder: TextEncoder) -> None:
         super().__init__()
@@ -121,10 +121,10 @@ class ItemTower(nn.Module):
         """Encode B items.
 
         Args:
-            text: their tokens, or the frozen encoder's encodings of them.
-            photos: their photos; None if no item has one. A tower of text alone ignores them.
-            features: their features, as FeatureSpec.encode() makes them; None if no item has any. A tower without
-                features ignores them.
+            text: tokens of the B texts, or encodings of the texts by the frozen encoder.
+            photos: photos of the items; None if no item has a photo. A tower without an image encoder ignores photos.
+            features: features of the items, as FeatureSpec.encode() returns them; None if all are unknown. A tower without
+                features ignores this argument.
 
         Returns:
             (B, dimensions) float of unit length.
@@ -138,7 +138,7 @@ class ItemTower(nn.Module):
         return F.normalize(self.projection(encoded).float(), dim=1)  # (B, 512) -> (B, 128), unit length
 
     def _hide_texts(self, text: Tensor, photos: Photos | None) -> Tensor:
-        """In training, put zeros in the place of some texts whose item has a photo: what a photo without a text is encoded with."""
+        """In training, replace some text encodings of items with a photo by zeros, as PhotoTower does for photos without text."""
         if not (self.training and self.hidden_text) or photos is None or self.image_encoder is None:
             return text
         hidden = photos.has_image & (torch.rand(len(text), device=text.device) < self.hidden_text)  # (B,)
@@ -159,7 +159,7 @@ class ItemTower(nn.Module):
 
 
 class QueryTower(nn.Module):
-    """Encodes a query from its text."""
+    """A tower that encodes a query from its text."""
 
     def __init__(self, config: TowerConfig, text_encoder: TextEncoder) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ class QueryTower(nn.Module):
         return self.encode(Tokens(input_ids, attention_mask))
 
     def encode(self, text: Texts) -> Tensor:
-        """Encode B queries, given as tokens or as the frozen encoder's encodings of them; returns as forward()."""
+        """Encode B queries, given as tokens or as encodings by the frozen encoder, into (B, dimensions) of unit length."""
         encoded = encode_texts(self.text_encoder, text)  # (B, 768)
         return F.normalize(self.projection(encoded).float(), dim=1)  # (B, 512) -> (B, 128), unit length
 
@@ -183,23 +183,23 @@ def encode_texts(encoder: TextEncoder, text: Texts) -> Tensor:
 
 def _feature_encoder(spec: FeatureSpec) -> FeatureTower:
     encoder = FeatureTower(spec, 0, 1, unknown_rate=UNKNOWN_RATE)
-    encoder.projection = nn.Identity()  # the item tower has its own
+    encoder.projection = nn.Identity()  # the item tower has its own projection
     return encoder
 
 
 class TwoTowers(nn.Module):
-    """Both towers and the temperature that they were trained with.
+    """Both towers and their temperature.
 
     Attributes:
-        config: how they are built, with the text encoder's full configuration in place of its hub name, its width where no
-            dimensions were given, and no more tokens of a text than it has positions for.
+        config: configuration of the towers, from which they can be rebuilt without a hub. The text encoder's full configuration
+            replaces its hub name, its width replaces 0 in `dimensions`, and its positions limit max_length.
     """
 
     def __init__(self, config: TowerConfig, temperature: float = 0.07) -> None:
         """Build the towers.
 
         Raises:
-            TowerError: a pretrained encoder is out of reach.
+            TowerError: a pretrained encoder is not available.
         """
         super().__init__()
         text_encoder = TextEncoder(config.text)
@@ -221,12 +221,12 @@ class TwoTowers(nn.Module):
     def forward(
         self, queries: Texts, items: Texts, photos: Photos | None = None, features: Features | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Encode Q queries and B items: (Q, dimensions), (B, dimensions) and the scale of their similarity."""
+        """Return the vectors of Q queries (Q, dimensions) and of B items (B, dimensions), and the scale of their similarity."""
         return self.query_tower.encode(queries), self.item_tower(items, photos, features), self.scale
 
 
 def _align(query: nn.Module, item: nn.Module) -> None:
-    """Start both projections equal on text, so that a query begins near the items that share its words."""
+    """Set both projections equal on text, so that an untrained query lies near the items that share its words."""
     with torch.no_grad():
         if isinstance(query, Addition) and isinstance(item, Addition):
             query.text.load_state_dict(item.text.state_dict())

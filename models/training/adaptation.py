@@ -1,11 +1,12 @@
-"""Adapt a sentence encoder to a catalogue that nobody has judged: its towers learn to rank as keywords and encoder do together.
+"""Adapt a sentence encoder to a catalogue without judgments: its towers learn to rank like BM25 and the encoder together.
 
-The teacher of a query scores every item by the cosine of the untrained encoder plus a share of BM25, each query's best BM25
-score being 1: a convex combination (Bruch et al., TOIS 2023, arXiv 2210.11934). The student's linear heads, which start as the
-identity, learn to spread a query over the items as the teacher does (ListNet's loss, Cao et al., ICML 2007). The encoder stays as
-it was published, reads every text once, and its encodings are kept: what is left takes seconds.
+The teacher scores every item for a query by the cosine of the untrained encoder plus a share of BM25. BM25 is scaled so that
+a query's best score is 1, as in the convex combination of Bruch et al. (TOIS 2023, arXiv 2210.11934). The student has linear
+heads that start as the identity. They learn the teacher's distribution over the items (ListNet's loss, Cao et al., ICML
+2007). The encoder stays as published and encodes every text only once, so the rest of the training takes seconds.
 
-The teacher's whole distribution teaches. Its best items alone, as if they were judged relevant, made the tower worse.
+The student learns the teacher's whole distribution. Training only on the teacher's best items, as if they were judged
+relevant, made the tower worse.
 """
 
 import time
@@ -46,13 +47,13 @@ class DistillationReport:
     """Result of an adaptation.
 
     Attributes:
-        tower_folder: the artefact.
-        items: that were ranked.
-        queries: distinct queries that were learnt from.
+        tower_folder: folder of the artefact.
+        items: number of items that were ranked.
+        queries: number of distinct queries that were learnt from.
         losses: cross-entropy of the first and of the last step.
-        before: the untrained encoder on the val split; None without one.
-        after: the towers on it.
-        seconds: from reading the catalogue to the artefact.
+        before: metrics of the untrained encoder on the val split; None without a val split.
+        after: metrics of the adapted towers on the val split; None without a val split.
+        seconds: seconds from reading the catalogue to the artefact.
     """
 
     tower_folder: Path
@@ -65,18 +66,18 @@ class DistillationReport:
 
 
 class Teacher:
-    """The teacher: scores every item for any of the queries."""
+    """The teacher of the distillation, which scores every item for a query."""
 
     def __init__(
         self, items: ItemTable, queries: Queries, item_vectors: Tensor, query_vectors: Tensor, keyword_share: float
     ) -> None:
-        """Index the items' texts; the vectors, (N, D) and (Q, D), are the untrained encoder's, of any length."""
+        """Index the items' texts. The vectors (N, D) and (Q, D) are the untrained encoder's, with any norm."""
         self._texts, self._share = queries.texts, keyword_share
         self._lots, self._queries = F.normalize(item_vectors, dim=1), F.normalize(query_vectors, dim=1)
         self._keywords = Bm25Index.build(enumerate(items.texts))
 
     def scores(self, rows: NDArray[np.int64]) -> Tensor:
-        """(B, N) float for the queries in B rows: cosine + keyword_share * BM25 / the query's best BM25."""
+        """Return scores (B, N) for the queries in B rows: cosine + keyword_share * BM25 / the query's best BM25."""
         keyword = torch.zeros(len(rows), len(self._lots))
         for place, row in enumerate(rows):
             keyword[place, torch.from_numpy(self._keywords.row_ids)] = torch.from_numpy(self._keywords.scores(self._texts[row]))
@@ -86,13 +87,13 @@ class Teacher:
 
 
 def listwise_distillation(student: Tensor, teacher: Tensor, *, temperature: float, teacher_temperature: float) -> Tensor:
-    """Cross-entropy of the student's distribution over a query's items against the teacher's (Cao et al. 2007).
+    """Return the cross-entropy of the student's distribution over a query's items against the teacher's (Cao et al. 2007).
 
     Args:
         student: (B, N) scores.
         teacher: (B, N) scores.
-        temperature: that the student's are divided by.
-        teacher_temperature: that the teacher's are divided by.
+        temperature: divisor of the student's scores.
+        teacher_temperature: divisor of the teacher's scores.
 
     Returns:
         Scalar, the mean over the queries.
@@ -107,12 +108,12 @@ def distil_towers(
     out: Path,
     progress_for: PhaseProgress = ignore_phases,
 ) -> DistillationReport:
-    """Adapt the towers of a text encoder to a catalogue, from its items and its queries' texts alone.
+    """Adapt the towers of a text encoder to a catalogue, using only its items and the texts of its queries.
 
     Args:
-        catalog: items and queries of train; judgments of val, if it has any, are only for metrics.
-        tower: its encoder stays frozen; it gets linear heads and no image encoder. It needs the encoder's
-            width and no hidden layer.
+        catalog: catalogue with items and queries in train; judgments of val, if present, are used only for metrics.
+        tower: configuration with the encoder's width and no hidden layer. The encoder stays frozen. The towers get linear heads
+            and no image encoder.
         config: settings.
         out: folder of the artefacts; encodings are stored in its sub-folder `.photos`, as in training.
         progress_for: returns the progress callback of a phase, given its label.
@@ -175,7 +176,7 @@ def _sample(items: ItemTable, config: DistillationConfig) -> ItemTable:
 
 
 class AdaptationTask(TrainingTask[None]):
-    """Training of linear heads on a teacher's scores; every step is an epoch."""
+    """Training of linear heads on a teacher's scores; each epoch is one step."""
 
     def __init__(
         self, towers: TwoTowers, teacher: Teacher, item_vectors: Tensor, query_vectors: Tensor, config: DistillationConfig

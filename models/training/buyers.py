@@ -1,7 +1,7 @@
-"""Training of the buyer tower on next baskets: InfoNCE against in-batch and random items, popularity corrected.
+"""Training of the buyer tower on next baskets: InfoNCE against in-batch and random items, corrected for popularity.
 
-The text encoder stays frozen: items are stored vectors, or encodings whose projection and category embeddings are trained,
-too. There are no embeddings of item ids, because new items would have none.
+The text encoder stays frozen. Items are stored vectors, or text encodings with a projection and category embeddings that are
+trained together with the buyer tower. There are no embeddings of item ids, because new items would have none.
 """
 
 import math
@@ -36,7 +36,7 @@ MAX_SCALE = 100.0  # CLIP's bound on 1 / temperature
 BUYERS_AT_ONCE = 256
 WARMUP = 0.1
 MAX_GRAD_NORM = 1.0
-MIN_VARIANCE = 1e-4  # added to that of every direction, so that noise is not amplified
+MIN_VARIANCE = 1e-4  # added to the variance of every direction, so that noise is not amplified
 
 
 class StoredItems(nn.Module):
@@ -60,7 +60,7 @@ class ProjectedItems(nn.Module):
     def __init__(self, tower: ItemTower, encodings: NDArray[np.float32], features: Features | None, dimensions: int) -> None:
         super().__init__()
         tower.text_encoder.requires_grad_(False)
-        self.projection, self._tower = nn.ModuleList([tower.projection]), [tower]  # the encoder is no part of the state
+        self.projection, self._tower = nn.ModuleList([tower.projection]), [tower]  # a list keeps the encoder out of the state
         self.features_module = nn.ModuleList([tower.feature_encoder] if tower.feature_encoder else [])
         self.encodings, self.features = torch.from_numpy(np.array(encodings)), features
         self.count, self.dimensions = len(encodings), dimensions
@@ -76,15 +76,16 @@ class ProjectedItems(nn.Module):
 def start_white(projection: torch.nn.Module, encodings: NDArray[np.float32]) -> None:
     """Set a linear projection to the whitening of a catalogue's encodings (Su et al. 2021, "Whitening sentence representations").
 
-    Vectors of sentence encoders crowd in a narrow cone, where an average of many items is close to any other. Centring and
-    whitening spreads them without training.
+    Vectors of sentence encoders crowd in a narrow cone, where an average of many items is close to any other average. Centring
+    and whitening spreads the vectors without training.
 
     Args:
-        projection: of an item tower with hidden 0, linear, and features, whose linear layer's bias takes the centre.
-        encodings: (N, width) of the items' texts.
+        projection: projection of an item tower with hidden 0, `linear` and features. The bias of the layer for features is set
+            to the centre.
+        encodings: (N, width) encodings of the items' texts.
 
     Raises:
-        InvalidInput: it is no such projection.
+        InvalidInput: the projection is not of this kind.
     """
     if not (isinstance(projection, Addition) and isinstance(projection.text, torch.nn.Linear) and projection.others):
         raise InvalidInput("only a linear projection of text and features can start as a whitening: hidden 0, linear, features")
@@ -102,7 +103,7 @@ ItemVectors = StoredItems | ProjectedItems
 
 
 class BuyerModel(nn.Module):
-    """Items, the buyer tower over them, and the temperature between."""
+    """Items, the buyer tower, and the temperature of their similarity."""
 
     def __init__(self, items: ItemVectors, config: BuyerTrainingConfig) -> None:
         super().__init__()
@@ -140,11 +141,11 @@ class BuyerReport:
     """Result of training a buyer tower.
 
     Attributes:
-        model: with the weights of the best epoch.
-        history: val metrics before training and after each epoch.
+        model: the model, with the weights of the selected epoch.
+        history: val metrics before training and after each epoch; zeros if there is no val basket.
         losses: mean loss of each epoch.
-        best: the selected epoch; 0 is the start.
-        resumed_at: epochs that a checkpoint had done already.
+        best: number of the selected epoch; 0 is the state before training.
+        resumed_at: number of epochs done before this run resumed; 0 for a run from its start.
     """
 
     model: BuyerModel
@@ -162,19 +163,19 @@ def train_buyers(
     checkpoint: Path | None = None,
     step: Progress | None = None,
 ) -> BuyerReport:
-    """Train, and return the model of the epoch with the best Recall@50 on val.
+    """Train a buyer model and return it with the weights of the epoch with the best Recall@50 on val.
 
     Args:
-        items: stored vectors, or those to be projected; the latter are trained in place.
+        items: items of all baskets; ProjectedItems are trained in place.
         train: baskets to learn from.
         val: baskets that select the epoch, later in time than those of train. If empty, the last epoch is selected.
         config: settings.
-        checkpoint: folder of a checkpoint after every epoch; a run resumes from its own, and removes it at the end. None
-            writes none.
-        step: called with (epochs done, epochs).
+        checkpoint: folder of the checkpoint, which is written after every epoch and removed at the end. A stopped run with the
+            same settings resumes from it. None writes no checkpoint.
+        step: called with (epochs done, epochs) after each epoch.
 
-    Raises:
-        InvalidInput: there is nothing to learn from.
+        Raises:
+            InvalidInput: `train` is empty.
     """
     if not train:
         raise InvalidInput("there is no basket to train on: nobody came back another day; collect more events")
@@ -216,10 +217,10 @@ class BuyerTask(TrainingTask[BuyerMetrics]):
         self.settings = asdict(config)
         self.steps_per_epoch = math.ceil(len(train) / config.batch_size)
         self._frequency = StreamingFrequency() if config.correct_popularity else None
-        self._random, self._order = np.random.default_rng(), np.empty(0, np.int64)  # of the epoch
+        self._random, self._order = np.random.default_rng(), np.empty(0, np.int64)  # of the current epoch
 
     def backward(self, step: int) -> StepMetrics:
-        """Compute the gradients of one batch of baskets; the draws of an epoch depend on the seed and its number alone."""
+        """Compute the gradients of one batch of baskets. Random draws depend only on the seed and the number of the epoch."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if place == 0:
             self._random = np.random.default_rng([self._config.seed, epoch])
@@ -231,7 +232,7 @@ class BuyerTask(TrainingTask[BuyerMetrics]):
         return StepMetrics.of_loss(loss)
 
     def measure(self) -> BuyerMetrics:
-        """Rank all items for the validation baskets."""
+        """Rank all items for the validation baskets and return the metrics."""
         return measure(self.model.scores(self._val), self._val)
 
     def is_better(self, metrics: BuyerMetrics, best: BuyerMetrics) -> bool:
@@ -239,7 +240,7 @@ class BuyerTask(TrainingTask[BuyerMetrics]):
         return metrics.recall_at_50 >= best.recall_at_50
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the sampling frequencies and of the draws."""
+        """Return the state of the sampling frequencies and of the random draws."""
         return {
             "frequency": self._frequency.state_dict() if self._frequency else None,
             "order": torch.from_numpy(self._order),
@@ -255,7 +256,7 @@ class BuyerTask(TrainingTask[BuyerMetrics]):
         torch.set_rng_state(state["torch_random"])
 
     def _loss(self, baskets: Sequence[Basket], random: np.random.Generator) -> Tensor:
-        """Return InfoNCE of one batch. Items of the basket, and as configured those of the history, are no negatives."""
+        """Return InfoNCE of one batch. A buyer's basket, and unless own_are_negatives the history, are no negatives."""
         config, model = self._config, self.model
         sampled = np.stack([random.choice(basket.targets, config.targets) for basket in baskets])  # (B, T)
         negatives = random.integers(model.items.count, size=config.random)  # (R,)
@@ -285,9 +286,9 @@ def measure(scores: NDArray[np.float32], baskets: Sequence[Basket], k: int = CUT
     """Return mean Recall@k and HitRate@k over buyers.
 
     Args:
-        scores: (B, I) the higher, the earlier.
-        baskets: B.
-        k: length of the list.
+        scores: (B, I), higher ranks earlier.
+        baskets: B baskets, in the order of the scores.
+        k: number of items in a buyer's list.
     """
     hits = [len(np.intersect1d(top, b.targets)) for top, b in zip(best_items(scores, k), baskets, strict=True)]
     return BuyerMetrics(
@@ -297,7 +298,7 @@ def measure(scores: NDArray[np.float32], baskets: Sequence[Basket], k: int = CUT
 
 
 def best_items(scores: NDArray[np.float32], k: int = CUTOFF) -> NDArray[np.int64]:
-    """Return (B, k) rows of the items that score highest, in no order."""
+    """Return (B, k) rows of the k items with the highest scores, in no particular order."""
     k = min(k, scores.shape[1])
     return np.argpartition(-scores, k - 1, axis=1)[:, :k]
 

@@ -1,7 +1,8 @@
 """Checkpoints from which a stopped training run resumes exactly.
 
-A checkpoint holds everything that the rest of a run depends on. Batches and dropout follow from the seed and the number of
-the step (models/data/batches.py), so no state of a random generator is among it.
+A checkpoint holds everything that the rest of a run depends on. TwoTowersTask stores no state of random generators, because its
+batches and dropout follow from the seed and the number of the step (models/data/batches.py). BuyerTask stores the state of its
+generators in state_dict().
 """
 
 import logging
@@ -30,29 +31,29 @@ class Checkpoints:
     """The latest checkpoint of one run.
 
     Attributes:
-        folder: `<out>/.checkpoints/<run key>`; runs of the same settings on the same data share it.
+        folder: folder of the checkpoint, such as `<out>/.checkpoints/<run key>`; runs of the same settings and data share it.
     """
 
     def __init__(self, folder: Path, every_seconds: float, *, epoch_seconds: float = EPOCH_SECONDS, writes: bool = True) -> None:
-        """Store a run's checkpoint in a folder.
+        """Set the folder and the rules of a run's checkpoint.
 
         Args:
-            folder: it need not exist.
-            every_seconds: time between two; 0 makes one after every step.
-            epoch_seconds: the end of an epoch makes one when the last is older than this.
-            writes: False on all processes of a distributed run but the first.
+            folder: folder of the checkpoint; it need not exist.
+            every_seconds: seconds between two checkpoints; 0 writes one after every step.
+            epoch_seconds: seconds after the last checkpoint from which the end of an epoch writes another.
+            writes: False on all processes of a distributed run except the first.
         """
         self.folder = folder
         self._every_seconds, self._epoch_seconds, self._writes = every_seconds, epoch_seconds, writes
         self._last = time.monotonic()
 
     def due(self, epoch_ended: bool = False) -> bool:
-        """Return True if it is time for another checkpoint; the end of an epoch needs a shorter wait."""
+        """Return True if another checkpoint is due; at the end of an epoch it is due earlier."""
         wait = min(self._every_seconds, self._epoch_seconds) if epoch_ended else self._every_seconds
         return time.monotonic() - self._last >= wait
 
     def load(self) -> dict[str, Any] | None:
-        """Read the checkpoint, tensors on the CPU; None where there is none, or none that can be read."""
+        """Read the checkpoint, with tensors on the CPU; None if it is missing or cannot be read."""
         path = self.folder / CHECKPOINT_FILE
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -64,10 +65,10 @@ class Checkpoints:
         return state
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace the checkpoint; a process killed at any moment leaves the old one or the new one whole.
+        """Replace the checkpoint atomically: a process killed at any moment leaves the old or the new checkpoint whole.
 
         Args:
-            state: tensors, and plain values that torch.load(weights_only=True) reads back.
+            state: tensors, and plain values that torch.load(weights_only=True) can read.
         """
         if self._writes:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -76,10 +77,10 @@ class Checkpoints:
         self._last = time.monotonic()
 
     def remove(self) -> None:
-        """Delete the checkpoint: the run is finished, or starts anew."""
+        """Delete the checkpoint of a run that is finished or starts anew."""
         if self._writes:
             shutil.rmtree(self.folder, ignore_errors=True)
-            with suppress(OSError):  # other runs have checkpoints beside it, or there is none
+            with suppress(OSError):  # other runs have checkpoints there, or the folder does not exist
                 self.folder.parent.rmdir()
 
 
@@ -102,10 +103,10 @@ class PendingInterrupt:
 
 @contextmanager
 def defer_sigint(enabled: bool) -> Iterator[PendingInterrupt]:
-    """Let Ctrl-C wait until a step is whole, so that a checkpoint can be made of it.
+    """Defer Ctrl-C to the end of a step, so that a checkpoint of whole steps can be written.
 
     Args:
-        enabled: False leaves Ctrl-C as it is, as does a thread other than the main one.
+        enabled: False changes nothing. Nothing is changed in a thread other than the main one, either.
     """
     interrupt = PendingInterrupt()
     if not enabled or threading.current_thread() is not threading.main_thread():

@@ -1,7 +1,7 @@
 """Training of two feature towers on interactions, with in-batch and mined negatives.
 
-Small enough to hold users, items and all their scores in memory: exact search stands in for an index. Towers over texts
-and photos are trained by models.training.two_towers.
+Users, items and all their scores must fit into memory: exact search replaces an index. Towers over texts and photos are
+trained by models.training.two_towers.
 """
 
 import copy
@@ -21,11 +21,11 @@ from models.training.loop import LoopSettings, StepMetrics, TrainingLoop, Traini
 from models.training.losses import info_nce
 
 MAX_SCALE = 100.0  # CLIP's bound on 1 / temperature
-CUTOFF = 50  # of the Recall that epochs are chosen by
+CUTOFF = 50  # length of the list in recall()
 WARMUP = 0.1
 MAX_GRAD_NORM = 1.0
 
-Pairs = NDArray[np.int64]  # (N, 2), indices of a user and an item that they took
+Pairs = NDArray[np.int64]  # (N, 2), index of a user and index of an item that the user took
 Scores = Callable[[Pairs], float]
 
 
@@ -41,23 +41,24 @@ class FeatureTrainingConfig:
     """Training settings of two feature towers.
 
     Attributes:
-        dimensions: of the vectors.
-        hidden: width of the hidden layers; 0 for none.
+        dimensions: length of the vectors.
+        hidden: width of the hidden layers; 0 for no hidden layer.
         id_width: width of the embeddings of user and item ids.
-        unknown_rate: share of ids and other categories hidden in training.
-        dropout: on the hidden layers.
+        unknown_rate: share of category values, ids included, that training replaces by unknown.
+        dropout: dropout probability on the hidden layers.
         batch_size: pairs per step.
-        epochs: over all pairs; of training with mined negatives, too.
-        rate: peak learning rate of AdamW; warm-up over a tenth, then a cosine.
-        weight_decay: of AdamW.
-        temperature: to start from; it is learned.
-        correct_popularity: subtract log q, estimated from the stream of batches (Yi et al. 2019).
-        hard: mined negatives per pair, where there are mined ones.
-        random: random negatives per pair where there are mined ones.
+        epochs: passes over all pairs, without and with mined negatives.
+        rate: peak learning rate of AdamW; it rises over a tenth of the steps, then falls as a cosine.
+        weight_decay: weight decay of AdamW.
+        temperature: initial temperature; it is learned.
+        correct_popularity: True subtracts the log of an item's sampling frequency from the item's logit. The frequency is estimated
+            from the batches (Yi et al. 2019).
+        hard: mined negatives per pair; used only if mined negatives are given.
+        random: random negatives per pair; used only if mined negatives are given.
         mined_skip: top ranks that mining leaves out, because they often hold items that were only not bought yet.
-        mined_depth: rank below which an item is no hard negative.
-        later_rate: peak learning rate where training goes on from towers, as a share of `rate`.
-        seed: of weights, batches and draws.
+        mined_depth: last rank that mining takes.
+        later_rate: peak learning rate as a share of `rate`, for training that starts from trained towers.
+        seed: seed of weights, batches and draws.
     """
 
     dimensions: int = 64
@@ -84,12 +85,12 @@ class InteractionData:
     """Users and items as features, and the pairs to train on.
 
     Attributes:
-        users: (U, …) their features, with those ids that the towers may know.
-        items: (I, …) the same for items.
-        user_spec: how users were encoded.
-        item_spec: how items were.
+        users: features of the U users; ids are among these if the towers may read them.
+        items: features of the I items, likewise.
+        user_spec: encoding of the users' features.
+        item_spec: encoding of the items' features.
         pairs: (N, 2) training pairs.
-        taken: (U, I) bool, the training pairs as a table; mining and the loss never use them as negatives.
+        taken: (U, I) bool, True for the training pairs; mining and the loss never use these as negatives.
     """
 
     users: Features
@@ -109,14 +110,14 @@ class InteractionData:
         user_columns: FeatureColumns,
         item_columns: FeatureColumns,
     ) -> "InteractionData":
-        """Fit the specs on the rows and encode them.
+        """Fit the specs on the rows and encode the rows.
 
         Args:
             users: features of every user.
             items: features of every item.
-            pairs: (N, 2) training pairs, indices into both.
-            user_columns: features of the users.
-            item_columns: features of the items.
+            pairs: (N, 2) training pairs, indices into users and items.
+            user_columns: names of the users' features.
+            item_columns: names of the items' features.
         """
         user_spec, item_spec = FeatureSpec.fit(users, **user_columns), FeatureSpec.fit(items, **item_columns)
         taken = torch.zeros(len(users), len(items), dtype=torch.bool)
@@ -125,7 +126,7 @@ class InteractionData:
 
 
 class FeatureTowers(nn.Module):
-    """A tower for users, one for items, and the temperature between them."""
+    """A tower for users, a tower for items, and the temperature of their similarity."""
 
     def __init__(self, data: InteractionData, config: FeatureTrainingConfig) -> None:
         super().__init__()
@@ -162,8 +163,8 @@ class FeatureReport:
     """Result of training two feature towers.
 
     Attributes:
-        towers: with the weights of the best epoch.
-        history: the selection metric before training and after each epoch.
+        towers: the towers, with the weights of the best epoch.
+        history: selection metric before training and after each epoch.
         losses: mean loss of each epoch.
     """
 
@@ -184,12 +185,12 @@ def train_feature_towers(
     """Train for config.epochs and return the towers of the best epoch.
 
     Args:
-        data: what to train on.
-        config: settings; `hard` and `random` count with mined negatives alone, `later_rate` with start_from alone.
-        selection_metric: (U, I) cosines -> metric of held-out pairs, greater is better.
-        start_from: towers to go on from, left as they are; None starts anew.
+        data: users, items and training pairs.
+        config: settings; `hard` and `random` apply only with `mined`, `later_rate` only with `start_from`.
+        selection_metric: function from (U, I) cosines to a metric of held-out pairs; greater is better.
+        start_from: towers to continue from, which are not changed; None starts anew.
         mined: (U, M) int64, hard negatives of every user, as mine() returns them.
-        step: called with (epochs done, epochs).
+        step: called with (epochs done, epochs) after each epoch.
 
     Returns:
         The towers and the history of the run.
@@ -244,7 +245,7 @@ class FeatureTask(TrainingTask[float]):
         return StepMetrics.of_loss(loss)
 
     def measure(self) -> float:
-        """Score the cosines of all users with all items."""
+        """Return the selection metric of the cosines of all users with all items."""
         return self._selection_metric(self._towers.scores(self._data))
 
     def is_better(self, metrics: float, best: float) -> bool:
@@ -253,7 +254,7 @@ class FeatureTask(TrainingTask[float]):
 
 
 def mine(towers: FeatureTowers, data: InteractionData, config: FeatureTrainingConfig) -> Tensor:
-    """Return the items that the towers rank highest for every user among those that the user did not take in training.
+    """Return the items that the towers rank highest for each user, without items that the user took in training.
 
     Returns:
         (U, config.mined_depth - config.mined_skip) int64, best first.
@@ -266,10 +267,10 @@ def recall(scores: Tensor, hidden: Tensor, relevant: Tensor, k: int = CUTOFF) ->
     """Return Recall@k of every user with a relevant item.
 
     Args:
-        scores: (U, I) the higher, the earlier.
-        hidden: (U, I) bool, left out of the ranking: what the user has taken before.
-        relevant: (U, I) bool, what the user took afterwards.
-        k: length of the list.
+        scores: (U, I), higher ranks earlier.
+        hidden: (U, I) bool, True for items that the user took before; they are left out of the ranking.
+        relevant: (U, I) bool, True for items that the user took afterwards.
+        k: number of items in a user's list.
 
     Returns:
         (V,) in [0, 1] for the V users with at least one relevant item, in their order.
@@ -295,7 +296,7 @@ def _batch(
 def _loss(
     towers: FeatureTowers, data: InteractionData, users: Tensor, items: Tensor, frequency: StreamingFrequency | None
 ) -> Tensor:
-    """Return InfoNCE of one batch. Items that a user took, and second copies of an item, are no negatives."""
+    """Return InfoNCE of one batch. Items that a user took, copies of the user's own item included, are no negatives."""
     user_vectors = towers.user_tower(*data.users.take(users))  # (B, D)
     item_vectors = towers.item_tower(*data.items.take(items))  # (B + negatives, D)
     is_relevant = data.taken[users][:, items]  # (B, B + negatives)

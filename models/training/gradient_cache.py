@@ -1,7 +1,7 @@
 """Large batches in little memory: gradient caching (Gao et al., RepL4NLP 2021).
 
-A contrastive loss needs the vectors of the whole batch, but not their graphs: the vectors are made without graphs, the loss
-gives each its gradient, and every chunk is encoded once more, with its graph, to pass that gradient on.
+A contrastive loss needs the vectors of the whole batch, but not their graphs. So all vectors are computed without graphs, and
+the loss yields the gradient of each vector. Then every chunk is encoded again, with its graph, and passes the gradients on.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,18 +22,18 @@ def backward_in_chunks(
 ) -> Tensor:
     """Run the backward pass of `loss(*vectors)` with the graph of no more than one chunk in memory.
 
-    Gradients equal those of one pass up to rounding, dropout included. BatchNorm normalises each chunk by itself, as it
-    would any batch of that size.
+    Up to rounding, the gradients equal those of a single pass, also with dropout. BatchNorm normalises each chunk separately,
+    like a batch of that size.
 
     Args:
-        groups: for each argument of the loss the chunks that make its rows; a chunk encodes the same way when it is
-            called again, but for torch's random numbers.
-        loss: from vectors (rows, D), one for each group, to a scalar.
-        backward: runs the backward pass of a scalar, such as Accelerator.backward.
-        module: what the chunks run; its running statistics move once.
+        groups: chunks of each argument of the loss, in the order of the rows. A chunk returns vectors; a second call must return
+            the same vectors if torch's random state is the same.
+        loss: function from one tensor of vectors (rows, D) per group to a scalar.
+        backward: function that runs the backward pass of a scalar, such as Accelerator.backward.
+        module: module that the chunks run; its running statistics are updated only in the second pass.
 
     Returns:
-        The loss, without graph.
+        The loss, without a graph.
     """
     states: list[Tensor | tuple[Tensor, Tensor]] = []
     vectors = []

@@ -20,9 +20,9 @@ from retrieval.progress import Progress
 
 log = logging.getLogger(__name__)
 
-M = TypeVar("M")  # validation metrics of a task
-PACE_SHARE = 0.1  # of a run, after which its pace is known
-TENSORBOARD_STEPS = 10  # between two points of TensorBoard's curves of steps
+M = TypeVar("M")  # type of a task's validation metrics
+PACE_SHARE = 0.1  # share of a run after which its pace may shorten it
+TENSORBOARD_STEPS = 10  # steps between two points of TensorBoard's curves
 
 
 class StepMetrics(NamedTuple):
@@ -31,7 +31,7 @@ class StepMetrics(NamedTuple):
     Attributes:
         loss: mean over the pairs.
         accuracy: share of the queries whose own item ranks first among the items of the batch.
-        recall_at_10: share whose own item is among the first 10.
+        recall_at_10: share of the queries whose own item is among the first 10.
     """
 
     loss: Tensor
@@ -40,7 +40,7 @@ class StepMetrics(NamedTuple):
 
     @classmethod
     def of_loss(cls, loss: Tensor) -> "StepMetrics":
-        """Return the metrics of a task that measures its loss alone."""
+        """Return the metrics of a task that measures only its loss; the others are 0."""
         value = loss.detach().double()
         return cls(value, torch.zeros_like(value), torch.zeros_like(value))
 
@@ -49,10 +49,11 @@ class TrainingTask(Generic[M]):
     """A model, the gradients of its steps, and its validation; TrainingLoop does the rest.
 
     Attributes:
-        model: on its device.
+        model: model to train, on its device.
         optimizers: key in the checkpoint -> optimiser, whose learning rates are the peaks of the schedule.
-        metrics_type: makes validation metrics of the keyword arguments that asdict() returned.
-        settings: a checkpoint of other settings is ignored; None if the checkpoint's folder identifies the run.
+        metrics_type: type of the validation metrics; it takes the values of asdict() as keyword arguments.
+        settings: settings of the run, because a checkpoint of other settings is ignored; None if the checkpoint's folder
+            identifies the run.
     """
 
     model: nn.Module
@@ -61,7 +62,7 @@ class TrainingTask(Generic[M]):
     settings: Mapping[str, Any] | None = None
 
     def backward(self, step: int) -> StepMetrics:
-        """Add the gradients of a step, counted from 0, to those of the model."""
+        """Add the gradients of a step to the model's parameters; steps count from 0."""
         raise NotImplementedError
 
     def measure(self) -> M:
@@ -69,11 +70,11 @@ class TrainingTask(Generic[M]):
         raise NotImplementedError
 
     def is_better(self, metrics: M, best: M) -> bool:
-        """Return True if metrics of a later epoch replace the best ones so far."""
+        """Return True if the metrics of a later epoch are better than the best so far."""
         raise NotImplementedError
 
     def curves(self) -> Mapping[str, float]:
-        """Return further values of the last step for TensorBoard."""
+        """Return more values of the last step for TensorBoard."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -81,11 +82,11 @@ class TrainingTask(Generic[M]):
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state of state_dict()."""
+        """Restore a state that state_dict() returned."""
 
 
 def per_epoch(progress: Progress | None, steps_per_epoch: int) -> Progress | None:
-    """Turn a callback of (epochs done, epochs) into one of steps."""
+    """Turn a callback of (epochs done, epochs) into a callback of (steps done, steps); None stays None."""
     if progress is None:
         return None
 
@@ -101,14 +102,14 @@ class LoopSettings:
     """Length and rules of a run.
 
     Attributes:
-        epochs: at most.
-        steps_per_epoch: the last epoch of a run that max_seconds cuts may have fewer.
+        epochs: largest number of epochs.
+        steps_per_epoch: steps of each epoch; the last epoch of a run that max_seconds cuts may have fewer.
         warmup: share of the steps over which the learning rate rises.
-        max_grad_norm: gradients are clipped to it; None clips nothing.
-        max_seconds: the run is shortened to fit in; None for no limit.
-        validate_every: epochs between two measurements, the last epoch is always measured; 0 never measures.
-        measure_start: also measure before the first step, as epoch 0.
-        patience: measurements without a better one after which the run ends; None trains to the end.
+        max_grad_norm: largest norm of the gradients; larger gradients are clipped. None clips nothing.
+        max_seconds: time limit in seconds, to which the run is shortened; None for no limit.
+        validate_every: epochs between two measurements; the last epoch is always measured. 0 never measures.
+        measure_start: True also measures before the first step, as epoch 0.
+        patience: number of measurements in a row without improvement after which the run ends; None trains to the end.
     """
 
     epochs: int
@@ -123,15 +124,15 @@ class LoopSettings:
 
 @dataclass(frozen=True)
 class EpochRecord(Generic[M]):
-    """One epoch: means over its steps, and its validation metrics if it was measured.
+    """One epoch: means over its steps, and its validation metrics if the epoch was measured.
 
     Attributes:
-        epoch: from 1; 0 is the start.
+        epoch: number of the epoch, from 1; 0 is the state before training.
         loss: mean over the pairs.
-        seconds: since the start of the run.
-        metrics: on the val split.
+        seconds: seconds since the start of the run.
+        metrics: validation metrics; None if the epoch was not measured.
         in_batch_accuracy: share of the queries whose own item ranked first among the items of their batch.
-        in_batch_recall_at_10: share whose own item was among the first 10.
+        in_batch_recall_at_10: share of the queries whose own item was among the first 10.
     """
 
     epoch: int
@@ -149,20 +150,20 @@ class EpochRecord(Generic[M]):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], metrics_type: Callable[..., M]) -> "EpochRecord[M]":
-        """Read a record of to_dict()."""
+        """Build a record from the values of to_dict()."""
         fields = dict(values)
         metrics = fields.pop("figures")
         return cls(**fields, metrics=metrics_type(**metrics) if metrics else None)
 
 
 class TrainingLoop(Generic[M]):
-    """Trains a task and ends with the weights of its best epoch.
+    """A training run of a task, which ends with the weights of its best epoch.
 
     Attributes:
-        history: the epochs so far.
+        history: records of the epochs so far.
         best: the measured epoch whose weights are stored; None before the first measurement.
-        resumed_at: the step that a checkpoint was taken at; 0 for a run from its start.
-        budget: how many steps are run and were planned.
+        resumed_at: number of steps done before this run resumed; 0 for a run from its start.
+        budget: numbers of steps, planned and run.
         cut_by_clock: True if max_seconds ended the run before its planned steps; its checkpoint remains.
     """
 
@@ -175,14 +176,14 @@ class TrainingLoop(Generic[M]):
         accelerator: Accelerator | None = None,
         tensorboard: Path | None = None,
     ) -> None:
-        """Read the checkpoint, if there is one.
+        """Prepare the run, and read its checkpoint if there is one.
 
         Args:
-            task: its model has its first weights; it ends with those of the best epoch, or of the last where none was measured,
-                in eval mode on the CPU.
-            settings: of the run.
-            checkpoints: of this run; None writes none.
-            accelerator: devices and processes, where the task uses one.
+            task: task whose model has its initial weights. run() leaves the model with the weights of the best epoch, or of the
+                last epoch if none was measured. The model is then on the CPU in eval mode.
+            settings: length and rules of the run.
+            checkpoints: checkpoints of this run; None writes none.
+            accelerator: devices and processes; None for a task that needs no Accelerator.
             tensorboard: folder for TensorBoard; None writes nothing.
         """
         self._task, self._settings, self._checkpoints = task, settings, checkpoints
@@ -190,7 +191,7 @@ class TrainingLoop(Generic[M]):
         self._processes = accelerator.num_processes if accelerator else 1
         self._peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in task.optimizers.values()]
         self.budget = StepBudget(settings.epochs * settings.steps_per_epoch, settings.max_seconds)
-        self._sums: Tensor | None = None  # of the epoch's StepMetrics
+        self._sums: Tensor | None = None  # sums of the epoch's StepMetrics
         self._summed = 0
         self._best_weights: dict[str, Tensor] = {}
         self.history: list[EpochRecord[M]] = []
@@ -302,7 +303,7 @@ class TrainingLoop(Generic[M]):
                 "history": [record.to_dict() for record in self.history],
                 "best": self.history.index(self.best)
                 if self.best
-                else None,  # epochs repeat: a cut one is finished under its number
+                else None,  # an index, because a cut epoch has two records with its number
                 "kept": self._best_weights,
                 **self._task.state_dict(),
                 "scaler": scaler.state_dict() if scaler else None,
@@ -338,22 +339,22 @@ class TrainingLoop(Generic[M]):
 
 
 class StepBudget:
-    """Steps of a run; it takes fewer of them where max_seconds does not suffice for all.
+    """The number of steps of a run, which is reduced if max_seconds does not suffice for all planned steps.
 
-    A run that was cut goes on from its checkpoint with the steps that were left out, and has max_seconds for them anew.
+    A cut run resumes from its checkpoint with the steps that were left out, and gets max_seconds again for these.
 
     Attributes:
-        planned: how many steps the schedule asks for.
-        steps: how many the run has; falls when the pace so far would end the run after max_seconds.
-        steps_run: how many are done.
+        planned: number of steps that the schedule asks for.
+        steps: number of steps that the run will have; it falls if the pace so far would exceed max_seconds.
+        steps_run: number of steps done.
     """
 
     def __init__(self, steps: int, max_seconds: float | None) -> None:
         self.planned = self.steps = steps
         self.steps_run = 0
         self._max_seconds = max_seconds or math.inf
-        self._first_step, self._first_second = 0, 0.0  # where the time began that max_seconds limits
-        self._before = 0.0  # seconds that the run had taken when it was stopped
+        self._first_step, self._first_second = 0, 0.0  # from where max_seconds counts
+        self._before = 0.0  # seconds of the run before it resumed
         self._started = time.monotonic()
 
     @property
@@ -372,7 +373,7 @@ class StepBudget:
         return self.steps_run >= self.steps
 
     def tick(self) -> None:
-        """Count a step, and drop those at the end for which there is no time."""
+        """Count a step, and drop steps at the end for which there is no time."""
         self.steps_run += 1
         done, left = self.steps_run - self._first_step, self.planned - self._first_step
         if done >= left * PACE_SHARE and self._max_seconds < math.inf:
@@ -385,7 +386,7 @@ class StepBudget:
         return {"steps": self.steps, "steps_run": self.steps_run, "seconds": self.seconds, **first}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the progress; a run that was cut gets its planned steps again."""
+        """Restore the progress; a cut run gets all its planned steps again."""
         self.steps, self.steps_run, self._before = state["steps"], state["steps_run"], state["seconds"]
         self._first_step, self._first_second = state.get("first_step", 0), state.get("first_second", 0.0)
         if self.over:
@@ -397,8 +398,8 @@ def learning_rate_factor(share: float, warmup: float) -> float:
     """Return the share of the peak learning rate: a linear rise over `warmup` of the run, then half a cosine down to zero.
 
     Args:
-        share: of the run that is over, in [0, 1].
-        warmup: share of the run, in [0, 1).
+        share: share of the run that is over, in [0, 1].
+        warmup: share of the run over which the rate rises, in [0, 1).
     """
     if share < warmup:
         return max(share, 1e-3) / warmup
@@ -406,17 +407,17 @@ def learning_rate_factor(share: float, warmup: float) -> float:
 
 
 class TensorBoardWriter:
-    """Writes TensorBoard curves; without a writer it does nothing."""
+    """A writer of TensorBoard curves; without a SummaryWriter it writes nothing."""
 
     def __init__(self, writer: Any = None) -> None:
         self._writer = writer
 
     @classmethod
     def open(cls, folder: Path | None, step: int) -> "TensorBoardWriter":
-        """Write into a folder and replace the points from `step` on; None writes nothing."""
+        """Open a writer to a folder, whose points from `step` on are replaced; None gives a writer that writes nothing."""
         if folder is None:
             return cls()
-        from torch.utils.tensorboard import SummaryWriter  # a second of imports
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
         return cls(SummaryWriter(str(folder), purge_step=step))
 

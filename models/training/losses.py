@@ -21,21 +21,21 @@ def info_nce(
     log_q: Tensor | None = None,
     symmetric: bool = True,
 ) -> Tensor:
-    """InfoNCE with in-batch negatives (van den Oord et al. 2018), symmetric as in CLIP (Radford et al. 2021).
+    """Return InfoNCE with in-batch negatives (van den Oord et al. 2018), symmetric as in CLIP (Radford et al. 2021).
 
     Args:
         queries: (Q, D) unit vectors.
-        items: (B, D) unit vectors, B >= Q; row i < Q answers query i. The rows from Q on are further negatives of every
-            query, random or mined; a mined one that is to count for its own query alone is masked for the others.
+        items: (B, D) unit vectors, B >= Q; row i < Q answers query i. The rows from Q on are further negatives of every query,
+            random or mined. To use a mined item as a negative of a single query, mark it in is_relevant for the others.
         scale: 1 / temperature, > 0.
         is_relevant: (Q, B) bool, True where the item is known to answer the query. Off the diagonal such items are false
-            negatives and left out of the sums; the diagonal is ignored. None for no such items.
+            negatives, and left out of the sums. The diagonal is ignored. None if no such item is known.
         weights: (Q,) >= 0, not all zero, weight of each pair; None weighs all the same.
         log_q: (B,) finite, log of each row's sampling probability, up to a constant for all. It is subtracted from the
             logits, so that frequent items are not pushed away because they are frequent (Yi et al., RecSys 2019,
-            equation 4). No gradient flows through it. The other direction needs no correction, because it compares
-            queries for one item, where the item's own constant cancels.
-        symmetric: average with the loss of the other direction, where each of the first Q items retrieves its query.
+            equation 4). No gradient flows through it. The other direction needs no correction: it compares queries for one
+            item, so the item's constant cancels.
+            symmetric: True averages with the loss of the other direction, where each of the first Q items retrieves its query.
 
     Returns:
         Scalar in the floating type of the inputs (float32 for half precision), >= 0: the weighted mean over the pairs.
@@ -55,16 +55,16 @@ def info_nce(
 
 
 def contrastive(queries: Tensor, items: Tensor, labels: Tensor, *, margin: float = 0.5, weights: Tensor | None = None) -> Tensor:
-    """Contrastive loss of Hadsell, Chopra and LeCun (CVPR 2006) over the distance 1 - cosine.
+    """Return the contrastive loss of Hadsell, Chopra and LeCun (CVPR 2006) over the distance 1 - cosine.
 
     Args:
         queries: (Q, D) unit vectors.
         items: (B, D) unit vectors.
-        labels: degree of match, 0 (none) to 1; a value between weighs both terms. (Q,), with B = Q, labels row against
-            row; (Q, B) labels every query against every item.
+        labels: degree of match, 0 (none) to 1; a value between weighs both terms. (Q,) labels query i against item i, and
+            needs B = Q; (Q, B) labels every query against every item.
         margin: distance beyond which an item without a match adds no loss, in (0, 2].
-        weights: of the pairs, shaped like labels, >= 0, not all zero; 0 leaves a pair out (a false negative). None
-            weighs all the same.
+        weights: weights of the pairs, shaped like labels, >= 0, not all zero; 0 leaves a pair out, such as a false negative.
+            None weighs all the same.
 
     Returns:
         Scalar >= 0: the weighted mean of half of `label * distance² + (1 - label) * max(0, margin - distance)²`.
@@ -84,20 +84,20 @@ def triplet(
     is_relevant: Tensor | None = None,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Triplet loss of Schroff, Kalenichenko and Philbin (FaceNet, CVPR 2015), in cosines.
+    """Return the triplet loss of Schroff, Kalenichenko and Philbin (FaceNet, CVPR 2015), in cosines.
 
-    For unit vectors a squared distance is 2 - 2 cosine: a margin here is half of one in squared distances.
+    For unit vectors a squared distance is 2 - 2 cosine. So a margin in cosines is half the same margin in squared distances.
 
     Args:
         queries: (Q, D) unit vectors.
         positives: (Q, D) unit vectors; row i answers query i.
-        negatives: (Q, N, D) unit vectors, N per query, or (N, D) for all queries alike.
+        negatives: (Q, N, D) unit vectors, N per query; or (N, D), shared by all queries.
         margin: minimum difference of the positive's cosine and the negative's, >= 0.
         is_relevant: (Q, N) bool, True where the negative is known to answer the query; such a triplet is left out of the mean.
-        weights: (Q,) >= 0, not all zero; None weighs all queries the same.
+        weights: (Q,) weight of each query, >= 0, not all zero; None weighs all the same.
 
     Returns:
-        Scalar >= 0: per query the mean over its triplets (0 without any), then the weighted mean over the queries.
+        Scalar >= 0: the weighted mean over the queries of each query's mean over its triplets (0 without triplets).
     """
     wide = _wide(queries)
     shared = negatives.ndim == 2

@@ -1,9 +1,9 @@
 """Training of a static query encoder: a text's vector is the sum of vectors of its tokens and token pairs.
 
-It learns the vectors of a full query tower, after static embeddings distilled from a sentence encoder (Model2Vec, Tulkens and van
-Dongen 2024; Gupta and Jaggi, ACL 2021), here of the tower's own token pieces and with pairs of neighbours, as in fastText's
-classifier (Joulin et al., EACL 2017): "laptop bag" is not halfway between a laptop and a bag. The length of a word's vector is its
-weight.
+It learns to reproduce the vectors of a full query tower. Static embeddings are distilled from sentence encoders in the same way
+(Model2Vec, Tulkens and van Dongen 2024; Gupta and Jaggi, ACL 2021). The tokens are the tower's own. Pairs of neighbouring tokens
+have vectors, too, as in fastText's classifier (Joulin et al., EACL 2017), because a "laptop bag" is not halfway between a laptop
+and a bag. The length of a token's vector is the token's weight.
 """
 
 from collections import Counter
@@ -23,21 +23,21 @@ from models.training.loop import LoopSettings, StepMetrics, TrainingLoop, Traini
 from retrieval.encoders.static_query_encoder import Int8Table, SmallQueryTower, find_pairs, pair_keys, token_ids
 from retrieval.progress import Progress, ignore_progress
 
-RIDGE = 1e-3  # share of the mean variance that is added to all: embeddings have directions that no text of a catalogue uses
+RIDGE = 1e-3  # share of the mean variance that is added to every variance, because a catalogue's texts leave some directions unused
 
 
 class StaticQueryModule(nn.Module):
     """The encoder during training, with float tables."""
 
     def __init__(self, tokens: Tensor, pairs: int) -> None:
-        """Start with token vectors (V, D); those of pairs start at zero."""
+        """Start with the given token vectors (V, D) and with pair vectors of zero."""
         super().__init__()
         self.tokens = nn.EmbeddingBag.from_pretrained(tokens, mode="sum", sparse=True, freeze=False)
         self.pairs = nn.EmbeddingBag.from_pretrained(torch.zeros(pairs, tokens.shape[1]), mode="sum", sparse=True, freeze=False)
         self.bias = nn.Parameter(torch.zeros(tokens.shape[1]))
 
     def forward(self, tokens: Sequence[NDArray[np.int64]], pairs: Sequence[NDArray[np.int64]]) -> Tensor:
-        """Return (B, D) unit vectors of B texts, given as rows of both tables."""
+        """Return unit vectors (B, D) of B texts, given as rows of the token table and of the pair table."""
         total = self.bias + self.tokens(*_bags(tokens)) + self.pairs(*_bags(pairs))  # (B, D)
         return F.normalize(total, dim=1)
 
@@ -55,17 +55,17 @@ def train_static_query_encoder(
     """Train a static query encoder on the vectors of texts.
 
     Args:
-        tower_id: the full tower's.
-        tokenizer: its own, as load_tokenizer returns it.
-        max_length: its own.
+        tower_id: id of the full tower.
+        tokenizer: tokenizer of the full tower, as load_tokenizer() returns it.
+        max_length: largest number of tokens that the full tower reads.
         texts: N >= 2 cleaned texts.
-        targets: (N, D) unit vectors of the full tower.
-        token_embeddings: (V, W), of the full tower's text encoder, for tokens that no text has.
+        targets: (N, D) unit vectors of the texts, by the full tower.
+        token_embeddings: (V, W) token embeddings of the full tower's text encoder, from which the token vectors start.
         config: settings.
         progress: called with (steps done, steps in all).
 
     Returns:
-        The tower, and the mean of 1 - cosine of every epoch.
+        The encoder, and the mean of 1 - cosine in each epoch.
     """
     ids = [token_ids(tokenizer, text, max_length) for text in texts]
     keys = frequent_pairs(ids, config)
@@ -81,7 +81,7 @@ def train_static_query_encoder(
 
 
 def frequent_pairs(ids: Sequence[NDArray[np.int64]], config: StaticQueryConfig) -> NDArray[np.int64]:
-    """Return the pairs of neighbours that get a vector, as pair_keys() writes them, ascending."""
+    """Return the pairs of neighbouring tokens that get a vector, encoded by pair_keys(), ascending."""
     counts = Counter(chain.from_iterable(pair_keys(row).tolist() for row in ids))
     ranked = sorted((key for key, count in counts.items() if count >= config.pair_count), key=lambda key: (-counts[key], key))
     return np.array(sorted(ranked[: config.most_pairs]), dtype=np.int64)
@@ -90,15 +90,15 @@ def frequent_pairs(ids: Sequence[NDArray[np.int64]], config: StaticQueryConfig) 
 def fit_token_vectors(
     ids: Sequence[NDArray[np.int64]], targets: NDArray[np.float32], token_embeddings: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Fit the initial token vectors: a linear map of the embeddings whose mean over a text is nearest to the text's vector.
+    """Return initial token vectors: the linear map of the embeddings whose mean over a text is nearest to the text's vector.
 
     Args:
-        ids: tokens of N texts.
-        targets: (N, D).
-        token_embeddings: (V, W).
+        ids: token ids of N texts.
+        targets: (N, D) vectors of the texts.
+        token_embeddings: (V, W) embeddings of all tokens.
 
     Returns:
-        (V, D) by ridge regression.
+        (V, D) float32; the map is found by ridge regression.
     """
     has_tokens = np.array([len(row) > 0 for row in ids])
     means = np.stack([token_embeddings[row].mean(axis=0) for row in ids if len(row)]).astype(np.float64)  # (M, W)

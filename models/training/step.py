@@ -1,9 +1,9 @@
 """One training step of both towers, over one process or several: encode, gather, compare, compute gradients.
 
-Every process of a distributed run encodes a slice of the batch, and computes the same loss from the same gathered vectors. A
-slice's vectors get the gradient of that loss times the number of processes, so that the mean of the parameters' gradients over the
-processes is the gradient of one process that encodes the whole batch; the temperature, whose gradient is whole on each, has the
-same mean.
+Every process of a distributed run encodes a slice of the batch. All compute the same loss from the same gathered vectors. The
+gradient of a slice's vectors is multiplied by the number of processes. So the mean of the parameters' gradients over the
+processes equals the gradient of a single process with the whole batch. The temperature's gradient is complete on every process,
+and so is its mean.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,9 +26,9 @@ from models.training.loop import StepMetrics, TrainingTask
 from models.training.losses import contrastive, info_nce, prefixes, triplet
 from models.training.validation import Validation, ValidationMetrics
 
-DROPOUT = 3  # purpose of a generator, beside those of models/data/batches.py
-LIKE_LENGTH_CHUNK = 32  # texts; fewer would leave cores idle
-WORTH_SORTING = 0.8  # share of the tokens that must remain for texts to be encoded in chunks of like length
+DROPOUT = 3  # purpose of a random generator, beside those of models/data/batches.py
+LIKE_LENGTH_CHUNK = 32  # texts per chunk; fewer would leave cores idle
+WORTH_SORTING = 0.8  # share of the padded tokens below which texts are encoded in chunks of like length
 
 
 class TwoTowersTask(TrainingTask[ValidationMetrics]):
@@ -48,11 +48,11 @@ class TwoTowersTask(TrainingTask[ValidationMetrics]):
         """Create the optimiser.
 
         Args:
-            towers: at their first weights, on the device.
-            batches: of this process.
-            validation: None if nothing is measured.
-            config: of the run.
-            stage: one of config.stages.
+            towers: towers with their initial weights, on the device.
+            batches: batches of this process.
+            validation: validation data; None if nothing is measured.
+            config: settings of the run.
+            stage: stage to train, one of config.stages.
             accelerator: devices and processes.
         """
         self.model = self._towers = towers
@@ -61,20 +61,20 @@ class TwoTowersTask(TrainingTask[ValidationMetrics]):
         self.optimizers = {"optimizer": accelerator.prepare(torch.optim.AdamW(_parameter_groups(towers, config, stage)))}
 
     def backward(self, step: int) -> StepMetrics:
-        """Compute the gradients of a step from the batches that belong to it; dropout follows from the seed and the step."""
+        """Compute the gradients of a step from its batches. Dropout depends only on the seed, the step and the process."""
         torch.manual_seed(seed_of(self._config.seed, DROPOUT, step, self._accelerator.process_index))
         device, count = self._accelerator.device, self._config.accumulate
         return self.backward_batches([self._batches.batch(n, device) for n in range(step * count, (step + 1) * count)])
 
     def backward_batches(self, batches: Sequence[Batch]) -> StepMetrics:
-        """Compute the mean gradient of some batches; returns the means of their metrics."""
+        """Compute the mean gradient of some batches and return the means of their metrics."""
         share_buffers(self._towers, self._accelerator.num_processes)
         metrics = [self._backward(batch, 1 / len(batches)) for batch in batches]
         average_gradients(self._towers.parameters(), self._accelerator.num_processes)
         return StepMetrics(*(torch.stack(values).mean() for values in zip(*metrics, strict=True)))
 
     def measure(self) -> ValidationMetrics:
-        """Search the validation corpus."""
+        """Search the validation corpus and return the metrics."""
         assert self._validation is not None
         return self._validation.measure(self._towers)
 
@@ -91,7 +91,7 @@ class TwoTowersTask(TrainingTask[ValidationMetrics]):
         return {"frequency": self._batches.frequency.state_dict() if self._batches.frequency else None}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore it."""
+        """Restore a state that state_dict() returned."""
         if self._batches.frequency:
             self._batches.frequency.load_state_dict(state["frequency"])
 
@@ -117,10 +117,10 @@ class TwoTowersTask(TrainingTask[ValidationMetrics]):
     def _chunks(
         self, lengths: NDArray[np.int64], encode: Callable[[NDArray[np.int64]], Tensor]
     ) -> tuple[list[Chunk], NDArray[np.int64]]:
-        """Return encoders of chunks of rows, and the permutation that restores the order of the texts.
+        """Return functions that encode one chunk of rows each, and the permutation that restores the order of the texts.
 
-        Texts of similar length are encoded together if that saves padding. Towers with an image encoder keep the order, because
-        similar texts have similar photos, which would bias the statistics of BatchNorm.
+        Texts of similar length are encoded together if that saves padding. Towers with an image encoder keep the order: similar
+        texts have similar photos, and chunks of similar photos would bias the statistics of BatchNorm.
         """
         rows = np.arange(len(lengths), dtype=np.int64)
         text_only = self._towers.item_tower.image_encoder is None
@@ -145,15 +145,15 @@ class TwoTowersTask(TrainingTask[ValidationMetrics]):
 
 
 def batch_loss(queries: Tensor, items: Tensor, scale: Tensor, batch: Batch, stage: Stage, config: TrainingConfig) -> Tensor:
-    """Return the stage's loss of a whole batch; with Matryoshka lengths (Kusupati et al. 2022) the mean over all of them.
+    """Return the stage's loss of a whole batch; with Matryoshka lengths (Kusupati et al. 2022), the mean over all lengths.
 
     Args:
         queries: (Q, D) unit vectors.
         items: (B, D) unit vectors; row i < Q answers query i.
         scale: 1 / temperature.
-        batch: its relevant items, weights and log q.
-        stage: names the loss; the contrastive one weighs a query's items that do not match, together, like the one that does.
-        config: says if InfoNCE is symmetric.
+        batch: batch whose relevant items, weights and log q are used.
+        stage: stage with the loss and its margin. The contrastive loss gives a query's negatives together the weight of its item.
+        config: configuration whose `symmetric` and Matryoshka lengths are used.
     """
     lengths = config.tower.matryoshka
     losses = [
@@ -187,7 +187,7 @@ def _loss_at(queries: Tensor, items: Tensor, scale: Tensor, batch: Batch, stage:
 def in_batch_metrics(queries: Tensor, items: Tensor, is_relevant: Tensor) -> tuple[Tensor, Tensor]:
     """Return accuracy and recall@10 of the queries (Q, D) among the items (B, D) of their batch.
 
-    Items that are relevant (Q, B) to a query do not count as ranked before its own item; ties do not, either.
+    Two kinds of items do not count as ranked before a query's own item: those marked in is_relevant (Q, B), and ties.
     """
     cosines = queries @ items.T  # (Q, B)
     own = cosines.diagonal().unsqueeze(1)  # (Q, 1)
@@ -196,23 +196,23 @@ def in_batch_metrics(queries: Tensor, items: Tensor, is_relevant: Tensor) -> tup
 
 
 def saves_padding(lengths: NDArray[np.int64]) -> bool:
-    """Return True if chunks of texts of like length hold far fewer tokens than all texts padded to the longest."""
+    """Return True if chunks of like length have less than 80 % of the tokens of all texts padded to the longest."""
     ordered = np.sort(lengths)
     widths = [ordered[start : start + LIKE_LENGTH_CHUNK] for start in range(0, len(ordered), LIKE_LENGTH_CHUNK)]
     return bool(sum(w[-1] * len(w) for w in widths) < WORTH_SORTING * ordered[-1] * len(ordered))
 
 
 def take_photos(photos: Photos, rows: Tensor) -> Photos:
-    """Return the photos of some items (R,) of a batch."""
+    """Return the photos of the items in rows (R,) of a batch."""
     if len(rows) == len(photos.has_image):
         return photos
-    place = photos.has_image.cumsum(0) - 1  # (B,) of each item's photo among the pixels
+    place = photos.has_image.cumsum(0) - 1  # (B,) row of each item's photo in the pixels
     has_image = photos.has_image[rows]  # (R,)
     return Photos(photos.pixels[place[rows[has_image]]], has_image)
 
 
 def _parameter_groups(towers: TwoTowers, config: TrainingConfig, stage: Stage) -> list[dict[str, Any]]:
-    """Return trained parameters in groups: pretrained encoders at a lower rate, vectors and scalars without decay."""
+    """Return the trained parameters in groups: pretrained encoders get a lower rate, vectors and scalars no weight decay."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in towers.named_parameters():
         if not parameter.requires_grad:
@@ -248,11 +248,11 @@ class _Gather(torch.autograd.Function):
 
 
 def gather(own: Tensor, counts: Sequence[int]) -> Tensor:
-    """Return the vectors of all processes, in their order, with gradients.
+    """Return the vectors of all processes, in the order of the processes, with gradients.
 
     Args:
         own: (counts[process], D), this process's slice.
-        counts: rows of each process's slice; a single one gives `own` back.
+        counts: number of rows in each process's slice; with a single process `own` is returned.
 
     Returns:
         (sum(counts), D), the same on every process.
@@ -261,10 +261,10 @@ def gather(own: Tensor, counts: Sequence[int]) -> Tensor:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter], processes: int) -> None:
-    """Replace the gradients by their means over the processes; one that a process lacks counts as zero there.
+    """Replace each gradient by its mean over the processes; a gradient that a process lacks counts as zero there.
 
-    DistributedDataParallel would do it while the backward pass runs; but it needs one backward pass a step, through
-    every parameter, which gradient caching and a slice without photos do not give.
+    DistributedDataParallel is not used, because it needs a single backward pass per step, through every parameter. Gradient
+    caching runs several passes, and a slice without photos does not reach the image encoder.
     """
     if processes == 1:
         return
@@ -280,10 +280,10 @@ def average_gradients(parameters: Iterable[nn.Parameter], processes: int) -> Non
 
 
 def share_buffers(module: nn.Module, processes: int) -> None:
-    """Give every process the first one's buffers, such as the running statistics of BatchNorm.
+    """Copy the first process's buffers, such as the running statistics of BatchNorm, to every process.
 
-    Each process normalises a batch by its own slice (SyncBatchNorm needs GPUs): a tower with a ResNet learns a little
-    differently from a number of processes than from one.
+    Each process normalises a batch by its own slice, because SyncBatchNorm needs GPUs. So a tower with a ResNet learns a
+    little differently on several processes than on one.
     """
     if processes > 1:
         for buffer in module.buffers():

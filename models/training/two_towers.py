@@ -41,7 +41,7 @@ CACHE_FOLDER = ".photos"
 CHECKPOINT_FOLDER = ".checkpoints"
 TENSORBOARD_FOLDER = ".runs"
 CHECKPOINT_SECONDS = 60.0
-# settings in which the start tower and the requested one must agree
+# settings that must be the same in the start tower and in the configuration
 SHARED_SETTINGS = ("hidden", "linear", "dimensions", "max_length", "image_size", "use_image", "shared_text_encoder")
 ALWAYS_TRAINABLE = ("logit_scale", "item_tower.no_image")  # parameters that do not count as something to train
 
@@ -51,19 +51,19 @@ class TrainingReport:
     """Result of a training run.
 
     Attributes:
-        tower_folder: the artefact.
-        tower_id: its name.
-        best: the epoch whose weights were selected.
-        history: all epochs.
-        items: items trained on.
-        photos: how many of them had a readable photo that was used.
-        queries: distinct training queries.
-        parameters: numbers in both towers.
-        seconds: from reading the catalogue to the artefact, of this process.
-        steps: of the run.
-        planned_steps: of the schedule; more than `steps` if max_seconds or patience ended the loop.
-        cut_by_clock: True if max_seconds did. The next training of the same settings resumes there.
-        resumed_at: step of the checkpoint; 0 for a run from its start.
+        tower_folder: folder of the artefact.
+        tower_id: id of the tower, which is the folder's name.
+        best: record of the epoch whose weights were selected.
+        history: records of all epochs.
+        items: number of items in the train split.
+        photos: number of these items with a readable photo; 0 for a tower without an image encoder.
+        queries: number of distinct training queries.
+        parameters: number of parameters in both towers and the temperature, shared parameters counted once.
+        seconds: seconds of this process, from reading the catalogue to the artefact.
+        steps: number of steps that were run.
+        planned_steps: number of steps in the schedule; more than `steps` if max_seconds or patience ended the loop.
+        cut_by_clock: True if max_seconds ended the loop. The next training with the same settings resumes there.
+        resumed_at: number of steps done before this run resumed; 0 for a run from its start.
     """
 
     tower_folder: Path
@@ -93,29 +93,30 @@ def train_towers(
     resume: bool = True,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> TrainingReport:
-    """Train both towers on the train split for one stage, and select the epoch with the best metric on the val split.
+    """Train both towers for one stage on the train split, and select the epoch that is best on the val split.
 
-    Under `accelerate launch` or torchrun every process calls this; the batches are the same, and each process encodes its slice.
+    Under `accelerate launch` or torchrun every process calls this function. All sample the same batches, and each encodes its
+    slice.
 
     Args:
-        catalog: pairs of train, corpus and judgments of val (without a val split the last epoch is selected).
+        catalog: catalogue with pairs in train, and corpus and judgments in val. Without a val split the last epoch is selected.
         config: architecture and schedule.
-        out: folder of the artefacts; the tower appears in it at the end. Its sub-folder `.photos` has decoded photos,
-            `.checkpoints` the checkpoints of unfinished runs, and `.runs` TensorBoard's files.
-        progress: called after each step.
-        stage: which of config.stages.
+        out: folder of the artefacts; the tower appears in it at the end. Its sub-folder `.photos` has decoded photos and
+            encodings, `.checkpoints` the checkpoints of unfinished runs, and `.runs` TensorBoard's files.
+        progress: called with (steps done, steps) after each step.
+        stage: index in config.stages of the stage to train.
         start_from: folder of the tower with the start weights and the tokenizer; None starts with fresh or pretrained ones.
         negatives: cleaned query -> mined item ids, for a stage with hard negatives.
-        resume: continue a run of the same settings and data that was stopped or cut by max_seconds; False removes its
+        resume: True continues a run of the same settings and data that was stopped or cut by max_seconds. False removes its
             checkpoint and starts anew.
-        checkpoint_seconds: time between two checkpoints; 0 makes one after every step.
+        checkpoint_seconds: seconds between two checkpoints; 0 writes one after every step.
 
     Returns:
-        The path of the artefact `out/<tower_id>`, and the history of the run.
+        The report of the run, with the folder `out/<tower_id>` of the artefact.
 
     Raises:
-        InvalidInput: the catalogue has no usable pair, there is no such stage, it lacks its negatives, or the start tower
-            has another shape.
+        InvalidInput: the catalogue has no usable pair; there is no such stage; the stage's hard negatives are missing; the start
+            tower has another shape; or no part of the towers is trained.
         TowerError: a pretrained encoder is not available, or the start tower is damaged.
         KeyboardInterrupt: Ctrl-C, after a checkpoint.
     """
@@ -133,7 +134,7 @@ def train_towers(
     items, queries = read_training_items(catalog, chosen.min_weight, keep_records=config.tower.features is not None)
     tokenizer, towers = _first_towers(config, items, queries, start_from)
     towers.to(accelerator.device)
-    with accelerator.main_process_first():  # the others find photos decoded and frozen encoders' work done
+    with accelerator.main_process_first():  # the other processes read photos and encodings from the cache
         resolved, cache = replace(config, tower=towers.config), out / CACHE_FOLDER
         part = Slice(accelerator.process_index, accelerator.num_processes)
         batches = TrainingBatches(items, queries, tokenizer, resolved, cache, stage=chosen, negatives=negatives, part=part)
@@ -204,7 +205,7 @@ def _report(
 
 
 def fit_vocabulary(config: TowerConfig, size: int) -> TowerConfig:
-    """Set the vocabulary size of a fresh text encoder to the tokenizer's; a pretrained one is not changed."""
+    """Set the vocabulary size of a fresh text encoder to the tokenizer's; a pretrained encoder is not changed."""
     if config.text.model:
         return config
     return replace(config, text=replace(config.text, config={**config.text.config, "vocab_size": size}))
@@ -257,7 +258,7 @@ def _from_first(accelerator: Accelerator, value: Any) -> Any:
 
 def _accelerator(config: TrainingConfig) -> Accelerator:
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1  # set by accelerate launch and torchrun
-    # Accelerate takes processes without GPUs for strangers to each other unless it is told that CPUs are meant
+    # without cpu=True, Accelerate does not connect processes that have no GPUs
     return Accelerator(mixed_precision=_precision(config), cpu=several and not torch.cuda.is_available())
 
 

@@ -28,8 +28,8 @@ class ValidationMetrics:
     """Means over the validation queries that have a relevant item, each in [0, 1].
 
     Attributes:
-        recall_at_10: share of a query's relevant items (grade >= 2) among its first 10.
-        recall_at_50: the same among its first 50.
+        recall_at_10: share of a query's relevant items (grade >= 2) that are among its first 10 results.
+        recall_at_50: share of a query's relevant items that are among its first 50 results.
         ndcg_at_10: normalised discounted gain of the first 10, with the grade as gain (Järvelin and Kekäläinen 2002).
     """
 
@@ -39,7 +39,7 @@ class ValidationMetrics:
 
     @property
     def quality(self) -> float:
-        """Mean of recall@50 and nDCG@10; the latter still differs between towers that find all."""
+        """Mean of recall@50 and nDCG@10, because nDCG@10 still differs between towers with the same high recall."""
         return (self.recall_at_50 + self.ndcg_at_10) / 2
 
 
@@ -48,10 +48,10 @@ def ranking_metrics(scores: NDArray[np.float32], grades: NDArray[np.int64]) -> V
 
     Args:
         scores: (Q, N), higher is better; ties keep the order of the items.
-        grades: (Q, N), 0 to 3.
+        grades: (Q, N) grades, 0 to 3.
 
     Returns:
-        Means over the queries with a grade >= 2; all zero when there is none.
+        Means over the queries with a grade >= 2; all zero without such a query.
     """
     judged = (grades >= RELEVANT_GRADE).any(axis=1)
     if not judged.any():
@@ -94,14 +94,14 @@ class Validation:
                     self._grades[row, rows[item_id]] = grade
 
     def encode_frozen(self, towers: TwoTowers, device: torch.device) -> None:
-        """Put encodings in place of what frozen encoders would read at every measurement."""
+        """Replace the inputs of frozen encoders by their encodings, so that no measurement encodes them again."""
         self._items, self._queries, self._photos = encode_frozen(
             towers, self._items, self._queries, self._photos, self.config, self._cache, device
         )
 
     @torch.inference_mode()
     def measure(self, towers: TwoTowers) -> ValidationMetrics:
-        """Search the corpus exactly with every query; the towers come back in training mode."""
+        """Search the corpus exactly with every query and return the metrics; the towers are in training mode afterwards."""
         towers.eval()
         device = towers.logit_scale.device
         items = _in_order(self._items.lengths, lambda rows: self._encode_items(towers, rows, device))
@@ -129,7 +129,7 @@ class Validation:
 
 
 def _in_order(lengths: NDArray[np.int64], encode: Callable[[NDArray[np.int64]], NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Encode texts of like length together, which saves padding, and put the vectors in the order of the texts."""
+    """Encode texts of like length together, to save padding, and return the vectors in the order of the texts."""
     order = np.argsort(lengths, kind="stable")
     vectors = np.concatenate([encode(order[start : start + BATCH]) for start in range(0, len(order), BATCH)])
     return vectors[np.argsort(order, kind="stable")]

@@ -1,11 +1,12 @@
 """The embedding job: from catalogue files and their photos to a release of embedding parts.
 
-It runs in a SageMaker Processing container, whose folders are the defaults, and on a laptop, where every folder is an option.
+It runs in a SageMaker Processing container, whose folders are the defaults. On a laptop every folder is an option.
 
-Several instances share one run. Every instance has all files (S3DataDistributionType=FullyReplicated). It embeds its share of
-the files, in turn by name, and reads the others for their ids only. So one rule holds over the whole run: a row is embedded if it
-is the first of its id or newer than all rows before it (Item.version; files by name, rows in order). The newer row replaces the
-older one in the index. A row that is not newer is rejected, with the place of the row that counts.
+Several instances share one run. Every instance has all files (S3DataDistributionType=FullyReplicated). Instance i of n embeds
+every n-th file in the order of names, from file i on. It reads the other files only for their ids. So one rule holds over the
+whole run: a row is embedded if it is the first with its id, or newer (Item.version) than all earlier rows with its id. Rows are
+ordered by file name, then by line. In the index the newer row replaces the older row. A row that is not newer is rejected, and
+the reason names the file and line of the row that counts.
 """
 
 import io
@@ -35,7 +36,7 @@ from retrieval.errors import InvalidInput, ReleaseError
 from retrieval.files import replacing
 from retrieval.progress import Progress
 
-if TYPE_CHECKING:  # torch is imported when the tower is loaded: processes that decode photos import this file and need none
+if TYPE_CHECKING:  # torch is imported with the tower, because processes that decode photos import this file without it
     from models.artefacts.item_encoder import ItemEncoder
 
 logger = logging.getLogger(__name__)
@@ -66,12 +67,12 @@ def embed(
 
     Args:
         inputs: catalogue files, or folders of them; the same for every instance.
-        tower: the artefact, `towers/<tower_id>`.
-        output: the release is written to `output/<release_id>/`.
+        tower: folder of the artefact, `towers/<tower_id>`.
+        output: folder of the releases; this release is written to `output/<release_id>/`.
         progress: called with (rows done, rows); the total is an estimate until the end.
-        force: write parts again that are on disk already.
-        dimensions: length of the vectors, one that the tower supports; None is the tower's own.
-        settings: further attributes of EmbeddingRun.
+        force: True writes parts again that are on disk already.
+        dimensions: length of the vectors, one that the tower serves; None takes the tower's full length.
+        settings: other attributes of EmbeddingRun.
 
     Returns:
         The manifest of this instance, as written.
@@ -97,10 +98,10 @@ def embed_with(
 
     Args:
         encoder: the item tower.
-        run: the plan.
-        progress: as of embed().
-        force: as of embed().
-        watch: measures decode, collate, transfer, compute and write.
+        run: plan of the run.
+        progress: as for embed().
+        force: as for embed().
+        watch: stopwatch for decode, collate, transfer, compute and write.
 
     Raises:
         AlreadyRunning: another process writes the same parts now.
@@ -136,14 +137,14 @@ def embed_with(
 
 
 def find_release(run: EmbeddingRun, card: TowerCard) -> Manifest | None:
-    """Find the committed release that this run would only write again. Needs no torch.
+    """Find the committed release that this run would only repeat; torch is not imported.
 
     Args:
-        run: the plan.
-        card: of the tower.
+        run: plan of the run.
+        card: card of the tower.
 
     Returns:
-        Its manifest; None if there is none, or if rows, photos, tower or sizes have changed.
+        The manifest of the release; None if there is no such release, or if rows, photos, tower or sizes have changed.
     """
     files, own = run.files()
     inputs_hash, _ = scan_inputs(files)
@@ -161,11 +162,11 @@ def find_release(run: EmbeddingRun, card: TowerCard) -> Manifest | None:
 
 
 def nothing_embedded(manifest: Manifest, folder: Path) -> str:
-    """Return a warning if every row of a release was rejected, else an empty text.
+    """Return a warning if every row of a release was rejected, otherwise an empty string.
 
     Args:
-        manifest: of the release.
-        folder: of the release.
+        manifest: manifest of the release.
+        folder: folder of the release.
     """
     if manifest.items_embedded or not manifest.items_in:
         return ""
@@ -220,7 +221,7 @@ def _load_encoder(tower: Path, dimensions: int | None) -> "ItemEncoder":
 
 
 def read_instances(path: Path = RESOURCE_CONFIG) -> tuple[int, int]:
-    """Return this instance's number and the number of instances from SageMaker's resource config; (0, 1) without one.
+    """Return (number of this instance, number of instances) from SageMaker's resource config; (0, 1) without the file.
 
     Raises:
         InvalidInput: the file exists and cannot be used.
@@ -236,7 +237,7 @@ def read_instances(path: Path = RESOURCE_CONFIG) -> tuple[int, int]:
 
 
 def _log_tenths() -> Progress:
-    """Log one line for every tenth of the rows."""
+    """Return a progress callback that logs one line for every tenth of the rows."""
     tenths = 0
 
     def report(done: int, total: int) -> None:
@@ -251,18 +252,18 @@ def _log_tenths() -> Progress:
 def run_embedding(
     inputs: Annotated[list[Path] | None, typer.Option("--input", help="File or folder; may be repeated.")] = None,
     tower: Annotated[Path | None, typer.Option("--tower", help="The tower artefact.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", help="Gets one folder a release.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="Folder of the releases, each in its own folder.")] = None,
     photos: Annotated[
         list[Path] | None, typer.Option("--photos", help="Folder whose photos lots may name; may be repeated.")
     ] = None,
     release_id: Annotated[str | None, typer.Option(help="Name of the release; by default made of tower and input.")] = None,
     batch_size: Annotated[int, typer.Option(help="Lots that are encoded at once.")] = BATCH_SIZE,
-    part_items: Annotated[int, typer.Option(help="Lots of a part.")] = PART_ITEMS,
+    part_items: Annotated[int, typer.Option(help="Lots per part.")] = PART_ITEMS,
     workers: Annotated[int, typer.Option(help="Processes that decode photos, 0 for none.")] = (os.cpu_count() or 1) - 1,
     dimensions: Annotated[
         int | None, typer.Option(help="Length of the vectors, one that the tower serves; by default its own.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Make parts again that are there already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write parts again that are on disk already.")] = False,
 ) -> int:
     """Embed catalogue files and their photos into a release of embedding parts.
 
@@ -293,5 +294,5 @@ def run_embedding(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job from a command line; 1 if every row was rejected, else as run_job()."""
+    """Run the job from a command line; return 1 if every row was rejected, otherwise the result of run_job()."""
     return run_job(run_embedding, arguments, "gavel")

@@ -1,4 +1,4 @@
-"""Parts of a release on disk. Each has a record, by which a later run reuses it."""
+"""Parts of a release on disk. Each part has a record, so that a later run can reuse the part."""
 
 import gzip
 import hashlib
@@ -17,8 +17,8 @@ from retrieval.encoders.photos import locate_photo
 from retrieval.errors import InvalidPhoto
 from retrieval.files import replace_file, replacing, seal_json, sha256_of, unseal_json
 
-FORMAT = 2  # of the bytes in a part; another number invalidates every record
-COMPRESSION = 4  # half the time of 6 for 7% more bytes
+FORMAT = 2  # version of the bytes in a part; another number invalidates every record
+COMPRESSION = 4  # gzip level: half the time of level 6 for 7 % more bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ class PartRecord:
 
     Attributes:
         fingerprint: hash of everything that the part's bytes depend on.
-        part: the file.
-        photos: PhotoState -> items.
+        part: name, number of items, size and checksum of the file.
+        photos: PhotoState -> number of items.
     """
 
     fingerprint: str
@@ -49,7 +49,7 @@ class PartRecord:
 
     @classmethod
     def load(cls, path: Path) -> "PartRecord | None":
-        """Read a record; None if it is missing or broken, so that its part is written again."""
+        """Read a record; None if it is missing or broken, so that the part is written again."""
         try:
             values = unseal_json(path.read_bytes())
             return cls(values["fingerprint"], Part(**values["part"]), values["photos"])
@@ -58,10 +58,10 @@ class PartRecord:
 
 
 class PartFolder:
-    """Writes and reuses the parts of one instance in `output/<release_id>/`."""
+    """The parts of one instance in `output/<release_id>/`, to be written or reused."""
 
     def __init__(self, folder: Path, release_id: str, tower_id: str, instance: int, instances: int) -> None:
-        """Open the folder of a release and create it if it is missing; arguments as Manifest's attributes."""
+        """Open the folder of a release and create it if it is missing; the other arguments are described at Manifest."""
         self._folder = folder
         self._seed = f"{FORMAT}/{release_id}/{tower_id}"
         self._instance = instance
@@ -73,14 +73,14 @@ class PartFolder:
         return f"part-{number * self._instances + self._instance:05}.ndjson.gz"
 
     def fingerprint(self, items: Sequence[LocatedItem]) -> str:
-        """Return a hash of the items, of the size and time of their local photos, and of the tower."""
+        """Return a hash of the items, the size and modification time of local photos, the release_id and the tower."""
         digest = hashlib.sha256(self._seed.encode())
         for located in items:
             digest.update(repr((located.item, _stamp(located.photo))).encode())
         return digest.hexdigest()
 
     def find(self, number: int, fingerprint: str) -> PartRecord | None:
-        """Return the record of a part that can be reused: same input, same tower, same bytes on disk."""
+        """Return the record of a part that can be reused (same fingerprint, same bytes on disk), otherwise None."""
         path = self._folder / self.name(number)
         record = PartRecord.load(_record_path(path))
         if record is None or record.fingerprint != fingerprint or not path.is_file():
@@ -93,10 +93,10 @@ class PartFolder:
         """Write a part and its record; the same items give the same bytes.
 
         Args:
-            number: of the part among those of this instance.
-            fingerprint: of the part's input.
-            items: with their vectors and the outcome of their photos.
-            watch: measures the phase `write`, without the computation of the items.
+            number: number of the part among those of this instance.
+            fingerprint: hash of the part's input, see fingerprint().
+            items: items with their vectors, each with the outcome of its photo.
+            watch: stopwatch for `write`, which excludes the computation of the items.
         """
         watch = watch or Stopwatch()
         path = self._folder / self.name(number)
@@ -111,14 +111,14 @@ class PartFolder:
         return record
 
     def withdraw(self) -> None:
-        """Delete this run's manifests, so that the release counts as unfinished."""
+        """Delete the manifests of this instance and of runs with another number of instances: the release becomes unfinished."""
         own = f"-{self._instance:05}-of-{self._instances:05}.json" if self._instances > 1 else MANIFEST_FILE
         for path in self._folder.glob("manifest*.json"):
             if path.name.endswith(own) or not path.name.endswith(f"-of-{self._instances:05}.json"):
                 path.unlink()
 
     def commit(self, manifest: Manifest) -> None:
-        """Delete parts of an earlier run that the manifest does not list, then write the manifest."""
+        """Delete this instance's parts of an earlier run that the manifest does not list, then write the manifest."""
         listed = {part.name for part in manifest.parts}
         for path in self._folder.glob("part-*.ndjson.gz"):
             number = path.name.removeprefix("part-").removesuffix(".ndjson.gz")
@@ -134,7 +134,7 @@ def _record_path(part: Path) -> Path:
 
 
 def _stamp(place: PhotoPlace) -> tuple[int, int] | None:
-    """Return size and time of a local photo; None if it may not or cannot be read."""
+    """Return size and modification time (ns) of a local photo; None if it may not or cannot be read."""
     with suppress(InvalidPhoto, OSError):
         status = locate_photo(place.image, place.folder, place.opened).stat() if place.image else None
         return (status.st_size, status.st_mtime_ns) if status else None

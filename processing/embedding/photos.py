@@ -1,4 +1,4 @@
-"""Fetch and decode photos of items ahead of the encoder. No torch here: worker processes import this file only."""
+"""Fetch and decode photos of items ahead of the encoder. Worker processes import this file, so it imports no torch."""
 
 import multiprocessing
 import os
@@ -23,12 +23,12 @@ from retrieval.errors import InvalidInput, InvalidPhoto
 from retrieval.processes import end_with_parent
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-DECODING_BYTES = 1 << 30  # limit of a worker beside a server; the largest accepted photo needs 400 MB
+DECODING_BYTES = 1 << 30  # memory limit of a worker beside a server; the largest accepted photo needs 400 MB
 NICE = 10
-END = partial(os._exit, 1)  # of a worker whose job was killed: otherwise it would wait for a batch forever
+END = partial(os._exit, 1)  # ends a worker whose job was killed, because the worker would wait for a batch forever
 PREFETCHED_BATCHES = 2  # batches, beyond one per worker, that are decoded before the encoder needs them
-BUCKET = re.compile(r"[a-z0-9.-]{3,63}")  # no ARN, which may name another service
-# S3's errors of the job's credentials, clock or request rate; any other status below 500 is a fault of the one URI
+BUCKET = re.compile(r"[a-z0-9.-]{3,63}")  # excludes ARNs, which may name another service
+# S3's error codes for the job's credentials, clock or request rate; other codes with a status below 500 concern only the URI
 NOT_THE_URI = (
     "ExpiredToken",
     "InvalidAccessKeyId",
@@ -48,7 +48,7 @@ class PhotoState(StrEnum):
     """Outcome of an item's photo."""
 
     READ = "read"
-    NOT_LISTED = "not_listed"  # the row names none, or the tower reads text only
+    NOT_LISTED = "not_listed"  # the row names no photo, or the tower reads text only
     UNREADABLE = "unreadable"  # missing, forbidden or broken
     FORMAT = "format"  # neither JPEG, PNG nor WebP
     TOO_LARGE = "too_large"  # more pixels or bytes than allowed
@@ -62,8 +62,8 @@ class PhotoPlace:
 
     Attributes:
         image: path or s3:// URI from the row; None without a photo.
-        folder: of the row's file; a relative path starts there.
-        opened: further folders whose photos may be read.
+        folder: folder of the row's file; a relative path starts there.
+        opened: other folders whose photos may be read.
     """
 
     image: str | None
@@ -78,12 +78,12 @@ def load_photo(place: PhotoPlace, size: int, thumbnails: Thumbnails | None = Non
     """Fetch and decode one photo.
 
     Args:
-        place: of the photo.
-        size: side of the square in pixels; 0 for a tower that reads text only.
-        thumbnails: receives the page's thumbnails of a local photo; None draws none.
+        place: location of the photo.
+        size: side of the square photo in pixels; 0 for a tower that reads text only.
+        thumbnails: store that gets the page's thumbnails of a local photo; None draws none.
 
-    Returns:
-        (size, size, 3) uint8 RGB or None, and the outcome.
+        Returns:
+            The photo, (size, size, 3) uint8 RGB or None, and the outcome.
 
     Raises:
         InvalidInput: S3 does not respond, or the job has no credentials for it.
@@ -101,25 +101,25 @@ def load_photo(place: PhotoPlace, size: int, thumbnails: Thumbnails | None = Non
     except InvalidPhoto as error:
         return None, PhotoState(error.fault)
     if thumbnails is not None:
-        with suppress(OSError):  # such as a full disk: the page draws missing thumbnails itself
+        with suppress(OSError):  # such as a full disk; the page draws missing thumbnails itself
             thumbnails.draw(path, data)
     return photo, PhotoState.READ
 
 
 class PhotoLoader:
-    """Decodes batches of photos in worker processes, a bounded number of batches ahead.
+    """A decoder of batches of photos in worker processes, which work a bounded number of batches ahead.
 
-    Use it as a context manager; its exit ends the processes.
+    Use it as a context manager; the exit ends the processes.
     """
 
     def __init__(self, size: int, workers: int, watch: Stopwatch | None = None, thumbnails: Thumbnails | None = None) -> None:
         """Set up the loader; processes start with the first batch.
 
         Args:
-            size: side of the square in pixels; 0 reads no photo.
-            workers: processes; 0 decodes in this process.
-            watch: measures `decode`, all workers together.
-            thumbnails: as of load_photo().
+            size: side of the square photos in pixels; 0 reads no photo.
+            workers: number of processes; 0 decodes in this process.
+            watch: stopwatch for `decode`, the sum over all workers.
+            thumbnails: as for load_photo().
         """
         self._size, self._thumbnails = size, thumbnails
         self._watch = watch or Stopwatch()
@@ -141,7 +141,7 @@ class PhotoLoader:
         """Decode the photos of each batch.
 
         Args:
-            batches: places of photos; consumed no further ahead than the look-ahead.
+            batches: batches of places; at most `workers` + 2 batches are taken ahead.
 
         Yields:
             The photos of each batch, in order.
@@ -168,13 +168,13 @@ def yield_to_searches() -> None:
     """Set up a worker process that decodes beside a server: low priority, bounded memory, ends with its parent."""
     end_with_parent(END)
     os.nice(NICE)
-    with suppress(OSError, ValueError):  # where there is no /proc
+    with suppress(OSError, ValueError):  # without /proc there is no limit
         used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_DATA, (used + DECODING_BYTES, used + DECODING_BYTES))
 
 
 def _load_batch(places: Sequence[PhotoPlace], size: int, thumbnails: Thumbnails | None) -> tuple[list[Decoded], float]:
-    """Return the photos and the seconds that they took."""
+    """Decode a batch; return the photos and the seconds that decoding took."""
     start = time.perf_counter()
     photos = [load_photo(place, size, thumbnails) for place in places]
     return photos, time.perf_counter() - start
@@ -211,7 +211,7 @@ def _fetch(uri: str) -> bytes:
 
 @cache
 def _s3() -> Any:
-    """Return the S3 client of this process; it honours AWS_ENDPOINT_URL and the usual AWS_* variables."""
+    """Return the S3 client of this process, which reads AWS_ENDPOINT_URL and the usual AWS_* variables."""
     import boto3
     from botocore.config import Config
 

@@ -23,10 +23,10 @@ from retrieval.contracts.documents import IndexedItem, Vector, document_of
 from retrieval.contracts.items import item_text
 from retrieval.index.validation import batches
 
-if TYPE_CHECKING:  # torch is imported when the tower is loaded: processes that decode photos import these files and need none
+if TYPE_CHECKING:  # torch is imported when the tower is loaded, because processes that decode photos import these files without it
     from models.artefacts.item_encoder import ItemBatch, ItemEncoder
 
-PART_CHARS = 32_000_000  # of the texts of a part, because two parts are held in memory
+PART_CHARS = 32_000_000  # largest number of characters in a part's texts, because two parts are held in memory
 DEPTH = 2  # batches that may wait between two steps
 logger = logging.getLogger(__name__)
 
@@ -36,11 +36,11 @@ class PlannedPart:
     """A part of the release that is to be written or reused.
 
     Attributes:
-        number: from 0, among the parts of this instance.
-        items: of the part.
-        fingerprint: hash of everything that its bytes depend on.
-        record: of the same part if it is on disk already.
-        rows_read: rows up to its last item.
+        number: number of the part among those of this instance, from 0.
+        items: items of the part.
+        fingerprint: hash of everything that the part's bytes depend on.
+        record: record of the part if it is on disk already, otherwise None.
+        rows_read: number of rows read up to the part's last item.
     """
 
     number: int
@@ -55,11 +55,11 @@ class Batch:
     """Items of one part that go through the steps together; empty for a part that is reused.
 
     Attributes:
-        part: of all items.
-        items: of the batch.
-        photos: of the items.
-        vectors: (B, D) float32 of the items.
-        remaining: items of the part that come after these.
+        part: part that the items belong to.
+        items: B items.
+        photos: photo and outcome of each item.
+        vectors: (B, D) float32, vector of each item.
+        remaining: number of items of the part after this batch.
     """
 
     part: PlannedPart
@@ -76,10 +76,10 @@ class EmbeddingSteps:
     Attributes:
         encoder: the item tower.
         photos: the photo decoder.
-        release_id: written into every document.
-        batch_size: items that are encoded at once.
-        report: called with the number of finished rows.
-        watch: measures collate, transfer, compute and write.
+        release_id: id of the release, written into every document.
+        batch_size: number of items that are encoded at once.
+        report: callback that gets the number of finished rows.
+        watch: stopwatch for collate, transfer, compute and write.
     """
 
     encoder: "ItemEncoder"
@@ -109,7 +109,7 @@ class EmbeddingSteps:
         return records
 
     def _collated(self, parts: Iterator[PlannedPart]) -> Iterator[tuple[Batch, "ItemBatch | None"]]:
-        """Yield batches with photos, and their tensors on the device; photos are decoded past the end of a part."""
+        """Yield each batch with its photos and its tensors on the device. Photos of the next part are decoded ahead, too."""
         batches, same = tee(chain.from_iterable(map(self._batches, parts)))
         decoded = self.photos.load([located.photo for located in batch.items] for batch in same)
         for batch in batches:
@@ -158,10 +158,10 @@ def plan_parts(rows: Rows, folder: PartFolder, part_items: int, *, again: bool =
     """Split the items of a run into parts and find the parts that are on disk already.
 
     Args:
-        rows: of the run; read on the way.
-        folder: of the release.
-        part_items: items of a part.
-        again: reuse no part.
+        rows: rows of the run, which are read while parts are yielded.
+        folder: folder of the release's parts.
+        part_items: largest number of items in a part.
+        again: True reuses no part.
     """
     for number, chunk in enumerate(batches(rows.items(), part_items, _chars, PART_CHARS)):
         fingerprint = folder.fingerprint(chunk)

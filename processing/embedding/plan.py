@@ -14,7 +14,7 @@ from retrieval.files import exclusive
 
 RELEASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 BATCH_SIZE = 64
-PART_ITEMS = 5_000  # about 12 MB of gzip: one Lambda indexes it well within its time
+PART_ITEMS = 5_000  # about 12 MB of gzip, which one Lambda indexes well within its time limit
 INPUT_HASH_CHARS = 12
 
 
@@ -24,14 +24,14 @@ class EmbeddingRun:
 
     Attributes:
         inputs: catalogue files, or folders of them; the same for every instance.
-        output: the release is written to `output/<release_id>/`.
+        output: folder of the releases; this release is written to `output/<release_id>/`.
         release_id: name of the release; None derives it from tower and input, so that equal runs have equal names.
-        batch_size: items that the tower encodes at once, > 0.
-        part_items: items of a part, > 0; two parts are held in memory.
-        workers: processes that fetch and decode photos; 0 decodes in a thread of this process.
+        batch_size: number of items that the tower encodes at once, > 0.
+        part_items: largest number of items in a part, > 0; two parts are held in memory.
+        workers: number of processes that fetch and decode photos; 0 decodes in a thread of this process.
         instance: number of this instance, from 0.
-        instances: that share the run, > 0.
-        photos: further folders of photos, besides those of the files and of their catalogue.
+        instances: number of instances that share the run, > 0.
+        photos: folders whose photos items may name, besides those of the files and of their catalogue.
         thumbnails: folder of the page's thumbnails; None writes none.
     """
 
@@ -64,7 +64,7 @@ class EmbeddingRun:
         """Return the release_id.
 
         Raises:
-            InvalidInput: the configured one cannot name a folder.
+            InvalidInput: the configured release_id cannot name a folder.
         """
         name = self.release_id or f"{tower_id}-{inputs_hash[:INPUT_HASH_CHARS]}"
         if not RELEASE_ID.fullmatch(name):
@@ -76,7 +76,7 @@ class EmbeddingRun:
         return PartFolder(self.output / name, name, tower_id, self.instance, self.instances)
 
     def exclusive(self, name: str) -> AbstractContextManager[None]:
-        """Keep other processes from writing this instance's parts of the release while the block runs; see files.exclusive()."""
+        """Return a context manager that keeps other processes from writing this instance's parts; see files.exclusive()."""
         instance = "" if self.instances == 1 else f"-{self.instance:05}-of-{self.instances:05}"
         return exclusive(self.output / f".{name}{instance}.lock", f"writes release {name} into {self.output}")
 

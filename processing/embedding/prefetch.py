@@ -10,7 +10,7 @@ from threading import Event, Lock, Thread
 from typing import NoReturn, TypeVar
 
 T = TypeVar("T")
-POLL_S = 0.1  # how soon a step that waits for room notices that its items are no longer needed
+POLL_S = 0.1  # seconds after which a step that waits for room notices that its items are no longer needed
 
 
 class Stopwatch:
@@ -21,13 +21,13 @@ class Stopwatch:
         self._lock = Lock()
 
     def add(self, step: str, seconds: float) -> None:
-        """Add busy seconds of a step; from any thread."""
+        """Add busy seconds of a step; any thread may call this."""
         with self._lock:
             self._seconds[step] += seconds
 
     @contextmanager
     def time(self, step: str) -> Iterator[None]:
-        """Add the time that the block takes to a step."""
+        """Add the duration of the block to the busy seconds of a step."""
         start = time.perf_counter()
         try:
             yield
@@ -42,11 +42,11 @@ class Stopwatch:
 
 
 def prefetch(items: Iterable[T], depth: int) -> Generator[T, None, None]:
-    """Compute items in a separate thread, so that the next one is computed while this one is used.
+    """Compute items in a separate thread, so that the next item is computed while the current item is used.
 
     Args:
-        items: iterated in that thread only.
-        depth: computed items that may wait, > 0.
+        items: items to compute, iterated only in that thread.
+        depth: largest number of computed items that wait, > 0.
 
     Yields:
         The items in their order. An error of `items` is raised here. Closing the generator ends the thread.
@@ -96,7 +96,7 @@ def _raise(error: BaseException) -> NoReturn:
 
 
 def _put(waiting: "Queue[Callable[[], T]]", item: Callable[[], T], cancelled: Event) -> bool:
-    """Put an item once there is room; False if the consumer has gone."""
+    """Queue an item when there is room. Return True, or False if the consumer has ended."""
     while not cancelled.is_set():
         try:
             waiting.put(item, timeout=POLL_S)

@@ -1,4 +1,4 @@
-"""Input of an embedding run: its files in one order, its rows as items or rejects."""
+"""Input of an embedding run: files in a fixed order, and their rows as items or rejects."""
 
 import hashlib
 import os
@@ -25,11 +25,11 @@ class Rows:
     Attributes:
         files: every catalogue file of the run, in reading order.
         own: the files that this instance embeds.
-        rejects: receives one JSON line per reject.
+        rejects: file that gets one JSON line per reject.
         photos: folders whose photos items may name, besides those of their files and of their catalogue.
-        read: rows of `own` that have been read.
-        rejected: rows of `own` that went to the rejects.
-        superseded: earlier rows, of any instance, that an item of `own` replaces.
+        read: number of rows of `own` read so far.
+        rejected: number of rows of `own` rejected so far.
+        superseded: number of earlier rows, of any instance, that an item of `own` replaces.
     """
 
     files: Sequence[Path]
@@ -42,7 +42,7 @@ class Rows:
     _latest: dict[str, tuple[int, str, int]] = field(default_factory=dict)  # item_id -> version, file, line
 
     def items(self) -> Iterator[LocatedItem]:
-        """Yield the items of this instance and write its rejects on the way."""
+        """Yield the items of this instance, and write its rejects to `rejects`."""
         for path in self.files:
             own, opened = path in self.own, (*self.photos, *photo_folders(path.parent))
             for line, row in numbered_items(path):
@@ -67,7 +67,7 @@ class Rows:
 
 
 def item_folders(where: Path) -> list[Path]:
-    """Return the folders at or below `where` that hold catalogue files, such as one a day in a bucket; `where` if none does."""
+    """Return the folders at or below `where` that hold catalogue files, such as one folder per day; `where` if there are none."""
     folders = {
         path.parent for path in where.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file() and path.name != REJECTS_FILE
     }
@@ -83,10 +83,10 @@ def input_files(inputs: Sequence[Path]) -> list[Path]:
 def scan_inputs(files: Sequence[Path]) -> tuple[str, dict[Path, int]]:
     """Hash every file and estimate its rows.
 
-    A file is read once a process: later calls reuse its hash until its size or time of change differs.
+    Each process reads a file only once: later calls reuse its hash until its size or modification time changes.
 
     Returns:
-        Hash of the names and bytes of the files, and the approximate number of rows of each.
+        Hash of the names and bytes of the files, and file -> approximate number of rows.
 
     Raises:
         InvalidInput: a file cannot be read, or lacks a required column.
@@ -102,7 +102,7 @@ def scan_inputs(files: Sequence[Path]) -> tuple[str, dict[Path, int]]:
 
 @lru_cache(maxsize=4_096)
 def _scan_file(path: Path, size: int, mtime_ns: int) -> tuple[str, int]:
-    """Return the SHA-256 and the approximate rows of a file; size and time stand for its content in the cache."""
+    """Return the SHA-256 and the approximate number of rows of a file; the cache recognises a change by size and time."""
     next(numbered_items(path), None)  # raises if a column is missing
     content, lines = hashlib.sha256(), 0
     with path.open("rb") as file:
@@ -115,5 +115,5 @@ def _scan_file(path: Path, size: int, mtime_ns: int) -> tuple[str, int]:
 def _parquet_rows(path: Path) -> int:
     import pyarrow.parquet as pq
 
-    with path.open("rb") as file:  # by its path pyarrow opens no file whose name is no UTF-8
+    with path.open("rb") as file:  # opened here, because pyarrow cannot open a path that is not UTF-8
         return int(pq.read_metadata(file).num_rows)

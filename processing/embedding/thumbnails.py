@@ -22,15 +22,15 @@ class Side(IntEnum):
     """Side of a square thumbnail in pixels."""
 
     CARD = 256
-    LARGE = 640  # of a card on a dense screen, and of the view of one item
+    LARGE = 640  # for a card on a dense screen, and for the view of one item
 
 
 @dataclass(frozen=True, slots=True)
 class Thumbnails:
-    """Square JPEGs of photos, keyed by the photo's path, size and time of change; a changed photo has no thumbnail yet.
+    """Square JPEGs of photos, keyed by the photo's path, size and modification time. A changed photo has none until draw().
 
     Attributes:
-        folder: may be deleted at any time.
+        folder: folder of the JPEGs; it may be deleted at any time.
     """
 
     folder: Path
@@ -39,8 +39,8 @@ class Thumbnails:
         """Read a thumbnail; None if it is missing or damaged.
 
         Args:
-            photo: as locate_photo() returned it.
-            side: of the square in pixels; a smaller photo is not enlarged.
+            photo: path of the photo, as locate_photo() returned it.
+            side: side of the square in pixels; a smaller photo is not enlarged.
 
         Raises:
             InvalidPhoto: draw() could not draw the photo.
@@ -56,11 +56,11 @@ class Thumbnails:
         raise InvalidPhoto(reason)
 
     def draw(self, photo: Path, data: bytes | None = None) -> None:
-        """Draw the missing thumbnails of a photo; if it cannot be drawn, record why.
+        """Draw the missing thumbnails of a photo; if the photo cannot be decoded, record the reason.
 
         Args:
-            photo: as locate_photo() returned it.
-            data: its bytes, if they have been read already.
+            photo: path of the photo, as locate_photo() returned it.
+            data: bytes of the photo, if they have been read already.
 
         Raises:
             OSError: the photo is missing, or the folder cannot be written.
@@ -79,7 +79,7 @@ class Thumbnails:
                 self._write(photo, f"{side}.jpg", out.getvalue())
 
     def refuse(self, photo: Path, reason: str) -> None:
-        """Record that the photo has no thumbnail, until it changes."""
+        """Record that the photo has no thumbnail, and why; valid until the photo changes."""
         self._write(photo, "refused", readable(reason).encode())
 
     def _file(self, photo: Path, ending: str) -> Path:

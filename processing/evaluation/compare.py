@@ -21,11 +21,11 @@ class RankedItem:
     """One item in one of two lists.
 
     Attributes:
-        rank: from 1.
-        item_id: the item.
-        title: the seller's; empty for an item that the corpus does not hold.
-        grade: 0 to 3, 0 without a judgment; None if the whole query has no judgments.
-        other_rank: rank in the other list; None if it is not there.
+        rank: rank in this list, from 1.
+        item_id: id of the item.
+        title: title of the item; empty if the corpus lacks the item.
+        grade: grade of the item, 0 to 3, 0 without a judgment; None if the query is not judged.
+        other_rank: rank in the other list; None if the other list lacks the item.
     """
 
     rank: int
@@ -40,10 +40,10 @@ class QueryComparison:
     """Both lists for one query.
 
     Attributes:
-        query: its text.
-        query_id: of the judged query with that text; None for any other query.
+        query: text of the query.
+        query_id: id of the judged query with that text; None if the query is not judged.
         base: the first list, best first.
-        new: the second.
+        new: the second list, best first.
     """
 
     query: str
@@ -71,8 +71,8 @@ class RunComparison:
         base: name of the baseline.
         new: name of the other run.
         catalog: name of the catalogue.
-        split: whose queries.
-        tests: measure -> the paired test.
+        split: split of the queries.
+        tests: measure -> paired test.
         gains: the queries with the greatest gains, greatest first.
         losses: the queries with the greatest losses, greatest first.
     """
@@ -91,10 +91,10 @@ class JudgedQueries:
 
     Attributes:
         catalog: source of the queries.
-        split: of the queries.
-        now: the moment of the searches, UTC.
-        queries: query_id -> text, of those with an item of grade 2 or 3.
-        grades: query_id -> item_id -> grade, of items still open; also of queries without a relevant item.
+        split: split of the queries.
+        now: moment of the searches, in UTC.
+        queries: query_id -> text, for queries with an open item of grade 2 or 3.
+        grades: query_id -> item_id -> grade, for open items; queries without a relevant item are included.
     """
 
     def __init__(self, catalog: CatalogFolder, split: str) -> None:
@@ -112,7 +112,7 @@ class JudgedQueries:
             raise InvalidInput(f"no query of split {split!r} in {catalog.path} has an open lot of grade 2 or 3; take another split")
 
     def find(self, text: str) -> str | None:
-        """Return the id of the judged query with this text or this id; None if there is none."""
+        """Return the id of the judged query with this text or this id; None if there is no such query."""
         if text in self._texts:
             return text
         target = query_text(text).lower()
@@ -130,8 +130,8 @@ def compare_runs(judged: JudgedQueries, base: Run, new: Run, *, names: tuple[str
         judged: the queries; a query that a run lacks counts as an empty list.
         base: the baseline run.
         new: the other run.
-        names: of both.
-        extremes: limit of `gains` and of `losses`.
+        names: names of base and new.
+        extremes: largest number of `gains` and of `losses`.
 
     Raises:
         InvalidInput: a run has none of the queries.
@@ -163,10 +163,10 @@ def side_by_side(
 
     Args:
         judged: source of titles and grades.
-        query: its text, or the id of a judged one.
+        query: text of the query, or id of a judged query.
         base: item ids of the first list, best first.
-        new: of the second.
-        shown: length of each list; ranks in the other list refer to all of it.
+        new: item ids of the second list, best first.
+        shown: number of items shown of each list; `other_rank` counts in the whole other list.
     """
     query_id = judged.find(query)
     grades = judged.grades.get(query_id, {}) if query_id else None

@@ -26,8 +26,8 @@ class PublishedIndex:
 
     Attributes:
         name: physical name of the index.
-        items: different ones in it.
-        dimensions: length of their vectors.
+        items: number of distinct items in the index.
+        dimensions: length of the vectors.
         build_s: seconds from the vectors to the finished index: database, graph and keyword index.
     """
 
@@ -43,10 +43,10 @@ def split_items(catalog: CatalogFolder, split: str) -> Iterator[Item]:
 
 
 def catalog_moment(catalog: CatalogFolder) -> datetime:
-    """Return a catalogue's own moment: its newest listing, change or click, UTC; the present if it has no time.
+    """Return a catalogue's own moment: the time of its newest listing, change or click, in UTC; the present if it has no times.
 
-    Searches for measurements and training happen at this moment. At the clock's time, the hours to the end of an auction would
-    differ from run to run, and results would not repeat.
+    Searches for measurements and training happen at this moment. Otherwise the hours to the end of an auction would differ from
+    run to run, and results would not repeat.
     """
     moments = [
         moment
@@ -100,17 +100,17 @@ def publish_corpus(store: IndexStore, tower_id: str, dimensions: int, items: Ite
 
 
 def sample_items(catalog: CatalogFolder, split: str, release: Path, size: int, seed: int = 0) -> list[IndexedItem]:
-    """Sample items of a split from a release uniformly (reservoir sampling, Vitter 1985).
+    """Return a uniform sample of a split's items from a release (reservoir sampling, Vitter 1985).
 
     Args:
         catalog: source of the items.
-        split: whose corpus.
-        release: holds their vectors.
-        size: of the sample at most.
-        seed: of the sample.
+        split: split whose corpus is sampled.
+        release: folder of the release with the vectors.
+        size: largest number of items in the sample.
+        seed: seed of the sample.
 
-    Returns:
-        At most `size` items; all of them, in the release's order, if there are no more.
+        Returns:
+            At most `size` items. If the split has no more than `size`, all of its items in the release's order.
     """
     item_ids = {item.item_id for item in split_items(catalog, split)}
     rng, sample = np.random.default_rng(seed), list[IndexedItem]()

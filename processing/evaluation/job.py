@@ -43,7 +43,7 @@ LATENCY_QUERIES = 200
 CANDIDATES = 50
 TESTED_MEASURES = ("ndcg@10", "recall@50")
 SPACE_POINTS = 3_000
-IN_MEMORY = ("hnsw.faiss", "bm25-*/*")  # the snapshots that a search reads whole
+IN_MEMORY = ("hnsw.faiss", "bm25-*/*")  # the snapshots that a search reads as a whole
 INPUT = CONTAINER / "input"
 
 
@@ -53,16 +53,16 @@ class Plan:
 
     Attributes:
         catalog: source of the judgments.
-        release: of the split's items, embedded by the tower.
+        release: folder of the release of the split's items, embedded by the tower.
         tower: folder of the tower that encodes the queries.
         booster: file of the re-ranker; None omits the re-ranked system.
-        split: val for choices, test for the report.
+        split: split of the queries: val for choices, test for the report.
         zero_shot: preset, hub name or folder of a sentence encoder to compare with; empty for none.
-        depth: ranks of every run, >= 1; measures of deeper ranks are omitted.
-        baseline: the system that the others are tested against.
-        latency_queries: searches of every system that are timed one by one, >= 1.
-        candidates: first-stage candidates that are re-ranked, as in serving.
-        seed: of the tests, and of the samples for timing and plots.
+        depth: number of ranks in every run, >= 1; measures of deeper ranks are omitted.
+        baseline: name of the system that the others are tested against.
+        latency_queries: largest number of searches per system that are timed one by one, >= 1.
+        candidates: number of first-stage candidates that are re-ranked, as in serving.
+        seed: seed of the tests, and of the samples for timing and plots.
     """
 
     catalog: CatalogFolder
@@ -87,7 +87,7 @@ class Plan:
         """Validate the plan.
 
         Raises:
-            InvalidInput: it names an unknown baseline, or a number below 1.
+            InvalidInput: the baseline is unknown, or `depth` or `latency_queries` is below 1.
         """
         if self.baseline not in self.systems:
             raise InvalidInput(f"there is no system {self.baseline!r} here; there are {', '.join(map(repr, self.systems))}")
@@ -100,9 +100,9 @@ class _Corpus:
     """The corpus of the split in one index.
 
     Attributes:
-        cached: encodes every query once, for runs.
-        uncached: encodes a query each time, for latency.
-        size: of the index.
+        cached: search service that encodes every query once, for runs.
+        uncached: search service that encodes a query each time, for latency.
+        size: size and build time of the index.
     """
 
     cached: SearchService
@@ -116,11 +116,11 @@ def evaluate_tower(plan: Plan, phases: PhaseProgress = ignore_phases) -> Evaluat
     Searches happen at the catalogue's own moment and the index is built on one thread. So quality repeats exactly; times do not.
 
     Args:
-        plan: of the evaluation.
-        phases: shows the progress of each phase.
+        plan: inputs and settings.
+        phases: function from the label of a phase to its progress callback.
 
     Raises:
-        InvalidInput: the split has no query with a relevant item, or the plan names an unknown baseline, split or depth.
+        InvalidInput: the split has no query with a relevant item; baseline or split is unknown; or a number is below 1.
         ReleaseError: the release lacks items of the split.
         TowerError: the tower or the zero-shot encoder cannot be used, or the release is of another tower.
         FeatureMismatch: the re-ranker was trained on other features.
@@ -155,7 +155,7 @@ def evaluate_tower(plan: Plan, phases: PhaseProgress = ignore_phases) -> Evaluat
 
 
 def evaluate_to_folder(plan: Plan, folder: Path, *, plots: bool = True, phases: PhaseProgress = ignore_phases) -> Evaluation:
-    """Measure as evaluate_tower() does and write the report; with plots, also the plot of the space."""
+    """Measure as evaluate_tower() does, write the report and return the evaluation; `plots` also draws the plots."""
     evaluation = evaluate_tower(plan, phases)
     if plots:
         draw_space(plan, folder / SPACE_PLOT)
@@ -164,10 +164,10 @@ def evaluate_to_folder(plan: Plan, folder: Path, *, plots: bool = True, phases: 
 
 
 def draw_space(plan: Plan, path: Path) -> bool:
-    """Draw at most 3,000 items of a plan's split as plot_space() does.
+    """Draw a sample of at most 3,000 items of the plan's split with plot_space().
 
     Returns:
-        True if there were enough items.
+        True if there were enough items for a plot.
     """
     items = sample_items(plan.catalog, plan.split, plan.release, SPACE_POINTS, plan.seed)
     if not items:
@@ -179,7 +179,7 @@ def draw_space(plan: Plan, path: Path) -> bool:
 
 
 def _short_name(model: str) -> str:
-    """Return the last two parts of a model's path: the folders above say nothing about the model."""
+    """Return the last two parts of a model's path, because the folders above say nothing about the model."""
     return "/".join(Path(model).parts[-2:]) if model else ""
 
 
@@ -194,7 +194,7 @@ def _measured_queries(plan: Plan, grades: Grades) -> dict[str, str]:
 
 
 def _corpora(plan: Plan, folder: Path, phases: PhaseProgress) -> Iterator[tuple[str, _Corpus]]:
-    """Yield the name of each encoder's semantic system and its corpus."""
+    """Yield (name of the semantic system, corpus) for each encoder."""
     manifest = load_release(plan.release)
     tower = QueryEncoder.load(plan.tower, manifest.dimensions)
     if tower.tower_id != manifest.tower_id:
@@ -288,10 +288,10 @@ def run_evaluation(
     tower: TowerOption = INPUT / "tower",
     booster: Annotated[Path | None, typer.Option(help="The re-ranker of the tower, to be measured too.")] = None,
     output: Annotated[Path, typer.Option(help="Folder of the report.")] = CONTAINER / "output",
-    split: Annotated[str, typer.Option(help="Whose queries are searched.")] = "test",
+    split: Annotated[str, typer.Option(help="Split whose queries are searched.")] = "test",
     zero_shot: Annotated[str, typer.Option(help="Preset, hub name or folder of a sentence encoder to compare with.")] = "",
     depth: Annotated[int, typer.Option(help="Ranks of every run.")] = DEPTH,
-    baseline: Annotated[str, typer.Option(help="What the others are tested against.")] = KEYWORD,
+    baseline: Annotated[str, typer.Option(help="System that the others are tested against.")] = KEYWORD,
     no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw nothing.")] = False,
     seed: SeedOption = 0,
 ) -> int:

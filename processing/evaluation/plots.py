@@ -29,8 +29,8 @@ def plot_metrics(quality: Mapping[str, Mapping[str, float]], title: str, path: P
 
     Args:
         quality: system -> measure -> mean over the queries, in [0, 1].
-        title: above the plot.
-        path: of the PNG.
+        title: title above the plot.
+        path: path of the PNG file.
     """
     names = list(quality)
     measures = [measure for measure in BARS_SHOWN if all(measure in values for values in quality.values())]
@@ -48,8 +48,8 @@ def plot_recall_by_depth(quality: Mapping[str, Mapping[str, float]], title: str,
 
     Args:
         quality: system -> measure -> mean; the measures called recall@<depth> are drawn.
-        title: above the plot.
-        path: of the PNG.
+        title: title above the plot.
+        path: path of the PNG file.
     """
     depths = [int(name.partition("@")[2]) for name in next(iter(quality.values())) if name.startswith("recall@")]
     with _figure(path, title, (8, 4.6)) as (axes,):
@@ -66,13 +66,13 @@ def plot_recall_by_depth(quality: Mapping[str, Mapping[str, float]], title: str,
 def plot_fusion_weights(
     curves: Mapping[str, Sequence[tuple[float, float]]], chosen: tuple[float, float], title: str, path: Path
 ) -> None:
-    """Draw a measure of fused lists over the weight of one of them.
+    """Draw nDCG@10 of fused lists over the weight of the keyword list.
 
     Args:
-        curves: kind of fusion -> (weight of the keyword list in [0, 1], nDCG@10), by weight.
-        chosen: point to mark.
-        title: above the plot.
-        path: of the PNG.
+        curves: kind of fusion -> points (weight of the keyword list in [0, 1], nDCG@10), ascending by weight.
+        chosen: (weight, nDCG@10) of the point to mark.
+        title: title above the plot.
+        path: path of the PNG file.
     """
     with _figure(path, title, (8, 4.2)) as (axes,):
         for place, (name, points) in enumerate(curves.items()):
@@ -89,8 +89,8 @@ def plot_latency(latency: Mapping[str, Mapping[str, float]], title: str, path: P
 
     Args:
         latency: system -> p50_ms, p95_ms, p99_ms in milliseconds.
-        title: above the plot.
-        path: of the PNG.
+        title: title above the plot.
+        path: path of the PNG file.
     """
     names = list(latency)
     p50, p95, p99 = ([latency[name][key] for name in names] for key in ("p50_ms", "p95_ms", "p99_ms"))
@@ -111,14 +111,14 @@ def plot_space(vectors: NDArray[np.float32], categories: Sequence[str], title: s
     """Draw items as points on a plane by the similarity of their vectors (t-SNE), coloured by category.
 
     Args:
-        vectors: (N, D) float32 of unit length; of a large release pass a sample of a few thousand.
-        categories: N names; "" for an item without one. The eighteen most frequent get a colour each.
-        title: above the plot.
-        path: of the PNG.
-        seed: of the layout.
+        vectors: (N, D) float32 of unit length; sample a large release to a few thousand.
+        categories: N names, "" for an item without a category. Each of the eighteen most frequent gets its own colour.
+        title: title above the plot.
+        path: path of the PNG file.
+        seed: seed of the layout.
 
-    Returns:
-        False for fewer than 5 items, which make no plot.
+        Returns:
+            True if the plot was drawn; False for fewer than 5 items.
     """
     from sklearn.manifold import TSNE
 
@@ -145,7 +145,7 @@ def plot_space(vectors: NDArray[np.float32], categories: Sequence[str], title: s
 
 
 _BESIDE: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 8}
-_SPREAD = (0, 2, 4, 6, 8, 10, 12, 16, 18, 1, 3, 5, 7, 9, 11, 13, 17, 19)  # of tab20: full colours first, then light ones; no grey
+_SPREAD = (0, 2, 4, 6, 8, 10, 12, 16, 18, 1, 3, 5, 7, 9, 11, 13, 17, 19)  # of tab20: full colours, then light ones; no grey
 
 
 def _colour(place: int) -> str:

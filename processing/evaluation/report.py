@@ -2,7 +2,7 @@
 
 <folder>/report.md, report.json               for people and for programs
 <folder>/{quality,recall,latency,space}.png   the plots
-<folder>/runs/<system>.ndjson.gz              a line a query: query_id, items best first; `gavel compare` reads them
+<folder>/runs/<system>.ndjson.gz              one line per query: query_id, items best first; `gavel compare` reads them
 """
 
 import gzip
@@ -32,11 +32,11 @@ class IndexSize:
     """Size and build time of a system's index.
 
     Attributes:
-        lots: items of the index.
-        dimensions: length of its vectors.
+        lots: number of items in the index.
+        dimensions: length of the vectors.
         build_s: seconds from the vectors to the finished index, on one thread.
-        memory_bytes: graph and keyword index, which are held in memory.
-        disk_bytes: all of the index's files.
+        memory_bytes: bytes of graph and keyword index, which are held in memory.
+        disk_bytes: bytes of all files of the index.
     """
 
     lots: int
@@ -52,8 +52,8 @@ class Result:
 
     Attributes:
         quality: measure -> mean over the queries, in [0, 1].
-        latency: of single searches.
-        index: of the system.
+        latency: latency of single searches.
+        index: size and build time of the system's index.
         run: query_id -> item ids, best first.
     """
 
@@ -69,16 +69,16 @@ class Evaluation:
 
     Attributes:
         catalog: name of the catalogue.
-        split: of the queries.
-        queries: number of measured queries, which have a relevant item.
-        moment: of the searches, ISO 8601, UTC.
-        tower_id: the measured tower.
-        release_id: source of the items.
-        zero_shot: the sentence encoder for comparison; empty for none.
-        depth: ranks of every run.
-        baseline: the system that the others are tested against.
-        tuning: fusion of hybrid searches and boosts of BM25.
-        hardware: the machine, in words.
+        split: split of the queries.
+        queries: number of measured queries, which are those with a relevant item.
+        moment: moment of the searches, ISO 8601 in UTC.
+        tower_id: id of the measured tower.
+        release_id: id of the release with the items.
+        zero_shot: name of the sentence encoder for comparison; empty for none.
+        depth: number of ranks in every run.
+        baseline: name of the system that the others are tested against.
+        tuning: fusion of hybrid searches and boosts of BM25, in words.
+        hardware: processor and number of cores, in words.
         seconds: duration of the evaluation.
         results: system -> measurements.
         comparisons: system -> measure -> test against the baseline.
@@ -119,15 +119,15 @@ class Evaluation:
 
 
 def write_report(evaluation: Evaluation, folder: Path, *, plots: bool = True) -> Path:
-    """Write the folder of a report and replace the files of an older one.
+    """Write the folder of a report and replace the files of an older report.
 
     Args:
-        evaluation: to report.
-        folder: created if it is missing.
-        plots: draw plots and link the space.png of draw_space(); False deletes older plots.
+        evaluation: evaluation to report.
+        folder: folder of the report, created if it is missing.
+        plots: True draws plots and links the space.png of draw_space(); False deletes older plots.
 
-    Returns:
-        The Markdown file.
+        Returns:
+            The path of the Markdown file.
     """
     (folder / RUNS_FOLDER).mkdir(parents=True, exist_ok=True)
     stale = [*(folder / RUNS_FOLDER).glob(f"*{RUN_SUFFIX}"), *(() if plots else map(folder.joinpath, PLOTS))]
@@ -193,13 +193,13 @@ COST_HEADER = ("system", "mean ms", "p50", "p95", "p99", "index build", "memory"
 
 
 def quality_rows(evaluation: Evaluation, measures: Iterable[str]) -> list[tuple[str, ...]]:
-    """Return one row a system, one cell a measure."""
+    """Return one row per system, with its name and one cell per measure."""
     names = list(measures)
     return [(name, *(f"{quality[m]:.3f}" for m in names)) for name, quality in evaluation.quality.items()]
 
 
 def comparison_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
-    """Return one row a test against the baseline, under COMPARISON_HEADER."""
+    """Return one row per test against the baseline, with the columns of COMPARISON_HEADER."""
     return [
         (
             name,
@@ -215,7 +215,7 @@ def comparison_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
 
 
 def cost_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
-    """Return one row a system, under COST_HEADER."""
+    """Return one row per system, with the columns of COST_HEADER."""
     return [
         (
             name,
@@ -234,7 +234,7 @@ def interval_text(test: PairedComparison) -> str:
 
 
 def p_text(p_value: float) -> str:
-    """Format a p value; small ones by a bound, because 10,000 resamples give no further digits."""
+    """Format a p value; below 0.001 only as a bound, because 10,000 resamples give no more digits."""
     return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
@@ -250,7 +250,7 @@ def save_run(run: Run, path: Path) -> None:
 
 
 def load_run(path: Path) -> dict[str, list[str]]:
-    """Read a run of save_run().
+    """Read a run that save_run() wrote.
 
     Raises:
         InvalidInput: the file is no run.

@@ -17,7 +17,7 @@ from retrieval.progress import Progress, ProgressCounter
 from retrieval.search.service import Encoder, Mode, SearchRequest, SearchService, retrieve
 
 SERVED = 50  # ranks that come from the service's own answer; deeper ranks come from the first stage
-LATENCY_K = 10  # items a page, as in a buyer's search
+LATENCY_K = 10  # items per page, as in a buyer's search
 WARM_UP = 5  # untimed searches that load models and fill caches
 QUERIES_PER_BATCH = 64
 
@@ -27,10 +27,10 @@ class System:
     """One configuration of the search that is measured.
 
     Attributes:
-        name: for tables.
-        service: searches the split's corpus.
-        mode: hybrid, semantic or keyword.
-        rerank: the re-ranker may order the candidates.
+        name: name of the system in tables.
+        service: service that searches the split's corpus.
+        mode: mode of the search: hybrid, semantic or keyword.
+        rerank: True lets the re-ranker, if there is one, order the candidates.
     """
 
     name: str
@@ -59,7 +59,7 @@ class RememberingEncoder:
 
     @property
     def tower_id(self) -> str:
-        """The tower it belongs to."""
+        """Id of the wrapped encoder's tower."""
         return self._encoder.tower_id
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -81,14 +81,14 @@ def search_run(
 ) -> dict[str, list[str]]:
     """Search every query with one system.
 
-    The first 50 ranks are the service's own answer. Deeper ranks come from another search of the first stage for `depth`
-    candidates, without those already answered. So measures of at most 50 ranks describe the search as served, whatever the depth.
+    The first 50 ranks are the service's own answer. Deeper ranks come from a second search of the first stage for `depth`
+    candidates, without the items of the answer. So measures of at most 50 ranks describe the search as served, whatever the depth.
 
     Args:
-        system: to search with.
+        system: system to search with.
         queries: query_id -> text.
         now: the moment of the searches.
-        depth: ranks of every query, >= 1; below 50 it cuts the service's answer.
+        depth: number of ranks for every query, >= 1; below 50 the service's answer is cut.
         on_query: called after each query.
 
     Returns:
@@ -115,8 +115,8 @@ def measure(
 
     Args:
         catalog: source of the judgments; items whose auction has ended do not count as relevant.
-        split: val for choices, test for the report.
-        systems: to measure.
+        split: split of the queries: val for choices, test for the report.
+        systems: systems to measure.
         progress: called with (searches done, searches).
 
     Returns:
@@ -132,7 +132,7 @@ def measure_latency(system: System, texts: Sequence[str], now: datetime, on_sear
     """Time searches one by one, ten items each, from the text to the ranked items.
 
     Args:
-        system: its service must not cache encoded queries.
+        system: system to time; its service must not cache encoded queries.
         texts: N >= 1 queries.
         now: the moment of the searches.
         on_search: called after each timed search.

@@ -35,8 +35,8 @@ class SentenceEncoder:
 
     Attributes:
         model: name of a preset, hub name, or local folder.
-        dimensions: length of its vectors.
-        tower_id: identifies it in an index.
+        dimensions: length of the vectors.
+        tower_id: id of the encoder in an index.
     """
 
     def __init__(self, model: str, max_length: int = MAX_LENGTH) -> None:
@@ -44,7 +44,7 @@ class SentenceEncoder:
 
         Args:
             model: name of a preset, hub name, or local folder.
-            max_length: tokens of a text that are read.
+            max_length: largest number of tokens read of a text.
 
         Raises:
             TowerError: the model is neither a local folder nor available from the hub.
@@ -93,9 +93,9 @@ def build_zero_shot_corpus(
 
     Args:
         catalog: source of the items.
-        split: whose corpus.
-        encoder: of the items.
-        store: receives the index as the live one.
+        split: split whose corpus is indexed.
+        encoder: encoder of the items.
+        store: store that gets the index and makes it live.
         progress: called with (items encoded, items).
     """
     items = list({item.item_id: item for item in split_items(catalog, split)}.values())

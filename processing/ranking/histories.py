@@ -16,8 +16,8 @@ class BuyerQuery:
     """A query with its buyer's latest interactions.
 
     Attributes:
-        query: as typed.
-        recent: the buyer's latest interactions before it, at most 200; empty for an unknown buyer.
+        query: query as typed.
+        recent: the buyer's latest interactions before the query, at most 200; empty for an unknown buyer.
     """
 
     query: str
@@ -41,13 +41,13 @@ class BuyerHistories:
         }
 
     def before(self, buyer_id: str, moment: datetime) -> tuple[Interaction, ...]:
-        """Return the latest 200 interactions of a buyer before a moment, as a shop sends them with a search."""
+        """Return the latest interactions of a buyer before a moment, at most 200, as a shop sends them with a search."""
         events = self._by_buyer.get(buyer_id, [])
         end = bisect_left(events, moment, key=lambda event: event.timestamp)
         return tuple(events[max(0, end - MAX_INTERACTIONS) : end])
 
     def by_query(self, clicks: Sequence[Click]) -> dict[BuyerQuery, list[Click]]:
-        """Return the impressions of buyers with earlier interactions, by query and interactions."""
+        """Group the impressions of buyers with earlier interactions by query and these interactions."""
         shown: dict[BuyerQuery, list[Click]] = defaultdict(list)
         for click in clicks:
             if recent := self.before(click.buyer_id, click.timestamp):

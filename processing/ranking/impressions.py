@@ -1,7 +1,7 @@
 """Impressions as training and test data of a re-ranker: each query of each day with its current candidates.
 
-Lists of one query and day are merged and searched at the moment of the first. Auctions end within days, and an item whose auction
-has ended since must still be a candidate.
+Lists of one query and day are merged and searched at the moment of the first list. The present would be wrong, because an item
+whose auction has ended since must still be a candidate.
 """
 
 from collections import Counter, defaultdict
@@ -19,7 +19,7 @@ from processing.ranking.labels import clicked_gains
 from retrieval.progress import Progress
 from retrieval.ranker.xgboost_ranker import RankingData
 
-PARTS: Mapping[str, float] = {"train": 0.7, "val": 0.1, "held_out": 0.2}  # of the sources
+PARTS: Mapping[str, float] = {"train": 0.7, "val": 0.1, "held_out": 0.2}  # part of the data -> share of the sources
 
 Key = tuple[str, date]  # a query as it was first typed, and the UTC day
 Candidates = Callable[[str, datetime], tuple[Sequence[str], NDArray[np.float32]]]
@@ -30,8 +30,8 @@ class ShownQuery:
     """One query of one day with its candidates and impressions.
 
     Attributes:
-        item_ids: of the candidates, in first-stage order.
-        features: (N, F) float32 of them.
+        item_ids: ids of the N candidates, in first-stage order.
+        features: (N, F) float32, features of the candidates.
         clicks: part of the data -> impressions.
     """
 
@@ -53,7 +53,7 @@ class ShownQuery:
             position_bias_exponent: the propensity is max(0.1, position ** -exponent); 0 corrects nothing.
 
         Returns:
-            None if all have the same gain, which gives no order.
+            Features and gains; None if all gains are the same, because equal gains give no order.
         """
         gains = next(iter(clicked_gains(self.clicks.get(part, ()), position_bias_exponent).values()), {})
         shown = [n for n, item_id in enumerate(self.item_ids) if item_id in gains]
@@ -62,7 +62,7 @@ class ShownQuery:
 
 
 def source_of(click: Click) -> str:
-    """Return the source of an impression: its network client if known, else its session, which is easy to fake."""
+    """Return the source of an impression: its network client if known, otherwise its session, which is easier to fake."""
     return click.client or click.buyer_id
 
 
@@ -76,8 +76,8 @@ def limit_sources(clicks: Sequence[Click], share: float, seed: int) -> list[Clic
 
     Args:
         clicks: impressions.
-        share: limit of one session's and of one client's part of the remaining lists, above 0 to 1.
-        seed: selects the lists that remain, so that the source cannot.
+        share: largest share of one session, and of one client, in the remaining lists, above 0 to 1.
+        seed: seed that decides which lists remain, so that a source cannot decide it.
 
     Returns:
         Impressions of the remaining lists, in order; none if there are fewer than 1 / share sessions or clients.
@@ -123,8 +123,8 @@ def find_candidates(
 
     Args:
         clicks: result of by_query_and_day().
-        candidates: (query, moment) -> ids in first-stage order, and (N, F) features.
-        seed: assigns the sources to parts.
+        candidates: function from (query, moment) to ids in first-stage order and features (N, F).
+        seed: seed that assigns the sources to parts.
         progress: called with (queries done, queries).
     """
     queries = []
@@ -139,7 +139,7 @@ def find_candidates(
 
 
 def ranking_data(queries: Iterable[ShownQuery], part: str, position_bias_exponent: float) -> RankingData:
-    """Return the rows of one part, of queries whose candidates differ in gain."""
+    """Return the rows of one part, for the queries whose candidates differ in gain."""
     rows = [labelled for query in queries if (labelled := query.labelled(part, position_bias_exponent)) is not None]
     return RankingData([features for features, _ in rows], [labels for _, labels in rows])
 
@@ -150,7 +150,7 @@ def ndcg(scores: NDArray[np.float32], gains: NDArray[np.float32], depth: int = 1
     Args:
         scores: (N,), higher is better.
         gains: (N,) >= 0, at least one above 0.
-        depth: ranks that count.
+        depth: number of ranks that count.
     """
     discounts = 1.0 / np.log2(np.arange(2, min(depth, len(gains)) + 2))  # (min(depth, N),)
     best_first = gains[np.argsort(-scores, kind="stable")][: len(discounts)]

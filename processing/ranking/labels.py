@@ -1,8 +1,8 @@
 """Labels of a re-ranker: judgments, or clicks corrected for position bias.
 
-A click at a position requires that the buyer looked there. The propensity is the probability of that, and a click counts
-1 / propensity: in expectation, what it would have counted at the first position (Joachims et al., "Unbiased Learning-to-Rank with
-Biased Feedback", WSDM 2017). Position itself is no feature, because there is none at serving time.
+A buyer can only click at a position that the buyer looks at. The propensity of a position is the probability of that look. A
+click counts 1 / propensity. In expectation, it counts as much as at the first position (Joachims et al., "Unbiased
+Learning-to-Rank with Biased Feedback", WSDM 2017). The position is no feature, because an item has none before it is ranked.
 """
 
 import math
@@ -16,9 +16,9 @@ import numpy as np
 from catalog.folder import Click, Qrels
 from retrieval.contracts.events import event_weight
 
-MIN_PROPENSITY = 0.1  # a click counts at most ten times, so that a single chance click does not decide
+MIN_PROPENSITY = 0.1  # so a click counts at most ten times, and a single chance click does not decide
 MAX_POSITION_BIAS_EXPONENT = 3.0
-STEPS = 300  # of the search for the exponent: a resolution of 0.01
+STEPS = 300  # steps of the search for the exponent, each 0.01
 
 
 def judged_gains(qrels: Qrels) -> dict[str, dict[str, float]]:
@@ -31,10 +31,10 @@ def clicked_gains(clicks: Sequence[Click], position_bias_exponent: float = 0.0) 
 
     Args:
         clicks: impressions.
-        position_bias_exponent: of the propensity, see position_bias(); 0 takes every impression as looked at.
+        position_bias_exponent: exponent of the propensity, see position_bias(); with 0 every impression counts as looked at.
 
     Returns:
-        query -> item_id -> mean over the item's impressions of event weight / propensity; 0 without any event.
+        query -> item_id -> mean of event weight / propensity over the item's impressions; an impression without event adds 0.
     """
     weights: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for click in clicks:
@@ -57,7 +57,7 @@ def position_bias(clicks: Sequence[Click]) -> float | None:
     p = position ** -exponent with the highest likelihood.
 
     Args:
-        clicks: impressions with their positions; one with any event counts as a click.
+        clicks: impressions with their positions; an impression with any event counts as a click.
 
     Returns:
         The exponent, 0 to 3; None if no clicked item was shown at two positions.

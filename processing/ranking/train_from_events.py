@@ -54,8 +54,8 @@ Before = Literal["re-ranker", "first stage"]
 Labelled = tuple[NDArray[np.float32], NDArray[np.float32]]  # features (M, F), gains (M,)
 
 MIN_TOUCHED = 100  # lists with a click, bid or purchase
-MIN_HELD_OUT = 5  # queries whose candidates differ in gain: with fewer, chance alone decides
-SOURCE_SHARE = 0.05  # limit of one session's or one network client's share of the lists
+MIN_HELD_OUT = 5  # queries whose candidates differ in gain; with fewer, chance decides
+SOURCE_SHARE = 0.05  # largest share of one session or one network client in the lists
 MAX_GAIN = 0.5  # in nDCG@10: more suggests faked lists rather than real improvement; simulated buyers give 0.16
 REJECTS_SUFFIX = ".rejects.ndjson"
 
@@ -65,27 +65,28 @@ class EventsReport:
     """Data of a training on events, and its comparison on held-out sessions.
 
     Attributes:
-        path: of the booster's file.
-        saved: True if the new booster is stored there.
-        reason: for that.
-        before: the baseline: the current re-ranker, else the first stage's order.
-        held_out: nDCG@10 of `before` and of the new one on the held-out sources, clicks corrected for position bias.
-        judged: the same on a catalogue's judgments; None without judgments of items in the index.
-        position_bias: exponent, see processing.ranking.labels.position_bias; None: clicks are not corrected.
-        events: distinct ones.
-        duplicates: rows that repeat an event.
-        unproven: rows of items that no known search returned.
-        rejects: rejected rows.
-        rejects_file: their files, lines and reasons; None without rejects.
-        sessions: distinct ones.
-        clients: distinct network clients, if known.
-        lists: shown to buyers.
-        left_out: lists above the share of their session or client; the other counts exclude them.
-        touched: lists with a click, bid or purchase.
-        impressions: items in the lists.
-        not_found: impressions of items that the first stage no longer returns.
-        train_queries: queries of a day in training; one of two days counts twice.
-        val_queries: queries that chose the number of trees.
+        path: path of the booster's file.
+        saved: True if the new booster is stored at `path`.
+        reason: why the new booster was saved or not.
+        before: the baseline: the current re-ranker, or the first stage's order if there is no usable re-ranker.
+        held_out: nDCG@10 of `before` and of the new booster on the held-out sources, with clicks corrected for position bias.
+        judged: nDCG@10 of both on a catalogue's val judgments; None with fewer than 5 queries whose candidates differ in grade.
+        position_bias: exponent, see processing.ranking.labels.position_bias(); None if training clicks are not corrected.
+        events: number of distinct events.
+        duplicates: number of rows that repeat an event.
+        unproven: number of rows without proof that a search returned the item; they are not used.
+        rejects: number of rejected rows.
+        rejects_file: file with place and reason of each rejected row; None without rejects.
+        sessions: number of distinct sessions.
+        clients: number of distinct network clients, where known.
+        lists: number of lists shown to buyers.
+        left_out: number of lists dropped above the share of their session or client. `sessions`, `clients`, `lists`, `touched`
+            and `impressions` exclude these lists.
+        touched: number of lists with a click, bid or purchase.
+        impressions: number of items in the lists.
+        not_found: number of impressions of items that the first stage no longer returns.
+        train_queries: number of (query, day) pairs that were trained on.
+        val_queries: number of (query, day) pairs that chose the number of trees.
     """
 
     path: Path
@@ -133,22 +134,22 @@ def train_on_events(
     """Train LambdaMART on the events of most sources, and compare it with the current ranking on the others.
 
     A source is a network client, or a session if its client is unknown. Training and measurement never share a source, so that
-    faked lists cannot confirm themselves. A gain that is too good to be true is not accepted, and judgments have a veto.
+    faked lists cannot confirm themselves. A gain above 0.5 is too good to be true and not accepted. Judgments have a veto.
 
     The rows are the first stage's current candidates, with the features of serving, at the moment when the lists were shown.
-    Candidates without an impression are left out. A query may be in both parts, because buyers repeat queries.
+    Candidates without an impression are left out. A query may occur in training and in measurement, because buyers repeat queries.
 
     Args:
         log: result of read_events().
-        service: searches the index of the candidates.
-        path: of the current booster, which a better one replaces.
-        debias: correct clicks for position bias, in training.
-        force: save the new booster whatever the comparisons say.
-        candidates: first-stage candidates a query, as in serving.
-        seed: of the split into parts and of the training.
-        parameters: of the trees; None takes the defaults.
-        source_share: limit of one session's or client's share of the lists, above 0 to 1.
-        judgments: a catalogue on whose `val` judgments the new booster must not be worse; None for none.
+        service: service that searches the index of the candidates.
+        path: path of the current booster, which a better one replaces.
+        debias: True corrects clicks for position bias in training.
+        force: True saves the new booster whatever the comparisons say.
+        candidates: number of first-stage candidates per query, as in serving.
+        seed: seed of the split into parts and of the training.
+        parameters: parameters of the trees; None takes the defaults.
+        source_share: largest share of one session or client in the lists, above 0 to 1.
+        judgments: catalogue on whose `val` judgments the new booster must not be significantly worse; None compares with none.
         progress: called with (queries done, queries).
 
     Raises:
@@ -232,13 +233,13 @@ def _check_enough(log: EventFiles, parts: Mapping[str, tuple[int, int]]) -> None
 
 
 def _held_out_rows(queries: Sequence[ShownQuery], position_bias_exponent: float) -> dict[str, Labelled]:
-    """Return number of a query -> its held-out rows; always corrected, because raw clicks favour the order that was shown."""
+    """Return query number -> held-out rows; clicks are always corrected, because raw clicks favour the order that was shown."""
     labelled = {str(number): query.labelled("held_out", position_bias_exponent) for number, query in enumerate(queries)}
     return {number: rows for number, rows in labelled.items() if rows is not None}
 
 
 def _judged_rows(catalog: CatalogFolder, find: Candidates) -> dict[str, Labelled]:
-    """Return query -> its candidates with val judgments, if they differ in grade; an unjudged candidate counts as wrong."""
+    """Return query -> features and grades of its candidates, if the grades differ; an unjudged candidate has grade 0."""
     labelled = {}
     for query, gains in judged_gains(catalog.qrels("val")).items() if "val" in catalog.splits else ():
         item_ids, features = find(query, catalog_moment(catalog))
@@ -255,7 +256,7 @@ def _ndcg_by_query(ranker: Ranker | None, rows: dict[str, Labelled]) -> dict[str
 
 
 def _current_ranker(path: Path) -> tuple[Before, Ranker | None]:
-    """Load the current booster; one that search would refuse counts as none."""
+    """Return the name of the baseline and the current booster; a booster that search would refuse counts as none."""
     if not path.is_file():
         return "first stage", None
     try:
@@ -265,7 +266,7 @@ def _current_ranker(path: Path) -> tuple[Before, Ranker | None]:
 
 
 def _objection(compared: PairedComparison, judged: PairedComparison | None, counts: Mapping[str, int]) -> str:
-    """Return why the new booster should not be saved; empty without an objection."""
+    """Return the reason why the new booster should not be saved; empty if there is none."""
     objection = ""
     if compared.difference <= 0:
         objection = ", no gain"
@@ -303,7 +304,7 @@ def _write_rejects(log: EventFiles, path: Path) -> Path | None:
 
 def run_training(
     events: Annotated[Path, typer.Option(help="A file of events, or a folder of them.")] = CONTAINER / "input/events",
-    before: Annotated[Path, typer.Option(help="The booster to be better than.")] = CONTAINER / "input/ranker/reranker.ubj",
+    before: Annotated[Path, typer.Option(help="The current booster, to be improved on.")] = CONTAINER / "input/ranker/reranker.ubj",
     tower: TowerOption = CONTAINER / "input/tower",
     release: ReleaseOption = CONTAINER / "input/release",
     output: BoosterOutputOption = CONTAINER / "output/reranker.ubj",

@@ -59,14 +59,15 @@ class RerankerReport:
     """Data and result of a training.
 
     Attributes:
-        path: the saved booster.
+        path: path of the saved booster.
         labels: source of the labels.
-        train_queries: queries of split train whose candidates differ in gain.
-        val_queries: the same of split val. With clicks they chose the number of trees; with judgments they trained, too.
-        rows: candidates of both.
-        position_bias: exponent, see processing.ranking.labels.position_bias; None if unknown, clicks are not corrected then.
-        choice: of cross-validation; None with clicks.
-        knows_buyers: lists of buyers with earlier interactions trained, too, because they improved the validation split.
+        train_queries: number of queries of split train whose candidates differ in gain.
+        val_queries: number of such queries of split val. With clicks they chose the number of trees; with judgments they were
+            trained on, too.
+        rows: number of candidates of all these queries.
+        position_bias: exponent, see processing.ranking.labels.position_bias(); None if clicks are not corrected.
+        choice: result of cross-validation; None with clicks.
+        knows_buyers: True if lists of buyers with earlier interactions were trained on, too, because they improved validation.
     """
 
     path: Path
@@ -104,19 +105,20 @@ def train_reranker(
 
     The rows are the first stage's own candidates, as in serving. With clicks, candidates without an impression are left out,
     because nothing is known about them. With judgments, unjudged candidates count as wrong, as in nDCG. Lists of buyers with
-    earlier interactions are searched as by a shop that sends `recent_interactions`, so that `buyer_affinity` is filled as in
-    serving. They train if that helps on the validation split. Searches happen at the catalogue's own moment, that of the clicks,
-    so that a training is reproducible.
+    earlier interactions are searched as by a shop that sends `recent_interactions`. So `buyer_affinity` is filled as in serving.
+    These lists are trained on if that helps on the validation split. Searches happen at the catalogue's own moment
+    (catalog_moment()), so that a training is reproducible.
 
     Args:
-        catalog: its splits `train` and `val` hold clicks or judgments; `test` is not read.
-        service: searches the index of the catalogue's items.
-        path: of the booster's file.
-        labels: to learn from; None takes clicks if there are any.
-        debias: correct clicks for position bias; worth its variance if a log shows the same items first again and again.
-        candidates: first-stage candidates a query, as in serving.
-        seed: of the training.
-        parameters: of the trees; None takes the defaults.
+        catalog: catalogue whose splits `train` and `val` hold clicks or judgments; `test` is not read.
+        service: service that searches the index of the catalogue's items.
+        path: path of the booster's file.
+        labels: source of the labels; None takes clicks if split train has any.
+        debias: True corrects clicks for position bias. The correction adds variance; it pays if the log shows the same items first
+            again and again.
+        candidates: number of first-stage candidates per query, as in serving.
+        seed: seed of the training.
+        parameters: parameters of the trees; None takes the defaults.
         progress: called with (queries done, queries).
 
     Raises:
@@ -143,8 +145,11 @@ def train_reranker(
 
 
 def _fit_clicks(data: Mapping[str, RankingData], seed: int, parameters: BoosterParameters | None) -> tuple[BoosterRanker, bool]:
-    """Fit anonymous queries, and lists of known buyers too if nDCG on the validation split improves for them and drops for no
-    others."""
+    """Fit a booster on anonymous queries and, if that helps, on lists of known buyers; return it, and True if it helped.
+
+    Lists of known buyers help if they improve nDCG on validation lists of known buyers and do not lower nDCG on anonymous
+    validation queries.
+    """
     train, val = data["train"], data["val"]
     booster = fit_booster(train, val, seed=seed, parameters=parameters)
     buyers_train, buyers_val = (data[KNOWN_BUYERS[split]] for split in SPLITS)
@@ -156,7 +161,7 @@ def _fit_clicks(data: Mapping[str, RankingData], seed: int, parameters: BoosterP
 
 
 def _clicked(clicks: Mapping[str, Sequence[Click]], position_bias_exponent: float) -> dict[str, Gains]:
-    """Return split -> gains of every query, and of the lists of known buyers; their histories come from the whole log."""
+    """Return split -> gains of every query, and of the lists of known buyers, whose histories come from the whole log."""
     histories = BuyerHistories(click for shown in clicks.values() for click in shown)
     gains: dict[str, Gains] = {split: _anonymous(clicked_gains(shown, position_bias_exponent)) for split, shown in clicks.items()}
     for split, shown in clicks.items():
@@ -181,7 +186,7 @@ def _gather(
 ) -> dict[str, RankingData]:
     """Return split -> the queries whose candidates differ in gain; equal gains give no order."""
     now, live = catalog_moment(catalog), service.live()
-    encoded = cache(lambda query: live.encoder.encode([query_text(query)])[0])  # lists of the same query share its vector
+    encoded = cache(lambda query: live.encoder.encode([query_text(query)])[0])  # lists of the same query share the query's vector
     total, done, data = sum(map(len, gains.values())), 0, {}
     for split, by_query in gains.items():
         features, labels = [], []
@@ -210,7 +215,7 @@ def _rows(
     candidates: int,
     now: datetime,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return features (N, F) and gains (N,) of one query's candidates; unlabelled ones only if they count as wrong."""
+    """Return features (N, F) and gains (N,) of one query's candidates. `unlabelled` includes those without a label, as wrong."""
     item_ids, features = _candidates(live, query, vector, candidates, now)
     labelled = np.array([unlabelled or item_id in gains for item_id in item_ids], dtype=bool)
     return features[labelled], np.array([gains.get(item_id, 0.0) for item_id in item_ids], dtype=np.float32)[labelled]
@@ -222,10 +227,10 @@ def candidate_features(
     """Return the re-ranker's input for an unknown buyer, as in serving: ids (N,) in first-stage order, and features (N, F).
 
     Args:
-        service: searches its live index.
-        query: as typed.
-        now: the moment of the search, UTC; items whose auction has ended by then are not returned.
-        candidates: limit of their number.
+        service: service whose live index is searched.
+        query: query as typed.
+        now: moment of the search, in UTC; items whose auction has ended by then are not returned.
+        candidates: largest number of candidates.
     """
     live = service.live()
     return _candidates(live, BuyerQuery(query), live.encoder.encode([query_text(query)])[0], candidates, now)
@@ -241,7 +246,7 @@ def _candidates(
 
 
 def _buyer(live: ActiveIndex, query: BuyerQuery) -> Vector | None:
-    """Return the buyer's vector as a search computes it; None for an unknown buyer, or if all their items are deleted."""
+    """Return the buyer's vector as a search computes it; None for an unknown buyer, or if all items of `recent` are deleted."""
     if not query.recent:
         return None
     try:
@@ -256,7 +261,7 @@ def service_of_release(tower: Path, release: Path) -> Iterator[SearchService]:
 
     Args:
         tower: folder of the release's tower.
-        release: its folder.
+        release: folder of the release.
     """
     from retrieval.index.embedded.store import EmbeddedStore
 
@@ -283,7 +288,7 @@ def run_training(
     output: BoosterOutputOption = CONTAINER / "output/reranker.ubj",
     candidates: CandidatesOption = CANDIDATES,
     seed: SeedOption = 7,
-    labels: Annotated[Labels | None, typer.Option(help="What to learn from; clicks where there are any.")] = None,
+    labels: Annotated[Labels | None, typer.Option(help="Source of the labels; clicks if there are any.")] = None,
     debias: DebiasOption = True,
 ) -> int:
     """Train the re-ranker on judgments or on buyers' interactions with search results."""

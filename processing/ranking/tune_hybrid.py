@@ -22,11 +22,11 @@ from retrieval.index.port import Candidate
 from retrieval.progress import Progress, ProgressCounter
 from retrieval.search.service import Encoder
 
-SELECTION_METRICS = ("ndcg@10", "recall@50")  # the best trial has the highest mean of them
-SHARES = tuple(tenth / 10 for tenth in range(1, 10))  # of the keyword list
+SELECTION_METRICS = ("ndcg@10", "recall@50")  # the best trial has the highest mean of these two
+SHARES = tuple(tenth / 10 for tenth in range(1, 10))  # weights of the keyword list
 RANK_CONSTANTS = (10, 20, 60)
 BOOSTS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
-PARTS = 5  # of the queries, for cross-validation
+PARTS = 5  # parts of the queries, for cross-validation
 
 Lists = Mapping[str, Scored]  # query_id -> results of one retriever
 KeywordLists = Callable[[FieldBoosts], Lists]
@@ -65,9 +65,9 @@ class Trial:
     """The measurements of one tuning.
 
     Attributes:
-        tuning: of the trial.
+        tuning: tuning that was measured.
         measures: measure -> mean over the queries.
-        scores: mean of the measures for each query, in the same order for all trials.
+        scores: mean of the measures for each query, with the queries in the same order in all trials.
     """
 
     tuning: Tuning
@@ -86,12 +86,12 @@ class Choice:
 
     Attributes:
         queries: number of queries.
-        base: the trial of an untuned tower.
+        base: the trial with the default tuning.
         best: the trial with the highest score.
-        gain: mean over held-out queries, against base: each part of the queries is measured with the best tuning of the other
-            parts. The best tuning of all queries always gains on all queries, which proves nothing.
-        standard_error: of that gain.
-        trials: all of them.
+        gain: mean gain over base on held-out queries: each part of the queries is measured with the best tuning of the other
+            parts. The best tuning of all queries is not measured on these queries, because it can never lose there.
+        standard_error: standard error of the gain.
+        trials: all trials.
     """
 
     queries: int
@@ -103,7 +103,7 @@ class Choice:
 
     @property
     def chosen(self) -> Trial:
-        """The best if the gain exceeds its standard error, else the base, because too few queries cannot decide."""
+        """Best trial if the gain exceeds its standard error; otherwise the base, because the queries are too few to decide."""
         return self.best if self.gain > self.standard_error else self.base
 
     def to_dict(self) -> dict[str, Any]:
@@ -137,10 +137,10 @@ def search_lists(
 
     Args:
         catalog: source of the judgments.
-        split: of queries and items.
-        release: of the items, embedded by the tower.
-        encoder: the tower's.
-        folder: for the index; must exist while keyword lists with new boosts are computed.
+        split: split of the queries and items.
+        release: folder of the release of the items, embedded by the tower.
+        encoder: query encoder of the tower.
+        folder: folder for the index; it must exist while keyword lists with new boosts are computed.
         depth: length of each list, as in a search.
         progress: called with (queries done, queries).
 
@@ -174,7 +174,7 @@ def choose(lists: JudgedLists, *, boosts: bool = True, progress: Progress | None
     """Try every fusion, then boosts field by field with the best fusion, then every fusion with the best boosts.
 
     Args:
-        lists: of the judged queries.
+        lists: lists of the judged queries.
         boosts: False tries no boosts.
         progress: called with (trials done, upper limit of trials).
     """
@@ -192,7 +192,7 @@ def choose(lists: JudgedLists, *, boosts: bool = True, progress: Progress | None
         count.tick()
 
     def best() -> Trial:
-        return max(trials.values(), key=lambda trial: trial.score)  # the first of equals
+        return max(trials.values(), key=lambda trial: trial.score)  # among equal trials the first
 
     attempt(Tuning())
     for fusion in fusions():
@@ -234,7 +234,7 @@ def ndcg_by_share(choice: Choice) -> dict[str, list[tuple[float, float]]]:
 
 
 def _held_out_gains(trials: Sequence[Trial], base: Trial) -> list[float]:
-    """Return the gain over base of each query, with the best tuning of the other parts' queries."""
+    """Return the gain over base of each query, measured with the tuning that is best on the other parts' queries."""
     scores = np.array([trial.scores for trial in trials])  # (T, Q)
     gains = np.zeros(scores.shape[1])
     parts = np.arange(scores.shape[1]) % PARTS

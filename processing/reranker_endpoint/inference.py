@@ -1,8 +1,8 @@
 """The re-ranker in SageMaker's XGBoost container (script mode): the four functions that its server calls.
 
 The container has Python 3.10 and no Gavel, so this file imports the standard library, numpy and xgboost only. A request names
-its features: in the first line of CSV, in `features` of JSON. Other features than the booster's are refused. A header would not
-work, because the container's server passes only body and content type to its functions.
+its features: in the first line of CSV, or in `features` of JSON. Other features than the booster's are refused. An HTTP header
+could not name them, because the container's server passes only body and content type to these functions.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ class Request(NamedTuple):
     Attributes:
         features: names of the columns.
         rows: (N, len(features)) float32, NaN where a value is missing.
-        explain: also return the contribution of every feature.
+        explain: True also returns the contribution of every feature.
     """
 
     features: list[str]
@@ -47,19 +47,19 @@ class Request(NamedTuple):
 
 
 def model_fn(model_dir: str) -> xgboost.Booster:
-    """Load the booster and check its features against its attributes.
+    """Load the booster and check its feature names against their hash and the trees.
 
     Args:
         model_dir: folder of the unpacked model.tar.gz.
 
     Raises:
-        ValueError: its feature names are missing, or do not match their hash or the trees.
+        ValueError: the booster's feature names are missing, or do not match their hash or the trees.
     """
     path = Path(model_dir) / BOOSTER_FILE
-    booster = xgboost.Booster({"nthread": 1})  # for 50 rows a request, threads cost more than they save
+    booster = xgboost.Booster({"nthread": 1})  # with 50 rows per request, threads cost more than they save
     booster.load_model(path)
     names = json.loads(booster.attr("features") or "[]")
-    names_hash = hashlib.sha256(",".join(names).encode()).hexdigest()[:12]  # as retrieval/ranker/features.py makes FEATURES_HASH
+    names_hash = hashlib.sha256(",".join(names).encode()).hexdigest()[:12]  # as retrieval/ranker/features.py computes FEATURES_HASH
     if not names or booster.attr("features_hash") != names_hash or booster.num_features() != len(names):
         raise ValueError(
             f"{path} names {len(names)} features with hash {names_hash}; its trees have {booster.num_features()} and its own hash "
@@ -72,8 +72,8 @@ def input_fn(body: str | bytes | bytearray, content_type: str) -> Request:
     """Read a request.
 
     Args:
-        body: CSV, a line of names and then one line a row, an empty field where a value is missing; or JSON,
-            `{"features": [...], "rows": [[...], ...], "explain": true}` with null for it; JSON alone can ask to explain.
+        body: CSV: a line of names, then one line per row, with an empty field for a missing value. Or JSON:
+            `{"features": [...], "rows": [[...], ...], "explain": true}`, with null for a missing value. Only JSON has `explain`.
         content_type: text/csv or application/json.
 
     Raises:
@@ -122,14 +122,14 @@ def output_fn(scores: NDArray[np.float32], accept: str) -> tuple[str, str]:
 
     Args:
         scores: (N,) float32, or (N, 1 + F + 1) with contributions.
-        accept: text/csv, a score a line, followed by its contributions; or application/json, `{"scores": [...]}`, with
-            `"contributions": [[...], ...]`.
+        accept: text/csv for one line per row, with the score and then its contributions; or application/json for
+            `{"scores": [...]}`, with `"contributions": [[...], ...]` if there are contributions.
 
     Returns:
         The body, and its content type.
 
     Raises:
-        ServerError: 406 for anything else.
+        ServerError: 406 for another content type.
     """
     accepted = [kind.partition(";")[0].strip().lower() for kind in (accept or CSV).split(",")]
     rows = [[f"{value:.9g}" for value in row] for row in scores.reshape(len(scores), -1).tolist()]  # 9 digits restore a float32
@@ -153,7 +153,7 @@ def _json(text: str) -> tuple[list[str], list[list[Any]], bool]:
 
 
 def _number(value: Any) -> float:
-    """Parse a value of a row; only a missing one becomes NaN."""
+    """Parse a value of a row; a missing value becomes NaN, and any other value must be finite."""
     if value in ("", None):
         return math.nan
     number = float(value)

@@ -24,7 +24,7 @@ def pack_model(booster: Path, out: Path) -> Path:
 
     Raises:
         RankerUnavailable: the file is missing or no booster.
-        FeatureMismatch: it was trained on other features than search computes.
+        FeatureMismatch: the booster was trained on other features than search computes.
     """
     BoosterRanker.load(booster)
     script = Path(inference.__file__)

@@ -30,7 +30,7 @@ from retrieval.progress import Progress
 log = logging.getLogger(__name__)
 
 HALF_LIVES = (None, 7.0, 30.0, 90.0, 365.0)  # days, candidates for the weighted average
-VAL_SHARE = 0.2  # of the interactions, the latest
+VAL_SHARE = 0.2  # share of the interactions, the latest ones, that are for validation
 MAX_DISTRACTORS = 50_000  # items without events, among which next baskets are searched
 CHECKPOINT_FOLDER = ".checkpoints"
 
@@ -40,7 +40,7 @@ class EventLog:
     """Events of a log.
 
     Attributes:
-        interactions: of all buyers.
+        interactions: interactions of all buyers.
         rejected: reason -> number of rejected rows.
     """
 
@@ -50,22 +50,22 @@ class EventLog:
 
 @dataclass(frozen=True)
 class BuyersReport:
-    """The result of a training; all metrics are of val, which chose half-life, epoch and kind.
+    """The result of a training. All metrics are measured on the val baskets, which chose half-life, epoch and kind.
 
     Attributes:
-        path: the buyer tower.
-        tower_id: the tower of the items.
-        kind: attention, or average if attention is no better.
-        half_life_days: of the average, alone or inside the attention.
+        path: path of the buyer tower's file.
+        tower_id: id of the items' tower.
+        kind: "attention", or "average" if attention is no better.
+        half_life_days: chosen half-life of the average, in days; None for no decay.
         plain: metrics of the average without decay.
-        average: metrics with that half-life.
-        attention: metrics of the best epoch.
-        acts: events on items of the release.
-        unknown_items: events on other items.
+        average: metrics of the average with the chosen half-life.
+        attention: metrics of the best epoch of the attention.
+        acts: number of events on items of the release.
+        unknown_items: number of events on other items.
         set_aside: reason -> number of rejected rows.
-        lots: items among which the baskets were searched.
-        train_baskets: in training.
-        val_baskets: one a buyer, from `val_from` on.
+        lots: number of items among which the baskets were searched.
+        train_baskets: number of training baskets.
+        val_baskets: number of validation baskets, one per buyer, from `val_from` on.
         val_from: time of the split.
     """
 
@@ -100,14 +100,14 @@ def train_on_release(
     """Train attention over a release's stored vectors, and store the better of attention and average beside the tower.
 
     Args:
-        events: of the buyers; the latest fifth is for validation.
-        release: folder of the items' vectors.
-        tower: folder of the release's tower; receives `buyer_tower.npz`.
-        config: of the attention; its half-life is chosen here.
+        events: events of the buyers; about the latest fifth is for validation.
+        release: folder of the release with the items' vectors.
+        tower: folder of the release's tower, which gets `buyer_tower.npz`.
+        config: settings of the attention; its half-life is replaced by the best of HALF_LIVES.
         progress: called with (epochs done, epochs).
 
-    Raises:
-        InvalidInput: the release is of another tower, or too few buyers returned.
+        Raises:
+            InvalidInput: the release is of another tower, or too few buyers returned on another day.
     """
     card = TowerCard.load(tower)
     active = {interaction.item_id for interaction in events.interactions}
@@ -150,7 +150,7 @@ def train_on_release(
 
 
 def read_items(release: Path, card: TowerCard, active: set[str], seed: int = 0) -> tuple[list[str], NDArray[np.float32]]:
-    """Return ids and stored vectors (N, D) of the active items, and of a uniform sample of about 50,000 other items at most.
+    """Return ids and stored vectors (N, D) of the active items and of a uniform sample of other items, about 50,000 at most.
 
     Raises:
         InvalidInput: the release was embedded with another tower, or at a shorter length.
@@ -170,7 +170,7 @@ def read_items(release: Path, card: TowerCard, active: set[str], seed: int = 0) 
 
 
 def split_time(interactions: Sequence[Interaction]) -> datetime:
-    """Return the midnight at or before the moment up to which four fifths of the interactions lie."""
+    """Return the start of the day (00:00) on which the first four fifths of the interactions end."""
     if not interactions:
         raise InvalidInput("there is no event on a lot of this release; name the events of its lots with --events")
     times = sorted(interaction.timestamp for interaction in interactions)
@@ -178,13 +178,13 @@ def split_time(interactions: Sequence[Interaction]) -> datetime:
 
 
 def logged_events(places: Sequence[Path], progress: Progress | None = None) -> EventLog:
-    """Read event logs as `gavel events check` does; progress is called with (parts read, parts)."""
+    """Read event logs as `gavel events check` does; `progress` is called with (parts read, parts)."""
     table = read_event_table(places, progress=progress)
     return EventLog([interaction for _, sequence in table.sequences() for interaction in sequence], table.rejected)
 
 
 def catalog_events(catalog: CatalogFolder) -> EventLog:
-    """Return the interactions among a catalogue's clicks, without split test."""
+    """Return the interactions among a catalogue's clicks, except those of split test."""
     clicks = [click for split in catalog.splits if split != "test" for click in catalog.clicks(split)]
     return EventLog([Interaction(c.buyer_id, c.item_id, c.event_type, c.timestamp) for c in clicks if c.event_type], {})
 

@@ -5,8 +5,8 @@ python -m processing.mine_negatives --catalog .gavel/catalogs/synthetic --tower 
 
 The selection rules are in processing/training/mining_rules.py.
 
-Items whose auction has ended are used too, because nothing is shown to a buyer, and a catalogue must not train worse after a month
-on disk. So the index is searched as of 1970, when no auction had ended.
+Items whose auction has ended are used, too: nothing is shown to a buyer, and a catalogue must not train worse after a month on
+disk. So the index is searched as of 1970, when no auction had ended.
 """
 
 import hashlib
@@ -54,8 +54,8 @@ logger = logging.getLogger(__name__)
 
 AS_OF = Filter(now=EPOCH)  # before any auction ended
 QUERIES_PER_BATCH = 256
-DEPTH_FACTOR = 5  # of one deeper search for a query with too few negatives
-ANSWERS_LOOKED_UP = 64  # limit for a query whose search returned no answer
+DEPTH_FACTOR = 5  # factor on the depth, for a second search if a query has too few negatives
+ANSWERS_LOOKED_UP = 64  # largest number of answers to fetch for a query whose search returned no answer
 READ_BYTES = 1 << 20
 COUNTS = (
     "queries",
@@ -79,17 +79,17 @@ def mine_negatives(
 ) -> HardNegatives:
     """Search the index with every training query and select the highest wrong items.
 
-    Memory holds the training pairs and per_query references a query; search results only batch by batch.
+    Memory holds the training pairs and `per_query` references per query. Search results are held for one batch at a time.
 
     Args:
         catalog: source of pairs, judgments and items, of split `train`.
-        index: holds the items of that split, ended ones too; other items in it are ignored.
-        encoder: query encoder of the same tower.
-        rules: of the selection; None takes the defaults.
+        index: index with the items of that split, including ended auctions; its other items are ignored.
+        encoder: query encoder of the index's tower.
+        rules: rules of the selection; None takes the defaults.
         progress: called with (queries done, queries).
 
     Returns:
-        At most rules.per_query items a query, highest score first, ties by item_id.
+        At most rules.per_query items per query, highest score first, ties by item_id.
 
     Raises:
         TowerMismatch: index and encoder are of different towers.
@@ -101,7 +101,7 @@ def mine_negatives(
     by_query: dict[str, list[str]] = {}
     scores: dict[str, list[float]] = {}
     counts = Counter(dict.fromkeys(COUNTS, 0))
-    interned: dict[str, str] = {}  # one string per id, however many queries it is a negative of
+    interned: dict[str, str] = {}  # one string per id, even if the item is a negative of many queries
     for query, choice in _choices(index, encoder, queries, items, rules, progress):
         _count(counts, choice, rules)
         if choice is not None and choice.negatives:
@@ -121,17 +121,17 @@ def mine_or_reuse(
     *,
     progress: Progress | None = None,
 ) -> tuple[HardNegatives, bool]:
-    """Mine into a file, unless it holds the result of the same tower, rules and catalogue.
+    """Mine into a file, unless the file holds the result of the same tower, rules and catalogue.
 
     Args:
-        path: the file, see HardNegatives.save().
+        path: path of the file, see HardNegatives.save().
         catalog, index, encoder, rules, progress: see mine_negatives().
 
     Returns:
         The negatives, and True if they were in the file already.
 
     Raises:
-        TowerMismatch, InvalidInput: as of mine_negatives().
+        TowerMismatch, InvalidInput: see mine_negatives().
     """
     rules = rules or MiningRules()
     settings, stored = mining_settings(catalog, index, encoder, rules), HardNegatives.settings_of(path)
@@ -143,7 +143,7 @@ def mine_or_reuse(
 
 
 def _without_index(settings: Mapping[str, object]) -> dict[str, object]:
-    """Drop the index's name, because a rebuilt index of the same items gives the same negatives."""
+    """Return the settings without the index's name, because a rebuilt index of the same items gives the same negatives."""
     return {name: value for name, value in settings.items() if name != "index"}
 
 
@@ -214,7 +214,7 @@ def _choices(
 def _mine_one(
     index: VectorIndex, items: AbstractSet[str], rules: MiningRules, query: TrainingQuery, vector: Vector
 ) -> Choice | None:
-    """Return the choice for one query; None if the index has none of its answers, because the ceiling is unknown then."""
+    """Return the choice for one query; None if the index has none of its answers, because then the ceiling is unknown."""
     hits = _search(index, vector, rules.depth, rules)
     best = _best_answer(index, vector, hits, query)
     if best is None:
@@ -231,7 +231,7 @@ def _search(index: VectorIndex, vector: Vector, depth: int, rules: MiningRules) 
 
 
 def _best_answer(index: VectorIndex, vector: Vector, hits: Sequence[tuple[str, float]], query: TrainingQuery) -> float | None:
-    """Return the score of the query's best answer; fetch the answers if the search returned none."""
+    """Return the score of the query's best answer, fetching answers if `hits` has none; None if the index lacks them."""
     best = next((score for item_id, score in hits if item_id in query.answers), None)
     if best is not None:
         return best
@@ -246,11 +246,11 @@ def run_mining(
     catalog: CatalogOption = CONTAINER / "input/catalog",
     tower: TowerOption = CONTAINER / "input/tower",
     release: ReleaseOption = CONTAINER / "input/release",
-    output: Annotated[Path, typer.Option(help="Used again if it fits.")] = CONTAINER / "output/negatives.parquet",
-    per_query: Annotated[int, typer.Option(help="Negatives a query.")] = DEFAULTS.per_query,
-    depth: Annotated[int, typer.Option(help="Lots looked at for each query.")] = DEFAULTS.depth,
-    skip: Annotated[int, typer.Option(help="First ranks that are left out.")] = DEFAULTS.skip,
-    margin: Annotated[float | None, typer.Option(help="Below the best answer's score.")] = DEFAULTS.margin,
+    output: Annotated[Path, typer.Option(help="File of negatives; reused if it fits.")] = CONTAINER / "output/negatives.parquet",
+    per_query: Annotated[int, typer.Option(help="Negatives per query.")] = DEFAULTS.per_query,
+    depth: Annotated[int, typer.Option(help="Search results per query.")] = DEFAULTS.depth,
+    skip: Annotated[int, typer.Option(help="First ranks whose unjudged lots are left out.")] = DEFAULTS.skip,
+    margin: Annotated[float | None, typer.Option(help="Distance of the ceiling below the best answer's score.")] = DEFAULTS.margin,
     absolute: Annotated[bool, typer.Option("--absolute", help="The margin is a difference, not a share.")] = False,
     no_margin: Annotated[bool, typer.Option("--no-margin", help="Take unjudged lots whatever they score.")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every lot.")] = False,

@@ -1,9 +1,9 @@
 """Rules that select hard negatives among the wrong items.
 
 Many of the highest unjudged items are unlabelled positives. So mining is positive-aware, as in NV-Retriever (Moreira et al. 2024,
-arXiv 2407.15831): the score of the query's best answer sets a ceiling, and unjudged items above it are left out. The paper's best
-two rules are available, with its best values as defaults: TopK-PercPos, 95 % of the answer's score, and TopK-MarginPos, the score
-less 0.05.
+arXiv 2407.15831): the score of the query's best answer sets a ceiling, and unjudged items above the ceiling are left out. The
+paper's two best rules are available, with the paper's best values as defaults. TopK-PercPos sets the ceiling at 95 % of the
+answer's score, TopK-MarginPos at the answer's score less 0.05.
 """
 
 import math
@@ -26,12 +26,12 @@ class MiningRules:
     """Limits of mining.
 
     Attributes:
-        per_query: limit of negatives a query, >= 1; 10 to 20 is usual.
-        depth: number of search results a query, >= per_query; five times as many if too few negatives remain.
+        per_query: largest number of negatives per query, >= 1; 10 to 20 is usual.
+        depth: number of search results per query, >= per_query; five times as many if too few negatives remain.
         skip: number of first ranks whose unjudged items are left out, >= 0 (the paper's "top-k shifted by n").
-        margin: unjudged items must score this much less than the query's best answer, >= 0; None sets no ceiling.
-        relative: the margin is a share of the answer's score (TopK-PercPos); False: a difference (TopK-MarginPos).
-        exact: search by brute force instead of the index's graph.
+        margin: distance of the ceiling below the score of the query's best answer, >= 0; None sets no ceiling.
+        relative: True takes the margin as a share of the answer's score (TopK-PercPos), False as a difference (TopK-MarginPos).
+        exact: True searches by brute force instead of by the index's graph.
     """
 
     per_query: int = 15
@@ -50,7 +50,7 @@ class MiningRules:
             raise InvalidInput(f"skip and margin must be 0 or more, not {self.skip} and {self.margin}")
 
     def ceiling(self, best: float) -> float:
-        """Return the score above which an unjudged item is too similar, from the score of the query's best answer."""
+        """Return the score above which an unjudged item is too similar, given the score of the query's best answer."""
         if self.margin is None:
             return math.inf
         return best - self.margin * (abs(best) if self.relative else 1.0)
@@ -61,9 +61,9 @@ class TrainingQuery:
     """A training query with its answers and judgments.
 
     Attributes:
-        text: cleaned by query_text().
-        answers: items of its training pairs.
-        judged: item_id -> grade of its judgments; 0 marks a wrong item.
+        text: text of the query, cleaned by query_text().
+        answers: ids of the items in the query's training pairs.
+        judged: item_id -> grade for the query; 0 marks a wrong item.
     """
 
     text: str
@@ -71,7 +71,7 @@ class TrainingQuery:
     judged: dict[str, int] = field(default_factory=dict)
 
     def is_positive(self, item_id: str) -> bool:
-        """True if an item answers the query, at least in part."""
+        """Return True if an item answers the query, at least in part."""
         return item_id in self.answers or self.judged.get(item_id, 0) > 0
 
 
@@ -80,9 +80,9 @@ class Choice:
     """The negatives among the results of one search.
 
     Attributes:
-        negatives: (item_id, score), best first.
-        left_out: reason -> number of other results: "positive" answers, "foreign" items of another split, and unjudged items
-            that are "too_similar" or within the skipped ranks.
+        negatives: (item_id, score) pairs, best first.
+        left_out: reason -> number of other results. "positive": answers. "foreign": items of another split. "too_similar": unjudged
+            items above the ceiling or within the skipped ranks.
     """
 
     negatives: Sequence[tuple[str, float]]
@@ -93,7 +93,7 @@ def training_queries(catalog: CatalogFolder) -> list[TrainingQuery]:
     """Return the distinct queries of the training pairs, in order, with answers and judgments.
 
     Raises:
-        InvalidInput: there is no pair.
+        InvalidInput: the catalogue has no training pair.
     """
     queries: dict[str, TrainingQuery] = {}
     for pair in catalog.pairs(SPLIT):
@@ -110,7 +110,7 @@ def training_queries(catalog: CatalogFolder) -> list[TrainingQuery]:
 
 
 def training_items(catalog: CatalogFolder) -> frozenset[str]:
-    """Return the ids of the training items; an index may hold others, such as those of the test split."""
+    """Return the ids of the training items; an index may hold other items, such as those of the test split."""
     rows = (row for path in catalog.item_files(SPLIT) for row in read_items(path))
     return frozenset(row.item_id for row in rows if isinstance(row, Item))
 
@@ -121,11 +121,11 @@ def choose(
     """Select the hard negatives among the results of a search.
 
     Args:
-        hits: (item_id, score), best first.
-        query: of the search.
-        best: score of its best answer.
+        hits: (item_id, score) pairs, best first.
+        query: query of the search.
+        best: score of the query's best answer.
         items: ids of the training items.
-        rules: ceiling, skipped ranks and count. For items judged as wrong, only the count applies.
+        rules: ceiling, skipped ranks and number of negatives. For items judged as wrong, only the number applies.
     """
     ceiling, negatives, left_out = rules.ceiling(best), [], Counter[str]()
     for rank, (item_id, score) in enumerate(hits):

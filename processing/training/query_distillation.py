@@ -1,4 +1,4 @@
-"""Distil a tower's static query encoder, compare it with the full one on validation queries, and save it if it is good enough."""
+"""Distil a static query encoder from a tower, and save it if it is good enough on the validation queries."""
 
 import json
 import tempfile
@@ -36,7 +36,7 @@ from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.progress import PhaseProgress, Progress, ignore_phases
 from retrieval.search.service import Encoder, SearchModels, SearchService
 
-MIN_SHARE = 0.98  # of the full query tower's Recall@50
+MIN_SHARE = 0.98  # required share of the full query tower's Recall@50
 SPLIT = "val"
 MEASURES_SHOWN = ("recall@50", "ndcg@10")
 FULL, SMALL = "full", "small"
@@ -50,15 +50,15 @@ class QueryDistillation:
     """The result of a distillation.
 
     Attributes:
-        tower_id: the tower.
+        tower_id: id of the tower.
         texts: number of training texts.
-        pairs: of tokens with their own vector.
+        pairs: number of token pairs with their own vector.
         losses: mean of 1 - cosine of the first and of the last epoch.
-        quality: of both query encoders on the validation queries.
+        quality: metrics of both query encoders on the validation queries.
         least: required share of the full encoder's Recall@50.
-        file: of the static encoder; None if its share is lower.
-        file_bytes: size of the file; 0 without one.
-        seconds: from reading the catalogue to the file.
+        file: file of the static encoder; None if its share is below `least`.
+        file_bytes: size of the file; 0 without a file.
+        seconds: seconds from reading the catalogue to the end of the measurement.
     """
 
     tower_id: str
@@ -73,7 +73,7 @@ class QueryDistillation:
 
     @property
     def share(self) -> float:
-        """Recall@50 of the static encoder as a share of the full one's; 1 if both are 0."""
+        """Recall@50 of the static encoder as a share of the full encoder's; 1 if the full encoder's is 0."""
         full, small = (self.quality[name]["recall@50"] for name in (FULL, SMALL))
         return small / full if full else 1.0
 
@@ -93,19 +93,19 @@ def distil_query(
 ) -> QueryDistillation:
     """Distil a static query encoder from a tower and a catalogue's texts, and measure it on the val queries.
 
-    Training uses no judgments and no queries of other splits. Encoded texts are cached beside the towers, so that a second call
-    continues an interrupted one. The file is written at the end or not at all.
+    Training uses no judgments and no queries of splits other than train. Encoded texts are cached beside the towers, so that a call
+    after an interruption need not encode them again. The file is written at the end or not at all.
 
     Args:
-        catalog: with train and val.
-        tower: the artefact, which receives the file, its record and a line in its model card.
-        release: items of val, embedded by the tower.
-        config: of the training.
+        catalog: catalogue with splits train and val.
+        tower: folder of the artefact, which gets the file, its record and a section in its model card.
+        release: folder of the release of val's items, embedded by the tower.
+        config: settings of the training.
         least: required share of the full encoder's Recall@50, below which nothing is written; 0 writes any result.
-        phases: shows the progress of each phase.
+        phases: function from the label of a phase to its progress callback.
 
-    Raises:
-        InvalidInput: there is no val split, or the release is of another tower.
+        Raises:
+            InvalidInput: there is no val split, the train split has fewer than 2 texts, or the release is of another tower.
         TowerError: the tower cannot be read.
         ReleaseError: the release lacks items of val.
     """
@@ -137,8 +137,8 @@ def measure_query_towers(
 
     Args:
         catalog: source of the judgments.
-        split: of queries and items.
-        release: of the items.
+        split: split of the queries and items.
+        release: folder of the release of the items.
         encoders: name -> query encoder.
         progress: called with (searches done, searches).
 

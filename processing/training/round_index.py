@@ -21,12 +21,12 @@ INDEX_TYPES = ("flat", "hnsw")
 
 
 def open_store(folder: Path, index_type: str) -> EmbeddedStore:
-    """Open the index in a folder; its graph is searched however few items there are."""
+    """Open the store of the index in a folder. Exact search never replaces the graph, however few items there are."""
     return EmbeddedStore(folder, exact_below=0, spec=embedded_spec(index_type))
 
 
 def is_built(folder: Path) -> bool:
-    """True if build() has finished in this folder."""
+    """Return True if build() has finished in this folder."""
     try:
         open_store(folder, "flat").live().close()
     except IndexMissing:
@@ -41,7 +41,7 @@ def build(release: Path, folder: Path, progress: Progress | None = None) -> dict
 
     Args:
         release: `embeddings/<release_id>`.
-        folder: of the index; the rest of an interrupted build is deleted.
+        folder: folder of the index; what it holds is deleted first.
         progress: called with (index types built, index types).
 
     Returns:
@@ -79,9 +79,9 @@ def measure_index_types(
 
     Args:
         catalog: source of the judgments.
-        split: of the indexed items.
-        folder: of build().
-        tower: of the items' embeddings.
+        split: split of the indexed items.
+        folder: folder that build() filled.
+        tower: folder of the tower that embedded the items.
         progress: called with (searches done, searches).
 
     Returns:

@@ -1,11 +1,11 @@
-"""Train in rounds: each round mines hard negatives with the towers of the one before, as in ANCE (Xiong et al., ICLR 2021).
+"""Train in rounds: each round mines hard negatives with the towers of an earlier round, as in ANCE (Xiong et al., ICLR 2021).
 
     round 0     the first stage: in-batch and random negatives. Its index is the baseline and is not deleted
     round 1…N   the second stage, on negatives mined from the index of the round before
-    last        the third stage, from the best round so far, on negatives mined from its index
+    last        the third stage, from the best round so far, on negatives mined from that round's index
 
-After each round the items are embedded and indexed again, as Flat (exact) and HNSW, and the val queries are searched in both. Each
-round has its own folder. Finished steps are not repeated: an interrupted run continues where it stopped.
+After each round the items are embedded and indexed again, as Flat (exact) and HNSW. The val queries are searched in both indices.
+Each round has its own folder. Finished steps are not repeated: an interrupted run continues where it stopped.
 
 <run>/ledger.json           finished steps
 <run>/rounds.json           the report
@@ -49,14 +49,14 @@ class Round:
     """One round: a tower and its measurements.
 
     Attributes:
-        number: 0 is the baseline.
-        stage: name of its training stage.
-        tower_id: of the trained tower.
+        number: number of the round; 0 is the baseline.
+        stage: name of the training stage.
+        tower_id: id of the trained tower.
         started_from: tower_id of the initial weights; empty for the baseline.
-        quality: "flat" and "hnsw" -> measure -> mean over the val queries in [0, 1].
-        build_seconds: "flat" and "hnsw" -> build time of that index from the stored vectors of the val items.
-        mining: HardNegatives.stats; empty for the baseline.
-        seconds: step -> duration when it ran.
+        quality: "flat" and "hnsw" -> measure -> mean over the val queries, in [0, 1].
+        build_seconds: "flat" and "hnsw" -> seconds to build that index from the stored vectors of the val items.
+        mining: HardNegatives.stats of the round; empty for the baseline.
+        seconds: step -> duration in seconds, measured when the step ran.
     """
 
     number: int
@@ -70,7 +70,7 @@ class Round:
 
     @property
     def score(self) -> float:
-        """Selection score of rounds, as of epochs: the mean of recall@50 and nDCG@10 of the exact search."""
+        """Selection score: the mean of recall@50 and nDCG@10 of the exact search, as for epochs."""
         return (self.quality["flat"]["recall@50"] + self.quality["flat"]["ndcg@10"]) / 2
 
 
@@ -79,9 +79,9 @@ class RoundsReport:
     """The result of a run.
 
     Attributes:
-        folder: of the run.
+        folder: folder of the run.
         tower: folder of the best round's tower.
-        best: number of the best round on val; the first of equals.
+        best: number of the best round on val; among equal rounds the first.
         rounds: all rounds, in order.
     """
 
@@ -115,17 +115,17 @@ def train_rounds(
     """Train a baseline, N rounds on mined negatives, and a last stage; the best tower on val becomes the newest in `towers`.
 
     Args:
-        catalog: pairs of train, judgments of train and val.
-        config: of two or three stages; with two, the third is omitted. in_stages() splits a single one.
+        catalog: catalogue with pairs in train, and judgments in train and val.
+        config: configuration of two or three stages; with two, the last round is omitted. in_stages() splits a single stage.
         towers: folder of the artefacts; every round's tower stays there.
-        runs: receives one folder a run, named by catalogue and settings.
-        rounds: number of rounds with mining, >= 1. A run with fewer is continued.
-        rules: of mining.
+        runs: folder of the runs; each run has a folder named by catalogue and settings.
+        rounds: number of rounds with mining, >= 1. A larger number continues an earlier run.
+        rules: rules of mining; None takes the defaults.
         resume: False repeats everything.
-        steps: shows the progress of each step.
+        steps: function from the label of a step to a context manager with the step's progress callback.
 
-    Raises:
-        InvalidInput: rounds < 1, or the catalogue lacks a val split, or what train_towers() and mining need.
+        Raises:
+            InvalidInput: rounds < 1, the catalogue lacks judged val queries, or train_towers() or mining refuses the catalogue.
         TowerError: a pretrained encoder cannot be loaded.
     """
     if rounds < 1:
@@ -147,7 +147,7 @@ def train_rounds(
 
 
 def in_stages(config: TrainingConfig) -> TrainingConfig:
-    """Return a configuration with stages for mined negatives: its own, or its single stage split into three."""
+    """Return a configuration with stages for mined negatives: several stages stay, a single stage is split into three."""
     if len(config.stages) > 1:
         return config
     first = config.stage_epochs(config.stages[0])

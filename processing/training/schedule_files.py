@@ -19,7 +19,7 @@ LOSSES = get_args(get_type_hints(Stage)["loss"])
 def read_stages(path: Path) -> tuple[Stage, ...]:
     """Read a YAML or JSON list of stages, each a mapping with fields of Stage.
 
-    A query's negatives are B - 1 in-batch ones, random_negatives and hard_negatives.
+    A batch of B queries has B answers, B * random_negatives and B * hard_negatives items. Other queries' items are negatives, too.
 
     Raises:
         InvalidInput: the file cannot be read, or a stage has an unknown field or value.

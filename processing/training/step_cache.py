@@ -1,4 +1,4 @@
-"""A cache of finished steps on disk, so that a second run does only the remaining ones."""
+"""A cache of finished steps on disk, so that a second run does only the remaining steps."""
 
 import json
 import time
@@ -15,9 +15,9 @@ class StepResult:
     """The result of a step.
 
     Attributes:
-        value: a JSON value.
-        seconds: duration when it ran.
-        reused: True if it ran in an earlier run.
+        value: value that the step returned, a JSON value.
+        seconds: duration in seconds, measured when the step ran.
+        reused: True if the step ran in an earlier run.
     """
 
     value: Any
@@ -26,7 +26,7 @@ class StepResult:
 
 
 class StepCache:
-    """Stores the results of steps by name and by a key of their input."""
+    """The stored results of steps, by name and by a key of the step's input."""
 
     def __init__(self, path: Path) -> None:
         """Read the cache file. An unreadable file counts as empty, because every step can be repeated."""
@@ -40,13 +40,13 @@ class StepCache:
         self._entries = {name: step for name, step in steps if isinstance(step, dict) and step.keys() >= fields}
 
     def step(self, name: str, key: str, run: Callable[[], Any], is_valid: Callable[[Any], bool] = lambda value: True) -> StepResult:
-        """Run a step, unless it has a valid result under the same key.
+        """Return the stored result of a step if it has the same key and is valid; otherwise run the step.
 
         Args:
-            name: of the step.
-            key: everything that the step's result depends on.
-            run: does the work; returns a JSON value.
-            is_valid: True if an earlier value can be reused.
+            name: name of the step.
+            key: text of everything that the step's result depends on.
+            run: function that does the work and returns a JSON value.
+            is_valid: function that returns True if a stored value can be reused.
         """
         entry = self._entries.get(name)
         if entry and entry["key"] == key and is_valid(entry["value"]):

@@ -28,7 +28,7 @@ from retrieval.progress import Progress
 EXIT_INTERRUPTED = 130
 BY_CATALOG = "the catalogue's own by default"
 Precision = Literal["auto", "no", "bf16", "fp16"]
-LOG_SECONDS = 10.0  # between two lines of progress
+LOG_SECONDS = 10.0  # minimum time between two lines of progress
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +39,9 @@ class Weights:
 
     Attributes:
         text_model: hub name or local folder of a pretrained text encoder.
-        train_text: layers of it that are trained: all, none or last-<n>.
+        train_text: layers of the text encoder to train: all, none or last-<n>.
         image_weights: name of torchvision weights, or path of a state dict.
-        random: start every encoder from random weights.
+        random: True starts every encoder from random weights.
     """
 
     text_model: str | None = None
@@ -50,7 +50,7 @@ class Weights:
     random: bool = False
 
     def applied_to(self, tower: TowerConfig) -> TowerConfig:
-        """Return the configuration with these weights."""
+        """Return a tower configuration with these encoders and weights."""
         if self.text_model:
             tower = replace(tower, text=replace(tower.text, model=self.text_model))
         if self.image_weights:
@@ -69,24 +69,24 @@ def run_training(
     text_only: Annotated[bool, typer.Option("--text-only", help="An item tower that does not look at photos.")] = False,
     text_model: Annotated[str | None, typer.Option(help="Hub name or local folder of a pretrained text encoder.")] = None,
     train_text: Annotated[
-        str | None, typer.Option(metavar="all|none|last-<n>", help="Which of its layers are trained; all by default.")
+        str | None, typer.Option(metavar="all|none|last-<n>", help="Layers of the text encoder to train; all by default.")
     ] = None,
     image_weights: Annotated[str | None, typer.Option(help="Name of torchvision weights, or path of a state dict.")] = None,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Start every encoder from random weights; no download.")
     ] = False,
-    stage: Annotated[int, typer.Option(help="0 in-batch and random negatives, 1 mined ones, 2 weak positives.")] = 0,
-    start_from: Annotated[Path | None, typer.Option(help="Folder of the tower whose weights are gone on from.")] = None,
+    stage: Annotated[int, typer.Option(help="0: in-batch and random negatives, 1: mined ones, 2: weak positives.")] = 0,
+    start_from: Annotated[Path | None, typer.Option(help="Folder of the tower whose weights training starts from.")] = None,
     negatives: Annotated[Path | None, typer.Option(help="File that processing.mine_negatives wrote.")] = None,
     epochs: Annotated[int | None, typer.Option(help=f"Epochs; {BY_CATALOG}.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help=f"Pairs a batch; {BY_CATALOG}.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help=f"Pairs per batch; {BY_CATALOG}.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help=f"Highest learning rate; {BY_CATALOG}.")] = None,
-    max_seconds: Annotated[float | None, typer.Option(help="Shorten the schedule to end after so long.")] = None,
-    micro_batch: Annotated[int | None, typer.Option(help="Encode so many texts at once: large batches in little memory.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Time limit in seconds, to which the schedule is shortened.")] = None,
+    micro_batch: Annotated[int | None, typer.Option(help="Texts encoded at once: large batches in little memory.")] = None,
     accumulate: Annotated[int | None, typer.Option(help="Batches whose gradients are added up for one step.")] = None,
-    patience: Annotated[int | None, typer.Option(help="Measurements without a better one after which training stops.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Measurements without improvement after which training stops.")] = None,
     mixed_precision: Annotated[Precision | None, typer.Option(help=f"Number format; {BY_CATALOG}.")] = None,
-    log_q: Annotated[bool | None, typer.Option("--log-q", help="Correct for how often a lot is met.")] = None,
+    log_q: Annotated[bool | None, typer.Option("--log-q", help="Correct for how often a lot is sampled.")] = None,
 ) -> int:
     """Train both towers on a catalogue, on one process or several."""
     schedule = {
@@ -124,7 +124,7 @@ def run_training(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job from a command line; 130 after Ctrl-C, else as run_job()."""
+    """Run the job from a command line; return 130 after Ctrl-C, otherwise the result of run_job()."""
     return run_job(run_training, arguments, "gavel")
 
 
@@ -141,13 +141,13 @@ def training_config(
     """Return the catalogue's own schedule with the given changes.
 
     Args:
-        catalog: its name.
-        preset: of the towers.
-        text_only: the item tower reads no photos.
-        seed: of the training.
-        three_stages: split the schedule into three stages, as any stage but the first and mined negatives need.
-        weights: what the encoders start from.
-        schedule: fields of TrainingConfig; None keeps the catalogue's own value.
+        catalog: name of the catalogue.
+        preset: name of the towers' preset.
+        text_only: True builds an item tower that reads no photos.
+        seed: seed of the training.
+        three_stages: True splits the schedule into three stages, which mined negatives and every stage but the first need.
+        weights: encoders and weights that replace the preset's.
+        schedule: field of TrainingConfig -> value; None keeps the catalogue's own value.
     """
     config = TrainingConfig.for_catalog(catalog, preset=preset, use_image=not text_only, seed=seed)
     changes = {name: value for name, value in schedule.items() if value is not None}
@@ -156,7 +156,7 @@ def training_config(
 
 
 def _log_progress() -> Progress:
-    """Log the progress every ten seconds."""
+    """Return a progress callback that logs at most every ten seconds, and at the end."""
     last = time.monotonic()
 
     def report(done: int, total: int) -> None:
