@@ -77,7 +77,7 @@ class Settings:
         tower_id: id of the only tower that may encode queries; empty takes the tower of the live index.
         query_tower: query encoder: "full", or "small" for the one that `gavel distill query` makes of it.
         candidates: number of candidates that are re-ranked, >= 1.
-        request_timeout_s: seconds until a request to OpenSearch is given up, except those of a search.
+        request_timeout_s: seconds until a request to OpenSearch is given up; searches have retrieve_timeout_s, writes at least 120.
         retrieve_timeout_s: seconds until a request of a search to the index is given up.
         deadline_s: seconds after which a search begins no further step; it answers without the step, or fails.
         max_wait_s: seconds that a request to `gavel serve` may wait for its turn; one that would wait longer is refused at once.
@@ -189,9 +189,9 @@ class ScoringParameters:
             by hand: it decides between several meanings of a query, but does not change the subject.
         buyer_half_life_days: age in days at which an interaction has half its weight in the weighted average; None never decays.
         photo_words_share: weight of the words beside a photo in the search vector, 0 to 1; the photo has the rest.
-        hnsw_m: links per vector in the HNSW graph, 2 to 512; on OpenSearch only for a new index.
-        hnsw_ef_construction: candidates that are held while a vector is added to the graph, >= 1; on OpenSearch only for a new
-            index.
+        hnsw_m: links per vector in an HNSW graph, 2 to 512. An existing graph keeps its own until it is built again.
+        hnsw_ef_construction: candidates that are held while a vector is added to a graph, >= 1. An existing graph keeps its own
+            until it is built again.
         hnsw_ef_search: candidates that are held while a graph is searched; 0 derives them from the number of items in an embedded
             index (IndexSpec.ef_search_for), and means 100 on OpenSearch.
         bm25_k1: saturation of term frequency, > 0: the lower, the less repeated words add. On OpenSearch only for a new index.
