@@ -128,7 +128,7 @@ def partial_path(path: Path) -> Path:
 
 
 def replace_file(path: Path, content: bytes | str) -> Path:
-    """Write a file in place of another, durably and in one step; text is written as UTF-8.
+    """Write a file in place of another, durably and in one step, and return its path; text is written as UTF-8.
 
     Raises:
         FileUnwritable: see replacing().

@@ -1,6 +1,6 @@
 """Index the embedding parts of a release, check the index by the records of its parts and by its recall, and make it live.
 
-Parts may come in any order, several at once, and more than once, because every operation has the version of its item, and an older
+Parts may come in any order, several at once, and more than once. Every operation has the version of its item, and an older
 operation changes nothing. `gavel index` and the bulk-index Lambda call the functions of this module.
 """
 
@@ -493,7 +493,7 @@ def _check_share(manifest: Manifest, store: IndexStore) -> None:
     """Check that a release has enough items to replace a live index of another tower.
 
     Raises:
-        ReleaseError: it has fewer items than MIN_SHARE of the live index.
+        ReleaseError: the release has fewer items than MIN_SHARE of the live index's.
     """
     try:
         live = store.live()

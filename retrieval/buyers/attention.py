@@ -51,7 +51,7 @@ class Attention:
         """Encode one buyer as a unit vector; the arguments are those of BuyerTower.encode().
 
         Raises:
-            TowerError: the vectors are of another length than the tower's.
+            TowerError: the vectors have another length than those of the tower.
         """
         if vectors.shape[1] != self.context.shape[1]:
             raise TowerError(

@@ -53,7 +53,7 @@ REQUIRED = ("item_id", "title")
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One auction lot as its seller listed it.
+    """One auction item as its seller listed it.
 
     Attributes:
         item_id: unique id, 1 to 512 bytes of UTF-8, in NFC.
@@ -188,8 +188,8 @@ def parse_item(row: Mapping[str, Any], now: datetime | None = None) -> Item:
 def parse_time(field: str, value: Any) -> datetime | None:
     """Read a time: a datetime, an ISO 8601 text, or a number of seconds (or, above 10^11, milliseconds) since 1970.
 
-    A number is rejected if its time is not in 1990 to 2199, or if it may be YYYYMMDDHH, because a compact date would be read as
-    another year.
+    A number is rejected if its time is not in 1990 to 2199. It is also rejected if it may be YYYYMMDDHH, because a compact date
+    would be read as seconds of another year.
 
     Args:
         field: name of the field, for the message.

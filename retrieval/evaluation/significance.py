@@ -1,4 +1,4 @@
-"""Test whether two systems differ: paired tests over queries, with scipy.
+"""Paired tests over queries for a difference between two systems, with scipy.
 
 The p-value is that of a randomisation test, which Smucker, Allan and Carterette (CIKM 2007) recommend for retrieval measures. The
 confidence interval is a percentile bootstrap over queries (Efron and Tibshirani 1993).
@@ -51,7 +51,7 @@ class PairedComparison:
 def compare_paired(
     base: Mapping[str, float], new: Mapping[str, float], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> PairedComparison:
-    """Test whether the means of two systems differ.
+    """Test if the means of two systems differ, and return the comparison.
 
     The paired randomisation test changes the sign of every query's difference at random, `resamples` times. If there are fewer
     combinations of signs, it tries each of them once.

@@ -22,8 +22,8 @@ class _NotAllTaken(Exception):
 class EventStream:
     """A sink that sends rows of feedback to a delivery stream. Threads may share it.
 
-    The rows of one request go into one record if they fit, because Firehose stores a record whole or not at all, and charges at
-    least 5 kB per record.
+    The rows of one request go into one record if they fit. Firehose stores a record whole or not at all, and charges at least 5 kB
+    per record.
     """
 
     def __init__(self, name: str) -> None:

@@ -55,7 +55,7 @@ class Fusion:
         """Read `<kind>` or `<kind>:<keyword weight>,<semantic weight>`, such as "min_max:0.7,0.3".
 
         Raises:
-            InvalidQuery: the text has neither form.
+            InvalidQuery: the text has neither form, or a value is not in its range.
         """
         kind, colon, numbers = text.strip().partition(":")
         try:

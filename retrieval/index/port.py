@@ -92,8 +92,7 @@ class VectorIndex(Protocol):
     def corrections(self, words: Sequence[str]) -> dict[str, str]:
         """Return misspelt word -> its correction, the most similar word of a title (text/spelling.py).
 
-        A word is left out if it occurs, with any ending, in the text, brand or category of an item, or if no title has a similar
-        word.
+        A word is left out if an item has it, with any ending, in text, brand or category; or if no title has a similar word.
 
         Args:
             words: words in lower case.

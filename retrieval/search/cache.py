@@ -67,7 +67,7 @@ class LruCache(Generic[Value]):
             return entry[2]
 
     def put(self, key: Hashable, value: Value) -> None:
-        """Store a value."""
+        """Store a value; remove the least recently used entries while the cache is too large."""
         if not self._size:
             return
         size = ENTRY_BYTES + size_of(key) + size_of(value)
@@ -99,7 +99,7 @@ class LruCache(Generic[Value]):
         self._bytes -= entry[1] if entry else 0
 
     def _sweep(self) -> None:
-        """Remove entries that are too old, at most once in `seconds`."""
+        """Remove entries that are too old, at most once per maximum age."""
         now = time.monotonic()
         if now - self._swept > self._seconds:
             self._swept = now

@@ -43,7 +43,7 @@ class SearchLimits:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "SearchLimits":
-        """Take the limits from the settings of a process."""
+        """Return the limits in the settings of a process."""
         return cls(
             rerank_candidates=settings.candidates,
             retrieve_timeout_s=settings.retrieve_timeout_s,

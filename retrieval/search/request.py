@@ -73,7 +73,7 @@ def check_request(request: SearchRequest, *, words_needed: bool = True) -> None:
         words_needed: False allows an empty query, for a search by photo.
 
     Raises:
-        InvalidQuery: the message names the value and the limit.
+        InvalidQuery: a value is not allowed; the message names it and the limit.
     """
     check_request_text(request.query, "query")
     # query_text() may be longer than the query, because it spells ligatures out
@@ -92,10 +92,10 @@ def check_request(request: SearchRequest, *, words_needed: bool = True) -> None:
 
 
 def check_page(k: int, offset: int = 0) -> None:
-    """Check the size of an answer, and its offset in the whole list.
+    """Check the size of a page, and its offset in the whole list.
 
     Raises:
-        InvalidQuery: the message names the value and the limit.
+        InvalidQuery: k or offset is not in its range; the message names it and the limit.
     """
     if not 1 <= k <= MAX_K:
         raise InvalidQuery(f"k is {k}; allowed are 1 to {MAX_K}")
@@ -107,7 +107,7 @@ def check_filters(filters: Filter) -> None:
     """Check the values of filters.
 
     Raises:
-        InvalidQuery: the message names the value and the limit.
+        InvalidQuery: a value is not allowed; the message names it and the limit.
     """
     for name in ("category", "brand"):
         check_request_text(getattr(filters, name) or "", name)

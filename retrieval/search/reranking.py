@@ -1,4 +1,4 @@
-"""Order candidates by the re-ranker, and spread the best of them."""
+"""Order candidates by the re-ranker, and diversify the result."""
 
 import logging
 from collections.abc import Callable, Sequence

@@ -369,12 +369,12 @@ class SearchService:
 
 
 def _at_this_moment(filters: Filter) -> Filter:
-    """Give filters the time of this call, so that all lists of one answer agree on which auctions have ended."""
+    """Return filters with a fixed `now`, so that all lists of one answer agree on which auctions have ended."""
     return replace(filters, now=filters.moment())
 
 
 def _checked_filters(k: int, filters: Filter | None) -> Filter:
-    """Check k and filters; return the filters at this moment."""
+    """Check k and filters; return the filters with a fixed `now`."""
     check_page(k)
     filters = filters or Filter()
     check_filters(filters)

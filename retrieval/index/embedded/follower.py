@@ -69,7 +69,7 @@ class Follower(ABC, Generic[V]):
     def current(self, min_commit: CommitSeq) -> V:
         """Return the current view, and start a background rebuild if one is due.
 
-        While another thread refreshes, return the previous view if it is at least `min_commit`; otherwise wait.
+        While another thread refreshes, return the previous view if its commit is at least `min_commit`; otherwise wait.
         """
         view, commit_seq = self.view, self._database.commit_seq()
         if view is not None and view.commit_seq == commit_seq:

@@ -1,4 +1,4 @@
-"""Search one embedded index: SQLite is the truth, FAISS and inverted lists follow it (docs/adr/0002-embedded-index.md)."""
+"""Search one embedded index: SQLite stores the items, FAISS and inverted lists follow it (docs/adr/0002-embedded-index.md)."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence

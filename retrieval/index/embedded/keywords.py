@@ -2,7 +2,7 @@
 
 Each field has a main segment, which is mapped from files and never changed. Items that are committed later go into a buffer in
 memory, where the next search finds them. Once the buffer is large, a background rebuild merges both into a new main segment without
-deleted items, writes it, and swaps it in while searches go on.
+deleted items. It writes the new segment to files, and swaps it in while searches go on.
 
 The number of items, and of items with a term, is counted over main segment and buffer, with deleted items until a merge. The
 average length of a text is that of the main segment.

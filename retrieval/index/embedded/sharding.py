@@ -48,8 +48,8 @@ T = TypeVar("T")
 class _LazyIndex:
     """The index of a shard in the shard's process, opened by the first call of a method.
 
-    It is not opened by the constructor, because a manager passes on errors of a method unchanged, but errors of a constructor only
-    as a traceback.
+    The constructor does not open it, because a manager passes on errors of a constructor only as a traceback. Errors of a method
+    are passed on unchanged.
     """
 
     def __init__(self, *args: Any) -> None:
