@@ -1,4 +1,4 @@
-"""The deadline of a search, and its end when the client hangs up."""
+"""The deadline of a search, which also ends when its client hangs up."""
 
 import time
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ class Arrival:
     """The arrival of a request at a server, and the state of its client.
 
     Attributes:
-        at: seconds, by time.monotonic(), when the whole request was there.
+        at: time.monotonic() in seconds when the whole request had arrived.
         abandoned: True once the client has hung up.
     """
 
@@ -21,12 +21,12 @@ class Arrival:
         self.abandoned = False
 
 
-ARRIVAL: ContextVar[Arrival | None] = ContextVar("arrival", default=None)  # of the request of this context
+ARRIVAL: ContextVar[Arrival | None] = ContextVar("arrival", default=None)  # of this context's request; None without a server
 
 
 @contextmanager
 def uncounted() -> Iterator[None]:
-    """Move the deadline of this request by the duration of the block."""
+    """Postpone the deadline of this request by the duration of the block, so that the block costs no search time."""
     arrival, started = ARRIVAL.get(), time.monotonic()
     try:
         yield
@@ -39,11 +39,11 @@ class Deadline:
     """A moment after which no further step begins."""
 
     def __init__(self, seconds: float, arrival: Arrival | None = None) -> None:
-        """Start at the arrival of the request, or now.
+        """Set the deadline `seconds` after the arrival of the request; without an arrival, after now.
 
         Args:
-            seconds: until the deadline.
-            arrival: of the request; once its client has hung up, no further step begins either.
+            seconds: time until the deadline, in seconds.
+            arrival: arrival of the request, or None. Once its client has hung up, limit() raises.
         """
         self._seconds, self._arrival = seconds, arrival
         self._ends = (time.monotonic() if arrival is None else arrival.at) + seconds
@@ -53,7 +53,7 @@ class Deadline:
         return self._ends - time.monotonic()
 
     def limit(self, seconds: float) -> float:
-        """Return the time for a step: `seconds`, or less if the deadline is nearer.
+        """Return the seconds that a step may take: `seconds`, or the time until the deadline if that is shorter.
 
         Raises:
             IndexUnavailable: the deadline has passed.

@@ -5,21 +5,21 @@
     │   ├── InvalidQuery      a value of a search request is not allowed
     │   │   ├── InvalidPhoto  a photo cannot be read, or must not be
     │   │   └── NoImageBranch the live tower reads no photos
-    │   └── InvalidSettings   an environment variable or a settings file is wrong
-    ├── UnknownItem           no live item has the id
+    │   └── InvalidSettings   an environment variable or a settings file has a wrong value
+    ├── UnknownItem           no item of the index has the id
     ├── TowerError            a tower artefact cannot be used
-    │   └── TowerMismatch     index and encoder belong to different towers
+    │   └── TowerMismatch     index and encoder are of different towers
     ├── ReleaseError          a release is incomplete or damaged
     ├── IndexUnavailable      the index does not answer
     │   └── IndexMissing      nothing has been indexed yet
     ├── RankerUnavailable     the re-ranker does not answer
     ├── FeedbackUnavailable   interactions cannot be stored, read or erased
     ├── Overloaded            too many requests wait already; try again later
-    ├── RequestAbandoned      the client hung up before it was answered
+    ├── RequestAbandoned      the client closed the connection before the answer
     ├── FeatureMismatch       a re-ranker was trained on other features
     ├── AlreadyRunning        another process does the same work in the same place
     ├── FileUnwritable        a file cannot be written; an OSError, too
-    └── MissingPrerequisite   this machine lacks something; the message names the command that mends it
+    └── MissingPrerequisite   this machine lacks something; the message names the remedy
 
 A message names the fault, the place and the remedy. Callers decide by type and never read the message.
 """
@@ -46,8 +46,8 @@ class InvalidPhoto(InvalidQuery):
     """A photo cannot be read: it has another format, is damaged, animated, too large, or outside the folders that may be read.
 
     Attributes:
-        fault: for counts: unreadable (missing or damaged), format (neither JPEG, PNG nor WebP), too_large (pixels or bytes), or
-            outside the folders whose photos may be read.
+        fault: kind of the fault, by which faults are counted. unreadable: missing or damaged. format: not JPEG, PNG or WebP.
+            too_large: too many pixels or bytes. outside: not in the folders that may be read.
     """
 
     def __init__(self, message: str, fault: PhotoFault = "unreadable") -> None:
@@ -56,7 +56,7 @@ class InvalidPhoto(InvalidQuery):
 
 
 class NoImageBranch(InvalidQuery):
-    """The live tower cannot be searched by photo."""
+    """The active tower has no image encoder, so that a search by photo is impossible."""
 
 
 class InvalidSettings(InvalidInput):
@@ -64,7 +64,7 @@ class InvalidSettings(InvalidInput):
 
 
 class UnknownItem(GavelError):
-    """No live item has the requested id."""
+    """No item of the index has the requested id."""
 
 
 class TowerError(GavelError):
@@ -72,7 +72,7 @@ class TowerError(GavelError):
 
 
 class TowerMismatch(TowerError):
-    """The index holds vectors of another tower than that of the query."""
+    """Two towers differ that must be the same, such as that of the index and that of the query encoder."""
 
 
 class ReleaseError(GavelError):
@@ -96,11 +96,11 @@ class FeedbackUnavailable(GavelError):
 
 
 class Overloaded(GavelError):
-    """So many requests wait that another one would be late."""
+    """Too many requests wait already, so that a further one would be late."""
 
 
 class RequestAbandoned(GavelError):
-    """The client closed the connection before the response."""
+    """The client closed the connection before it was answered."""
 
 
 class FeatureMismatch(GavelError):

@@ -20,25 +20,25 @@ from typing import Any
 from retrieval.errors import AlreadyRunning, FileUnwritable
 
 BLOCK_BYTES = 1 << 20
-COMMAND_CHARS = 200  # of a command line, in a message
-SEAL = "sha256"  # key under which JSON carries its own checksum
-PARTIAL = ".partial"  # no reader, bucket event or upload takes a name that ends so for a whole file
-# errors that say nothing against a file: space, memory, descriptors or permissions are wanting
+COMMAND_CHARS = 200  # a longer command line is cut in a message
+SEAL = "sha256"  # key of an object's own checksum in its JSON
+PARTIAL = ".partial"  # ending of unfinished files, which no reader, bucket event or upload takes
+# errors that do not mean that a file is damaged: space, memory, descriptors or permissions are missing
 SHORT_OF = (
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOLCK),
 )
 SQLITE_SHORT_OF = ("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_PERM", "SQLITE_NOMEM", "SQLITE_IOERR")
 SQLITE_TORN = ("SQLITE_IOERR_READ", "SQLITE_IOERR_SHORT_READ", "SQLITE_IOERR_CORRUPTFS", "SQLITE_IOERR_DATA")
-_being_written: set[Path] = set()  # by this process
+_being_written: set[Path] = set()  # temporary paths that this process writes now
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield the path of a new file that replaces `path`, durably and in one step, when the block ends.
 
-    The new file has a temporary name in the same folder. It is removed if the block raises. Files that killed processes left
-    behind for the same `path` are removed, too.
+    The new file has a temporary name in the same folder. It is removed if the block raises. Temporary files that killed processes
+    left behind for the same `path` are removed, too.
 
     Args:
         path: file to write; its folder exists.
@@ -62,7 +62,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def creating(path: Path) -> Iterator[Path]:
     """Yield the path of a new file that becomes `path` when the block ends, unless another process created `path` first.
 
-    Its owner alone may read the file. Temporary names and leftovers are handled as in replacing().
+    Only its owner may read the file. Temporary names and leftovers are handled as in replacing().
 
     Raises:
         OSError: the disk is full, or the folder is missing or may not be written.
@@ -101,7 +101,7 @@ def building_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """Yield partial_path(path); remove what stands there afterwards, and before it what killed processes left."""
+    """Yield partial_path(path) after removing the leftovers of killed processes; remove the file or folder there afterwards."""
     for left in path.parent.glob(f"{glob.escape(path.name)}.*{PARTIAL}"):
         if left not in _being_written and not _runs(left.suffixes[-2][1:].partition("-")[0]):
             _remove(left)
@@ -128,7 +128,7 @@ def partial_path(path: Path) -> Path:
 
 
 def replace_file(path: Path, content: bytes | str) -> Path:
-    """Write a file in place of another, durably and in one step; text is written as UTF-8.
+    """Write a file in place of another, durably and in one step, and return its path; text is written as UTF-8.
 
     Raises:
         FileUnwritable: see replacing().
@@ -139,11 +139,11 @@ def replace_file(path: Path, content: bytes | str) -> Path:
 
 
 def commit_folder(building: Path, folder: Path) -> None:
-    """Give a finished folder its name, once all its files are on the disk.
+    """Rename a finished folder once all its files are on the disk.
 
     Args:
-        building: folder of finished files, on the disk of `folder`.
-        folder: the name; nothing stands there.
+        building: folder of finished files, on the same disk as `folder`.
+        folder: new path; nothing exists there.
 
     Raises:
         FileUnwritable: the disk is full, or the folder may not be written.
@@ -159,18 +159,18 @@ def commit_folder(building: Path, folder: Path) -> None:
 
 @contextmanager
 def exclusive(lock: Path, work: str) -> Iterator[None]:
-    """Hold the lock file `lock` while the block runs: one process at a time, and one thread in it, does the same work.
+    """Hold a lock while the block runs, so that only one process, and one thread of it, does the work at a time.
 
-    The operating system releases the lock when the process ends, even if it is killed. A lock file that it leaves behind blocks
+    The operating system releases the lock when the process ends, even if it is killed. A lock file that is left behind blocks
     nobody.
 
     Args:
-        lock: path of the lock file; its folder is made if it is missing.
-        work: what the block does, such as "embeds release r in /data/embeddings"; others read it in the error message.
+        lock: path of the lock file; its folder is created if it is missing.
+        work: description of the block, such as "embeds release r in /data/embeddings", for the message of AlreadyRunning.
 
     Raises:
         AlreadyRunning: another process or thread holds the lock; the message names it and the remedy.
-        FileUnwritable: the lock file cannot be made.
+        FileUnwritable: the lock file cannot be created.
     """
     try:
         descriptor = _acquire(lock, work)
@@ -181,15 +181,15 @@ def exclusive(lock: Path, work: str) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)  # before it is released: see _acquire()
+        lock.unlink(missing_ok=True)  # before the release, because _acquire() checks for it
         os.close(descriptor)
 
 
 def _acquire(lock: Path, work: str) -> int:
-    """Lock a file, write into it who holds it, and return its descriptor, whose closing releases the lock.
+    """Lock a file, write the holder into it, and return its descriptor. Closing the descriptor releases the lock.
 
     Raises:
-        BlockingIOError: it is locked already.
+        BlockingIOError: the file is locked already.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:COMMAND_CHARS]
@@ -206,7 +206,7 @@ def _acquire(lock: Path, work: str) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # its holder removed the file between the two calls: lock the new one
+        os.close(descriptor)  # the last holder removed the file between open() and flock(): lock a new file
 
 
 def _who_holds(lock: Path) -> str:
@@ -214,7 +214,7 @@ def _who_holds(lock: Path) -> str:
     try:
         holder = json.loads(lock.read_bytes())
         pid, command, since, work = (holder[name] for name in ("pid", "command", "since", "work"))
-    except (OSError, ValueError, KeyError, TypeError):  # it is about to write who it is, or has just ended
+    except (OSError, ValueError, KeyError, TypeError):  # the holder has not written the file yet, or has just ended
         return f"another process holds {lock}; run the same command again when it has ended"
     return (
         f"process {pid} ({command}) {work} since {since}; run the same command again when it has ended, "
@@ -223,16 +223,18 @@ def _who_holds(lock: Path) -> str:
 
 
 def unwritable(path: Path, error: OSError) -> FileUnwritable:
-    """Make the error of a file that the disk does not take, with the remedy."""
+    """Return the error for a file that cannot be written, with the remedy."""
     return FileUnwritable(f"{path} cannot be written ({error.strerror or error}); free space on its disk or mend its permissions")
 
 
 def shortage(path: Path, error: object) -> str | None:
-    """Say that a file cannot be used now though it may be whole, with the remedy; None where it is missing or damaged.
+    """Return a message if an error means that something was short, not that a file is damaged; None for other errors.
+
+    Short are space, memory, descriptors, locks or permissions. The message names the remedy.
 
     Args:
-        path: of the file.
-        error: what using it raised, an OSError or one of SQLite's; any other is no shortage.
+        path: path of the file, for the message.
+        error: error of using the file; only an OSError or an error of SQLite can mean a shortage.
     """
     name = str(getattr(error, "sqlite_errorname", ""))
     short = isinstance(error, OSError) and error.errno in SHORT_OF
@@ -253,7 +255,7 @@ def sha256_of(path: Path) -> str:
 
 
 def crc32_of(path: Path, length: int = sys.maxsize) -> int:
-    """Return the CRC-32 of the first `length` bytes of a file, or of all.
+    """Return the CRC-32 of the first `length` bytes of a file, by default of all.
 
     Raises:
         OSError: the file cannot be read.
@@ -267,15 +269,15 @@ def crc32_of(path: Path, length: int = sys.maxsize) -> int:
 
 
 def seal_json(values: Mapping[str, Any], indent: int | None = None) -> str:
-    """Write an object as JSON with its own checksum under the key "sha256"."""
+    """Return an object as JSON with its own checksum under the key "sha256"."""
     return json.dumps({**values, SEAL: _digest(values)}, indent=indent, ensure_ascii=False) + "\n"
 
 
 def unseal_json(text: str | bytes) -> dict[str, Any]:
-    """Read seal_json()'s text; an object without a checksum was written by an older version and is taken as it is.
+    """Return the object in a text of seal_json(), without the checksum. Older versions wrote none, so it may be missing.
 
     Raises:
-        ValueError: it is no JSON object, or not the one that was written.
+        ValueError: the text is no JSON object, or its checksum is wrong.
     """
     values = json.loads(text)
     if not isinstance(values, dict):
@@ -290,7 +292,7 @@ def _digest(values: Mapping[str, Any]) -> str:
 
 
 def _sync(path: Path) -> None:
-    """Put a file's bytes, or a folder's names, on the disk, so that they outlive a power cut."""
+    """Put the bytes of a file, or the names in a folder, on the disk, so that they outlive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -299,13 +301,13 @@ def _sync(path: Path) -> None:
 
 
 def _runs(pid: str) -> bool:
-    """True if another process of this number runs; in a container one that was killed had the number of this one."""
-    if pid == str(os.getpid()):
+    """True if another process with this id runs."""
+    if pid == str(os.getpid()):  # in a container, a killed process had the same id as this one
         return False
     try:
         os.kill(int(pid), 0)
     except (ProcessLookupError, ValueError):
         return False
-    except PermissionError:  # of another user
+    except PermissionError:  # it is a process of another user
         return True
     return True

@@ -1,7 +1,7 @@
 """Index the embedding parts of a release, check the index by the records of its parts and by its recall, and make it live.
 
-Parts may come in any order, several at once, and more than once: an operation carries the version of its item, and an older one
-changes nothing. `gavel index` and the bulk-index Lambda are shells over this file.
+Parts may come in any order, several at once, and more than once. Every operation has the version of its item, and an older
+operation changes nothing. `gavel index` and the bulk-index Lambda call the functions of this module.
 """
 
 import json
@@ -36,14 +36,14 @@ from retrieval.progress import Progress
 logger = logging.getLogger(__name__)
 
 PROBES = 50
-SAMPLES_PER_PROBE = 4  # items, so that enough probes remain when equal vectors count once
+SAMPLES_PER_PROBE = 4  # more items are sampled than probed, because equal vectors are probed only once
 PROBE_K = 10
 MIN_RECALL = 0.95
-MIN_SHARE = 0.5  # of the live index's items, for a release to move the alias to another tower's index; a day has fewer
-MAX_REJECTED_SHARE = 0.01  # of a release's items, for it to go live without --force
-FEW_REJECTED = 3  # items of a small release, unless they are more than half of it
+MIN_SHARE = 0.5  # share of the live index's items that a replacement must have; the release of one day has fewer
+MAX_REJECTED_SHARE = 0.01  # largest share of rejected items with which a release goes live without --force
+FEW_REJECTED = 3  # so many rejected items are always allowed, unless they are more than half of the release
 PROGRESS_STEP = 250
-HEAD = 100  # items of a part whose most common length of vectors is that of a new index
+HEAD = 100  # a new index takes the most common length of vectors among the first 100 items of a part
 REASONS_SHOWN = 3
 REASON_CHARS = 300
 
@@ -53,11 +53,11 @@ class ReleaseReport:
     """The result of indexing a release.
 
     Attributes:
-        index: physical name of the index that holds it.
-        tower_id: of its vectors.
-        upserts: results of the operations of its parts.
+        index: physical name of the index that holds the release.
+        tower_id: id of the tower of the index.
+        upserts: results of the operations of the release's parts.
         lots: number of items in the index, those of other releases included.
-        recall_at_10: share of the exact ten nearest that the approximate search finds, mean over the probes, in [0, 1].
+        recall_at_10: mean share of the exact ten nearest items that the approximate search finds, in [0, 1].
         published: True if the alias was moved; False if the index was live before.
     """
 
@@ -69,7 +69,7 @@ class ReleaseReport:
     published: bool
 
     def to_json(self) -> str:
-        """Return the report as JSON, with counts in place of the results of single operations."""
+        """Return the report as JSON, with counts instead of the results of single operations."""
         values = {name: getattr(self, name) for name in ("index", "tower_id", "lots", "recall_at_10", "published")}
         return json.dumps({**values, **self.upserts.counts}, indent=2) + "\n"
 
@@ -85,24 +85,25 @@ def ingest_part(
     """Index a part and record the result of each of its operations; damaged lines are rejected, the others indexed.
 
     Args:
-        name: of the part.
-        source: as of PartReader.
-        store: of the indices.
-        observe: wraps the stream of operations, such as to count them.
-        overwrite: as of VectorIndex.upsert().
+        name: name of the part.
+        source: path or file object of the part, see PartReader.
+        store: store of the indices.
+        observe: function that wraps the stream of operations, for example to count them.
+        overwrite: see VectorIndex.upsert().
 
     Returns:
-        The record of the part, once the index acknowledged it.
+        The record of the part, after the index has acknowledged all operations.
 
     Raises:
-        ReleaseError, IndexUnavailable: as index_part() and PartReader raise them. The part may be sent again.
+        ReleaseError: see index_part() and PartReader.
+        IndexUnavailable: see index_part(). The part may be sent again.
     """
     part = PartReader(source, name)
     return _with_source(name, part, index_part(observe(part), store, overwrite=overwrite))
 
 
 def _with_source(name: str, part: PartReader, indexed: IndexedPart) -> IndexedPart:
-    """Add the name, hash and damaged lines of a part that was read to its record."""
+    """Return the record of a part with its name, hash and damaged lines, after the part was read."""
     rejected = tuple((item_id, reason[:REASON_CHARS]) for item_id, reason in (*part.bad_lines, *indexed.rejected))
     if rejected:
         logger.error("part %s: %d items refused: %s", name, len(rejected), _reasons(rejected))
@@ -112,22 +113,22 @@ def _with_source(name: str, part: PartReader, indexed: IndexedPart) -> IndexedPa
 def index_part(ops: Iterable[IndexOp], store: IndexStore, *, overwrite: bool = False) -> IndexedPart:
     """Apply the operations of one part to the index of their tower, which is created if it is missing.
 
-    A part of another tower than the live one goes into an index of its own, never into the live one. A part of deletions alone
-    names no tower; it goes into the live index.
+    A part of another tower than that of the live index never goes into the live index. A part that has only deletions names no
+    tower, and goes into the live index.
 
     Args:
-        ops: as read_part() yields them; read once, never held as a whole.
-        store: of the indices.
-        overwrite: as of VectorIndex.upsert().
+        ops: operations of the part, as read_part() yields them; the iterable is read once, as a stream.
+        store: store of the indices.
+        overwrite: see VectorIndex.upsert().
 
     Returns:
-        The result of every operation, and the index; the part's name and hash are empty. Sending rejected operations again
-        would not help.
+        The results of all operations, and the index; the name and hash of the part are empty. It does not help to send rejected
+        operations again.
 
     Raises:
-        ReleaseError: the part is damaged, or holds vectors of several towers.
-        IndexUnavailable: the index does not answer, or a newer index of this tower was made meanwhile; the same part
-            may be sent again.
+        ReleaseError: the part is damaged, or has vectors of several towers.
+        IndexUnavailable: the index does not answer, or a newer index of this tower was created meanwhile. The part may be sent
+            again.
     """
     remaining = iter(ops)
     deletions, first = _leading_deletions(remaining)
@@ -139,7 +140,7 @@ def index_part(ops: Iterable[IndexOp], store: IndexStore, *, overwrite: bool = F
     tower_id = _tower_of(first)
     head = [first, *islice(remaining, HEAD)]
     lengths = Counter(len(op.vector) for op in head if isinstance(op, IndexedItem))
-    index = ensure_index(tower_id, lengths.most_common(1)[0][0], store)  # one damaged item must not decide for all
+    index = ensure_index(tower_id, lengths.most_common(1)[0][0], store)  # most common, so that one damaged item does not decide
     report = index.upsert(_of_one_tower(chain(deletions, head, remaining), tower_id), overwrite=overwrite)
     index.refresh()
     current = store.find(tower_id)
@@ -149,9 +150,9 @@ def index_part(ops: Iterable[IndexOp], store: IndexStore, *, overwrite: bool = F
 
 
 def ensure_index(tower_id: str, dimensions: int, store: IndexStore) -> VectorIndex:
-    """Find the index of a tower, or create it.
+    """Return the index of a tower; create it if there is none.
 
-    Called before a job starts, it keeps workers that meet a new tower at once from each creating an index.
+    Call it before workers start, because several workers that meet a new tower at once would each create an index.
     """
     return store.find(tower_id) or store.create(tower_id, dimensions)
 
@@ -162,11 +163,11 @@ def index_release(
     """Index a whole release from this machine and make it live; write rejected items to INDEX_REJECTS_FILE in its folder.
 
     Args:
-        folder: `embeddings/<release_id>`.
-        store: of the indices.
-        progress: called with (items done, items in all).
-        overwrite: as of VectorIndex.upsert().
-        force: as of publish_release().
+        folder: folder of the release, `embeddings/<release_id>`.
+        store: store of the indices.
+        progress: progress of indexing; the unit is operations.
+        overwrite: see VectorIndex.upsert().
+        force: see publish_release().
 
     Raises:
         ReleaseError: the release is unfinished, damaged or empty, or fails one of publish_release()'s checks.
@@ -202,15 +203,15 @@ def publish_release(manifest: Manifest, store: IndexStore, parts: Sequence[Index
     Items that are deleted in the live index stay deleted.
 
     Args:
-        manifest: of the whole release; manifests of several instances are merged first.
-        store: of the indices.
+        manifest: manifest of the whole release; manifests of several instances must be merged.
+        store: store of the indices.
         parts: records of the release's indexed parts.
-        force: publish even if the release has less than MIN_SHARE of the live index's items, its index that few open ones, or too
-            many items were rejected.
+        force: True publishes even if too many items were rejected, or if the release or its index is too small to replace the live
+            index. Too small are less than MIN_SHARE of the live index's items, or of its open items.
 
     Raises:
-        ReleaseError: a part is not proved to be whole in the index, too many items were rejected, the release or its index is too
-            small to replace the live index, or the search finds fewer than 95% of the exact ten nearest. The alias then stays.
+        ReleaseError: no record proves that a part is whole in the index, too many items were rejected, the release or its index is
+            too small, or the recall is below MIN_RECALL. The alias then stays.
         IndexUnavailable: the index does not answer.
     """
     index = store.find(manifest.tower_id)
@@ -249,15 +250,16 @@ def rebuild_index(
     Rejected items are written to INDEX_REJECTS_FILE in the folder of their release.
 
     Args:
-        folders: `embeddings/<release_id>` each, the oldest first.
-        store: of the indices.
-        progress: called with (items done, items in all).
-        overwrite: of several versions of an item use the one in the latest folder, not the highest.
-        force: publish even if the index has less than MIN_SHARE of the live index's items, or too many items were rejected.
+        folders: folders of the releases, `embeddings/<release_id>`, the oldest first.
+        store: store of the indices.
+        progress: progress of indexing; the unit is operations.
+        overwrite: True takes the version of an item in the latest folder; False the highest version.
+        force: True publishes even if too many items were rejected, or the index has less than MIN_SHARE of the live index's open
+            items.
 
     Raises:
-        ReleaseError: a release is damaged or has items of several towers, the search finds too few of the nearest items, the new
-            index would be too small, or too many items were rejected.
+        ReleaseError: a release is damaged, the releases are of several towers, the recall is below MIN_RECALL, the new index is too
+            small, or too many items were rejected.
         IndexUnavailable: the index does not answer.
     """
     manifests = [load_release(folder) for folder in folders]
@@ -290,11 +292,12 @@ def rebuild_index(
 
 
 def _copy_deletions(index: VectorIndex, store: IndexStore) -> tuple[int, UpsertReport]:
-    """Apply the deletions of the live index to another one; none if no index is live, or it cannot be read.
+    """Apply the deletions of the live index to another index. Apply none if no index is live, or it cannot be read.
+
+    A deletion that is older than the item has no effect, because the item was added again since.
 
     Returns:
-        Number of open items of the live index, and the deletions that were carried out. A deletion older than the item is not,
-        because the item was added again since.
+        The number of open items in the live index, and a report of the deletions that were carried out.
     """
     try:
         live = store.live()
@@ -312,10 +315,15 @@ def _copy_deletions(index: VectorIndex, store: IndexStore) -> tuple[int, UpsertR
 
 
 def _check_open(index: VectorIndex, open_before: int, rejected: Sequence[tuple[str, str]] = ()) -> None:
-    """Reject an index that would remove many open items from the search, or has none.
+    """Check that an index has items, and enough open ones to replace the live index.
+
+    Args:
+        index: index to check.
+        open_before: number of open items in the live index.
+        rejected: rejected items, for the message.
 
     Raises:
-        ReleaseError: it has less than MIN_SHARE of `open_before`, or no item.
+        ReleaseError: the index has fewer open items than MIN_SHARE of `open_before`, or no item.
     """
     open_items = index.count(Filter())
     if open_items < MIN_SHARE * open_before or not index.count():
@@ -328,9 +336,13 @@ def _check_open(index: VectorIndex, open_before: int, rejected: Sequence[tuple[s
 
 
 def _check_rebuilt(index: VectorIndex, report: UpsertReport, open_before: int) -> None:
-    """Reject a rebuilt index that lost many items."""
+    """Check that a rebuilt index has lost few items.
+
+    Raises:
+        ReleaseError: see _check_open(); or too many rejected items are valid in no release.
+    """
     stored = {item.item_id for item in index.fetch(sorted({item_id for item_id, _ in report.rejected if item_id}))}
-    lost = [(item_id, reason) for item_id, reason in report.rejected if item_id not in stored]  # sound in no release
+    lost = [(item_id, reason) for item_id, reason in report.rejected if item_id not in stored]  # valid in no release
     _check_open(index, open_before, lost)
     if len(lost) > _max_rejected(report.total):
         raise ReleaseError(
@@ -341,14 +353,14 @@ def _check_rebuilt(index: VectorIndex, report: UpsertReport, open_before: int) -
 
 
 def probe_index(index: VectorIndex, seed: int = 0) -> float:
-    """Measure the mean recall@10 over a sample of the whole index.
+    """Measure the mean recall@10 with stored vectors of open items as queries.
 
     Args:
-        index: refreshed.
-        seed: of the sample, which is the same until something is written.
+        index: index to measure, refreshed.
+        seed: seed of the sample; the same seed gives the same sample until something is written.
 
     Returns:
-        In [0, 1], over up to 50 different vectors of open items; 1 if there is none.
+        The mean recall@10 over at most 50 different vectors, in [0, 1]; 1 if there is no open item.
     """
     sample = index.sample(SAMPLES_PER_PROBE * PROBES, Filter(), seed)
     return recall_at_10(index, list({vector.tobytes(): vector for vector in sample}.values())[:PROBES])
@@ -365,14 +377,14 @@ def low_recall(name: str, recall: float) -> str:
 def recall_at_10(index: VectorIndex, probes: Sequence[Vector]) -> float:
     """Measure the share of the exact ten nearest items that the approximate search finds.
 
-    A result counts if its score reaches the tenth exact one, because items of equal score are interchangeable.
+    A result counts if its score is at least that of the tenth exact result, because items with equal scores are interchangeable.
 
     Args:
-        index: searched twice per probe, with one clock, so that no auction ends in between.
-        probes: (dimensions,) float32 each.
+        index: index to search, twice per probe.
+        probes: query vectors, (dimensions,) float32 each.
 
     Returns:
-        Mean over the probes, in [0, 1]; 1 if there is nothing to find.
+        The mean over the probes, in [0, 1]; 1 if no probe has a result.
     """
     filters = Filter()
     recalls: list[float] = []
@@ -393,7 +405,7 @@ def _checked_recall(index: VectorIndex, *, live: bool) -> float:
 
 
 class _Counter:
-    """Counts the operations of a release while they are read, and reports progress."""
+    """A counter of a release's operations while they are read, which reports progress."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
         self._count = 0
@@ -409,7 +421,7 @@ class _Counter:
 
 
 def _leading_deletions(ops: Iterator[IndexOp]) -> tuple[list[Deletion], IndexedItem | None]:
-    """Read the deletions before the first item, and that item, because only an item names its tower."""
+    """Read up to the first item, because only an item names its tower; return the deletions before it, and the item or None."""
     deletions: list[Deletion] = []
     for op in ops:
         if isinstance(op, IndexedItem):
@@ -448,7 +460,13 @@ def _record(index: VectorIndex, report: UpsertReport) -> IndexedPart:
 
 
 def _check_parts(manifest: Manifest, parts: Sequence[IndexedPart], index: VectorIndex) -> None:
-    """Reject a release if some part is not whole in the index; a count of items would not show whose they are."""
+    """Check that the index holds every part of a release whole, by the records of the parts.
+
+    The number of items in the index would not prove that, because they may be of other releases.
+
+    Raises:
+        ReleaseError: a part has no record, or its record proves nothing.
+    """
     if faults := unproved_parts(manifest, parts, index.name):
         raise ReleaseError(
             f"index {index.name} does not hold {len(faults)} of the {len(manifest.parts)} parts of release {manifest.release_id}: "
@@ -472,7 +490,11 @@ def _max_rejected(items: int) -> float:
 
 
 def _check_share(manifest: Manifest, store: IndexStore) -> None:
-    """Reject a release that would take the alias from an index of another tower with many more items."""
+    """Check that a release has enough items to replace a live index of another tower.
+
+    Raises:
+        ReleaseError: the release has fewer items than MIN_SHARE of the live index's.
+    """
     try:
         live = store.live()
     except IndexMissing:

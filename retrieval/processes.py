@@ -9,7 +9,7 @@ def end_with_parent(end: Callable[[], object]) -> None:
     """Call `end` in a thread once the parent process has ended, even if it was killed.
 
     Args:
-        end: ends this process.
+        end: function that ends this process.
     """
     parent = parent_process()
     if parent is None:  # not a process that multiprocessing started

@@ -1,4 +1,4 @@
-"""A circuit breaker: stop calling a service for a while after several failures (docs/adr/0009-what-a-search-does-without.md)."""
+"""A circuit breaker: after several failures a service is not called for a while (docs/adr/0009-what-a-search-does-without.md)."""
 
 import logging
 from collections.abc import Iterator
@@ -10,19 +10,20 @@ from retrieval.errors import GavelError, IndexMissing
 
 logger = logging.getLogger(__name__)
 
-FAILURES = 5  # in a row, until it opens
-RECOVERY_S = 10.0  # until the next try; longer than a search may take, else one caller would meet a new try each time
+FAILURES = 5  # failures in a row that open the circuit
+# Seconds until the next try. It is longer than a search may take, because otherwise a search could run into several tries.
+RECOVERY_S = 10.0
 
 
 class Circuit:
-    """Counts the failures of a service, and raises in its place while it is down."""
+    """A circuit breaker of one service: while the service is down, calls raise at once instead of waiting for it."""
 
     def __init__(self, name: str, failure: type[GavelError]) -> None:
         """Create a closed circuit.
 
         Args:
-            name: of the service, for messages.
-            failure: the error that counts as a failure, and that is raised while the circuit is open. IndexMissing never
+            name: name of the service, for messages.
+            failure: type of the errors that count as failures, and of the error that an open circuit raises. IndexMissing never
                 counts.
         """
         self._name, self._failure = name, failure
@@ -30,7 +31,7 @@ class Circuit:
 
     @property
     def state(self) -> str:
-        """Return `closed`, `open`, or `half_open` if the next call is the try."""
+        """Return `closed`; `open` while calls are refused; `half_open` if the next call tries the service again."""
         return str(self._breaker.state)
 
     @contextmanager
@@ -38,7 +39,7 @@ class Circuit:
         """Run the block, and count its success or failure.
 
         Raises:
-            GavelError: of the type `failure`, if the circuit is open; else as the block raises.
+            GavelError: the circuit is open; the error has the type `failure`. Errors of the block are raised unchanged.
         """
         if self._breaker.opened:
             raise self._failure(

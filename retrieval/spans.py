@@ -1,4 +1,4 @@
-"""Spans of the phases of a search, for whoever traces the request (gavel/web/tracing.py); nothing is traced without."""
+"""Spans of the phases of a search. They are recorded only if the server traces the request (gavel/web/tracing.py)."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -7,10 +7,10 @@ from contextvars import ContextVar
 StartSpan = Callable[[str], AbstractContextManager[object]]
 
 NO_SPAN: AbstractContextManager[object] = nullcontext()
-SPANS: ContextVar[StartSpan | None] = ContextVar("spans", default=None)  # of the request of this context
+SPANS: ContextVar[StartSpan | None] = ContextVar("spans", default=None)  # for this context's request; None if it is not traced
 
 
 def start_span(phase: str) -> AbstractContextManager[object]:
-    """Start the span of a phase of this request, which lasts as long as the block; none if nobody traces the request."""
+    """Return a span of a phase of this request, which lasts as long as its `with` block; NO_SPAN if it is not traced."""
     start = SPANS.get()
     return NO_SPAN if start is None else start(phase)

@@ -1,4 +1,4 @@
-"""The buyer tower of a tower artefact, in numpy: it encodes the items of a buyer's interactions as one vector."""
+"""The buyer tower of a tower artefact, in numpy, which encodes the items of a buyer's interactions as one vector."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from retrieval.contracts.tower_card import TowerCard, split_tower_id
 from retrieval.errors import TowerError
 from retrieval.files import replacing, shortage
 
-BUYER_TOWER_FILE = "buyer_tower.npz"  # trained after the others, or never: no part of the tower's identity
+BUYER_TOWER_FILE = "buyer_tower.npz"  # trained after the others, or never, so the tower_id does not depend on it
 AVERAGE_KIND, ATTENTION_KIND = "average", "attention"
 FORMAT = 1
 REMEDY = "train it again with `gavel train buyers`"
@@ -27,15 +27,17 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Adds attention over a buyer's interactions to their weighted average; trained by models.towers.buyer_tower.BuyerAttention.
+    """The sum of attention over a buyer's interactions and their weighted average, normalised to unit length.
+
+    models.towers.buyer_tower.BuyerAttention trains it. It has H heads.
 
     Attributes:
-        context: (H, D) query vector of each head.
-        weight_share: (H,) factor of the log of an interaction's weight in a head's logits.
-        fade: (H,) >= 0, subtracted from a head's logits per 30 days of age.
-        blend: (D, H D) matrix that maps the heads to a summand of the average.
-        bias: (D,) summand that is the same for every buyer.
-        half_life_days: of the average.
+        context: (H, D) query vector per head.
+        weight_share: (H,) factor per head for log(weight of the interaction) in the logits.
+        fade: (H,) number >= 0 per head that is subtracted from the logits per 30 days of age.
+        blend: (D, H * D) matrix that maps the outputs of all heads to one vector.
+        bias: (D,) vector that is added for every buyer.
+        half_life_days: half-life of the average in days, see WeightedAverage.
     """
 
     context: Numbers
@@ -49,7 +51,7 @@ class Attention:
         """Encode one buyer as a unit vector; the arguments are those of BuyerTower.encode().
 
         Raises:
-            TowerError: the vectors are of another length than the tower's.
+            TowerError: the vectors have another length than those of the tower.
         """
         if vectors.shape[1] != self.context.shape[1]:
             raise TowerError(
@@ -69,9 +71,9 @@ def load_buyer_tower(folder: Path, tower_id: str = "") -> BuyerTower:
     """Load the buyer tower of an artefact, or the weighted average if none was trained.
 
     Args:
-        folder: `towers/<tower_id>`.
-        tower_id: of the index; the folder's name by default. If it names a shorter length of vectors, only the half-life of
-            the attention is used, because it was not trained at that length.
+        folder: folder of the artefact, `towers/<tower_id>`.
+        tower_id: tower_id of the index; empty takes the folder's name. If it names a shorter length of vectors, an attention is
+            replaced by the weighted average with the same half-life, because it was not trained at that length.
 
     Raises:
         TowerError: the file is damaged, or belongs to another tower.
@@ -98,10 +100,13 @@ def save_buyer_tower(
     """Write a buyer tower in one step into the folder of the tower that encoded its items.
 
     Args:
-        tower: to write.
-        folder: `towers/<tower_id>`.
-        tower_card: of the tower.
-        metrics: of its training, stored in its card as `figures` for people to read.
+        tower: buyer tower to write.
+        folder: folder of the artefact, `towers/<tower_id>`.
+        tower_card: card of the artefact.
+        metrics: metrics of the training, stored as `figures` for people to read.
+
+    Returns:
+        The path of the file.
     """
     arrays: dict[str, Numbers] = {}
     if isinstance(tower, Attention):
@@ -155,7 +160,7 @@ def _tower(card: Mapping[str, Any], arrays: Mapping[str, Numbers]) -> WeightedAv
 
 
 def _unit(rows: Numbers) -> Numbers:
-    """Scale each row of (R, D) to unit length; a row of zeros stays one."""
+    """Scale each row of (R, D) numbers to unit length; a row of zeros stays zero."""
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     unit: Numbers = rows / np.maximum(norms, 1e-12)
     return unit

@@ -1,6 +1,7 @@
-"""Store buyers' recent interactions in a DynamoDB table: one table item per interaction, by buyer, in the order of time.
+"""Store buyers' recent interactions in a DynamoDB table, one table item per interaction.
 
-The table has a partition key `buyer_id` and a sort key `act`, both text, and time to live by `expires_at` (infra/buyer_events.py).
+The table has a partition key `buyer_id` and a sort key `act`, both text. `act` begins with the time, so a buyer's interactions are
+sorted by time. The time to live is in `expires_at` (infra/buyer_events.py).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,30 +19,30 @@ from retrieval.errors import FeedbackUnavailable
 from retrieval.index.filters import utc_now
 
 WRITES_PER_CALL = 25  # the most that BatchWriteItem takes
-ATTEMPTS = 5  # calls, until everything is written
+ATTEMPTS = 5  # maximum number of calls until all writes of a batch are taken
 LONGEST_WAIT_S = 1.0
-TIMEOUT_S = 0.5  # of one try, of which there are two: a search waits for it
-TIME_DIGITS = 15  # of milliseconds since 1970, so that the order of text is that of time
+TIMEOUT_S = 0.5  # seconds per try; there are two tries, and a search waits for them
+TIME_DIGITS = 15  # digits of the ms since 1970, with leading zeros, so that texts sort by time
 DOES_NOT_ANSWER = "the table of buyers' events does not answer ({}); try again in a moment"
 
 
 class _NotAllTaken(Exception):
-    """DynamoDB did not carry out some writes of a call, as its response says."""
+    """DynamoDB's response says that it did not carry out some writes of a call."""
 
 
 class BuyerTable:
-    """Stores the latest interactions of each buyer. Threads may share it.
+    """A store of the latest interactions of each buyer. Threads may share it.
 
-    Interactions before the latest MAX_PER_BUYER are never read. DynamoDB deletes them when their time to live is over.
+    Interactions older than the latest MAX_PER_BUYER are never read. DynamoDB deletes them when their time to live is over.
     """
 
     def __init__(self, name: str, days: int, clock: Callable[[], datetime] = utc_now) -> None:
-        """Connect with the first call.
+        """Keep the arguments; the first call of a method connects.
 
         Args:
-            name: of the table.
-            days: how long an interaction is stored.
-            clock: returns the time in UTC.
+            name: name of the table.
+            days: days that an interaction is stored.
+            clock: function that returns the time in UTC.
         """
         self._name, self._days, self._clock = name, days, clock
 
@@ -53,12 +54,11 @@ class BuyerTable:
         return len(storable)
 
     def recent(self, buyer_id: str, limit: int = MAX_PER_BUYER) -> list[Interaction]:
-        """Return the latest interactions of a buyer, the oldest first; one of the last second may be missing."""
-        oldest = (
-            f"{epoch_ms(oldest_stored(self._clock(), self._days)):0{TIME_DIGITS}}"  # DynamoDB deletes what is too old days late
-        )
+        """Return the latest interactions of a buyer, the oldest first. An interaction of the last second may be missing."""
+        # the query excludes expired interactions, because DynamoDB may delete them days late
+        oldest = f"{epoch_ms(oldest_stored(self._clock(), self._days)):0{TIME_DIGITS}}"
         with _translated_errors():
-            answer = self._dynamodb.query(  # MAX_PER_BUYER items of at most 1.7 kB: always one page, which ends at 1 MB
+            answer = self._dynamodb.query(  # always one page of at most 1 MB: MAX_PER_BUYER items of at most 1.7 kB
                 TableName=self._name,
                 KeyConditionExpression="buyer_id = :buyer AND act >= :oldest",
                 ExpressionAttributeValues={":buyer": {"S": buyer_id}, ":oldest": {"S": oldest}},
@@ -68,7 +68,7 @@ class BuyerTable:
         return [_interaction(item) for item in reversed(answer["Items"])]
 
     def erase(self, buyer_id: str) -> int:
-        """Delete a buyer's interactions, page by page, with consistent reads; return their number."""
+        """Delete all interactions of a buyer, found page by page with consistent reads; return their number."""
         erased = 0
         with _translated_errors():
             for keys in self._keys(buyer_id):
@@ -92,7 +92,7 @@ class BuyerTable:
             query["ExclusiveStartKey"] = page["LastEvaluatedKey"]
 
     def _write(self, writes: Sequence[dict[str, Any]]) -> None:
-        """Carry out writes, each key at most once among them; repeat only those that DynamoDB did not carry out."""
+        """Carry out writes, and repeat those that DynamoDB did not carry out. No two writes may have the same key."""
         for start in range(0, len(writes), WRITES_PER_CALL):
             waiting = list(writes[start : start + WRITES_PER_CALL])
             calls = Retrying(
@@ -133,7 +133,7 @@ def _interaction(item: dict[str, Any]) -> Interaction:
 
 @contextmanager
 def _translated_errors() -> Iterator[None]:
-    """Translate errors of DynamoDB into FeedbackUnavailable, without their texts, which may quote keys and so name buyers."""
+    """Translate errors of DynamoDB into FeedbackUnavailable. Their texts are left out, because they may quote ids of buyers."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:

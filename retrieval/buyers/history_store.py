@@ -1,7 +1,7 @@
-"""The port of the stores of buyers' recent interactions, and the rules of what they store.
+"""The port of the stores of buyers' recent interactions, and the rules by which interactions are stored.
 
-A repeated interaction is stored once. Times are stored to the millisecond. The words of searches are not stored, because a buyer's
-vector needs none.
+A repeated interaction is stored once. Times are stored to the millisecond. The words of searches are not stored, because the vector
+of a buyer does not need them.
 """
 
 from collections import defaultdict
@@ -14,29 +14,31 @@ from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import EPOCH, epoch_ms, require_id
 from retrieval.feedback.rows import MAX_CLOCK_SKEW
 
-MAX_PER_BUYER = 200  # interactions; as many as a search takes (search.request.MAX_INTERACTIONS)
+MAX_PER_BUYER = 200  # interactions; also the most that a search takes (search.request.MAX_INTERACTIONS)
 
-InteractionKey = tuple[int, str, str]  # (ms since 1970, event type, item_id): interactions of one buyer with the same key are one
+InteractionKey = tuple[int, str, str]  # (ms since 1970, event type, item_id); equal keys of one buyer mean the same interaction
 
 
 class BuyerStore(Protocol):
-    """Stores the latest interactions of each buyer. Threads may share it."""
+    """A store of the latest interactions of each buyer. Threads may share it."""
 
     def append(self, interactions: Sequence[Interaction]) -> int:
-        """Store those interactions that select_storable() returns; one that is stored already stays once.
+        """Store those interactions that select_storable() returns, each only once.
 
         Args:
-            interactions: of any buyers, in any order.
+            interactions: interactions of any buyers, in any order.
 
         Returns:
             Number of storable interactions.
 
         Raises:
-            FeedbackUnavailable: some could not be stored; it is safe to send all of them again.
+            FeedbackUnavailable: some interactions could not be stored; it is safe to send all of them again.
         """
 
     def recent(self, buyer_id: str, limit: int = MAX_PER_BUYER) -> list[Interaction]:
-        """Return the latest interactions of a buyer, the oldest first, ties by event type and item; none of an unknown buyer.
+        """Return the latest `limit` interactions of a buyer, the oldest first, ties by event type and item_id.
+
+        The list is empty for an unknown buyer.
 
         Raises:
             FeedbackUnavailable: the store does not answer.
@@ -46,12 +48,12 @@ class BuyerStore(Protocol):
         """Delete a buyer's interactions and return their number, 0 for an unknown buyer.
 
         Raises:
-            FeedbackUnavailable: the store does not answer; some may be deleted, and it is safe to call again.
+            FeedbackUnavailable: the store does not answer. Some interactions may be deleted, and it is safe to call again.
         """
 
 
 class NoBuyerStore:
-    """Stores nothing. Without a store every buyer is a new one."""
+    """A store that stores nothing, so that every buyer is a new one."""
 
     def append(self, interactions: Sequence[Interaction]) -> int:
         """Store nothing."""
@@ -74,16 +76,16 @@ def oldest_stored(now: datetime, days: int) -> datetime:
 def select_storable(interactions: Sequence[Interaction], now: datetime, days: int) -> list[Interaction]:
     """Select the latest MAX_PER_BUYER interactions of each buyer, none before oldest_stored() and none from the future.
 
-    A client's clock may be a day ahead (feedback.rows.CLOCK_AHEAD). An interaction with a later time would stay the latest one
-    for good.
+    A client's clock may be a day ahead (feedback.rows.MAX_CLOCK_SKEW). An interaction with a later time would stay the latest one
+    until that time.
 
     Args:
-        interactions: of any buyers, in any order.
-        now: UTC.
-        days: how long an interaction is stored.
+        interactions: interactions of any buyers, in any order.
+        now: present time in UTC.
+        days: days that an interaction is stored.
 
     Returns:
-        Each interaction once, buyer by buyer, the oldest first, without the words of searches, its time in whole milliseconds.
+        The selected interactions, each once, buyer by buyer, the oldest first. They have no query, and times in whole ms.
     """
     by_buyer: dict[str, dict[InteractionKey, Interaction]] = defaultdict(dict)
     for one in interactions:
@@ -110,9 +112,9 @@ def moment_of(ms: int) -> datetime:
 
 
 def parse_buyer_id(text: str) -> str:
-    """Normalise a buyer's id to the form that events have.
+    """Return the id of a buyer in the form that events have.
 
     Raises:
-        InvalidQuery: it is empty, too long, or holds invisible characters.
+        InvalidQuery: the id is empty, too long, or has invisible characters.
     """
     return require_id("buyer_id", text)

@@ -13,7 +13,7 @@ from retrieval.errors import FeedbackUnavailable
 from retrieval.files import creating, shortage
 from retrieval.index.filters import utc_now
 
-BUSY_TIMEOUT_S = 5.0  # for other writers to commit; a search only reads and never waits
+BUSY_TIMEOUT_S = 5.0  # seconds to wait for other writers to commit; a search only reads and never waits
 SCHEMA = """
 CREATE TABLE acts (
     buyer_id TEXT NOT NULL, at_ms INTEGER NOT NULL, event_type TEXT NOT NULL, item_id TEXT NOT NULL,
@@ -34,23 +34,23 @@ ORDER BY at_ms DESC, event_type DESC, item_id DESC LIMIT ?
 
 
 class BuyerEvents:
-    """Stores the latest interactions of each buyer. Threads and processes may share the file, because every call opens it anew.
+    """A store of the latest interactions of each buyer. Threads and processes may share the file: every call opens it anew.
 
     Deleted rows are overwritten (secure_delete), so that no free page of the file holds an erased buyer.
     """
 
     def __init__(self, path: Path, days: int, clock: Callable[[], datetime] = utc_now) -> None:
-        """Create the file with the first interaction.
+        """Keep the arguments; append() creates the file.
 
         Args:
-            path: of the file.
-            days: how long an interaction is stored.
-            clock: returns the time in UTC.
+            path: path of the file.
+            days: days that an interaction is stored.
+            clock: function that returns the time in UTC.
         """
         self._path, self._days, self._clock = path, days, clock
 
     def append(self, interactions: Sequence[Interaction]) -> int:
-        """Store interactions, see BuyerStore.append(); delete those of any buyer that are too old."""
+        """Store interactions, see BuyerStore.append(); and delete interactions of all buyers that are older than `days`."""
         now = self._clock()
         storable = select_storable(interactions, now, self._days)
         if not storable:
@@ -79,7 +79,7 @@ class BuyerEvents:
         with self._open() as connection:
             with connection:
                 erased = connection.execute("DELETE FROM acts WHERE buyer_id = ?", (buyer_id,)).rowcount
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # else the write-ahead log would still hold them
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # otherwise the write-ahead log would still hold them
         return erased
 
     @contextmanager

@@ -16,39 +16,39 @@ from retrieval.index.port import Candidate
 
 
 class BuyerTower(Protocol):
-    """Encodes the items of a buyer's interactions as one vector."""
+    """An encoder of the items of a buyer's interactions as one vector."""
 
     def encode(self, vectors: NDArray[np.float32], weights: NDArray[np.float64], ages_days: NDArray[np.float64]) -> Vector:
         """Encode one buyer.
 
         Args:
-            vectors: (N, D) float32 of unit length, N >= 1: the stored vector of the item of each interaction, the oldest first.
-            weights: (N,) of the interactions (Interaction.weight), > 0.
-            ages_days: (N,) age of each relative to the buyer's latest interaction, in days, >= 0, falling.
+            vectors: (N, D) float32 of unit length, N >= 1: the stored vectors of the items, one per interaction, the oldest first.
+            weights: (N,) weights > 0 of the interactions (Interaction.weight).
+            ages_days: (N,) days >= 0, in descending order, from each interaction to the buyer's latest one.
 
         Returns:
-            (D,) of any length.
+            (D,) vector with any norm.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class WeightedAverage:
-    """Averages the items with the weights of the interactions; nothing is learned.
+    """The average of the items, weighted by the interactions; nothing is learned.
 
     Attributes:
-        half_life_days: age at which an interaction counts half; None counts each in full, whatever its age.
+        half_life_days: age in days at which an interaction has half its weight; None never decays.
     """
 
     half_life_days: float | None = None
 
     def encode(self, vectors: NDArray[np.float32], weights: NDArray[np.float64], ages_days: NDArray[np.float64]) -> Vector:
-        """Average the items; arguments and result are those of BuyerTower.encode()."""
+        """Return the weighted sum of the items; arguments and result are those of BuyerTower.encode()."""
         decayed = weights if self.half_life_days is None else weights * 0.5 ** (ages_days / self.half_life_days)  # (N,)
         return np.asarray(decayed @ vectors.astype(np.float64), dtype=np.float64)  # (N,) @ (N, D) -> (D,)
 
 
 class _ConfiguredAverage:
-    """Averages with the half-life of this process's settings, for towers that have no buyer tower of their own."""
+    """A WeightedAverage with the half-life of this process's settings, for towers without a trained buyer tower."""
 
     def encode(self, vectors: NDArray[np.float32], weights: NDArray[np.float64], ages_days: NDArray[np.float64]) -> Vector:
         return WeightedAverage(scoring_parameters().buyer_half_life_days).encode(vectors, weights, ages_days)
@@ -63,8 +63,8 @@ class BuyerVector:
 
     Attributes:
         vector: (dimensions,) float32 of unit length.
-        known_items: ids of the items that it was made of, in the order of the interactions.
-        unknown_items: ids that no item has.
+        known_items: ids of the items that the vector was made of, each once, in the order of the interactions.
+        unknown_items: ids in the interactions that no item has, likewise.
     """
 
     vector: Vector
@@ -77,15 +77,15 @@ def buyer_vector(
 ) -> BuyerVector:
     """Encode a buyer from the stored vectors of the items of their interactions.
 
-    An item whose auction has ended counts too, because it says as much about the buyer.
+    Items whose auction has ended count, too, because they say as much about the buyer.
 
     Args:
-        interactions: at least one, in any order.
-        fetch: item ids -> the stored items among them (VectorIndex.fetch).
-        tower: encodes them as one vector.
+        interactions: interactions of one buyer, at least one, in any order.
+        fetch: item ids -> those items that are stored (VectorIndex.fetch).
+        tower: encoder of the items as one vector.
 
     Raises:
-        InvalidQuery: no item has any of the ids, or the vectors cancel each other out.
+        InvalidQuery: no item is stored, or the vectors cancel each other out.
     """
     item_ids = list(dict.fromkeys(one.item_id for one in interactions))
     stored = {item.item_id: item.vector for item in fetch(item_ids)}
@@ -101,21 +101,21 @@ def buyer_vector(
 
 
 def personalise(vector: Vector, buyer: Vector) -> Vector:
-    """Move the vector of a query, (D,), towards that of a buyer by the setting buyer_share; return a unit vector."""
+    """Return the mean of a query vector (D,) and a buyer vector (D,), weighted by the setting buyer_share, at unit length."""
     share = scoring_parameters().buyer_share
     return unit_vector((1 - share) * vector + share * buyer)
 
 
 def unit_vector(numbers: Sequence[float] | Vector) -> Vector:
-    """Scale numbers to a vector of unit length.
+    """Return the (D,) numbers as a float32 vector of unit length.
 
     Raises:
-        InvalidQuery: they are not finite, or all of them are 0.
+        InvalidQuery: a number is not finite, or all are 0.
     """
     vector = np.asarray(numbers, dtype=np.float64)  # (D,)
     largest = float(np.abs(vector).max(initial=0.0))
     if not np.isfinite(largest) or largest == 0.0:
         raise InvalidQuery("the vector has no direction: its numbers must be finite, and one of them other than 0")
-    vector = vector / largest  # else squares of large numbers would overflow, and those of small ones vanish
+    vector = vector / largest  # otherwise squares of large numbers would overflow, and squares of small ones become 0
     unit: Vector = (vector / np.linalg.norm(vector)).astype(np.float32)
     return unit

@@ -1,7 +1,7 @@
-"""The specification of a vector index in one short text: "hnsw:m=16,ef_search=100".
+"""The specification of a vector index in one short text, such as "hnsw:m=16,ef_search=100".
 
-An index type is one of FAISS's, or a combination of two. Bytes are those of FAISS's wiki ("Faiss indexes", "Guidelines to choose an
-index") and of the further contents of its files; tests compare them with files.
+An index type is one of FAISS's, or a combination of them. The sizes in bytes follow FAISS's wiki ("Faiss indexes", "Guidelines to
+choose an index"), plus what FAISS's files hold in addition. Tests compare them with files.
 """
 
 import math
@@ -28,35 +28,33 @@ PARAMETERS: Mapping[IndexType, tuple[str, ...]] = {
     "hnsw": GRAPH,
     "hnsw_sq8": (*GRAPH, "rescore"),
 }
-ZERO_ALLOWED = ("nlist", "ef_search", "pca")  # 0 leaves the first two to the number of vectors, and cuts nothing with the third
+ZERO_ALLOWED = ("nlist", "ef_search", "pca")  # 0 derives nlist and ef_search from the number of vectors; pca=0 skips PCA
 
-POINTS_PER_CENTROID = 64  # of a training sample; FAISS's k-means warns below 39 and looks at no more than 256
+POINTS_PER_CENTROID = 64  # vectors per centroid in a training sample; FAISS's k-means warns below 39 and uses at most 256
 MIN_POINTS_PER_CENTROID = 39
-SAMPLE_OF_RANGES = 10_000  # vectors whose smallest and largest numbers bound the steps of sq8
-MIN_TO_TRAIN = 1_000  # vectors from which lists, codes, ranges or axes are taken; fewer are compared one by one as quickly
-EF_SEARCH_PER_ROOT, MIN_EF_SEARCH = (
-    0.55,
-    100,
-)  # ef_search of .99 of fifty: 65, 144 and 569 among 10^4, 10^5 and 10^6 clustered vectors
-LISTS_PER_ROOT = 4  # lists are 4 to 16 times the root of the number of vectors, says the wiki; few lists are quick to train
+SAMPLE_OF_RANGES = 10_000  # vectors whose smallest and largest numbers set the range of sq8
+MIN_TO_TRAIN = 1_000  # fewest vectors to train lists, codes, ranges or axes; with fewer, comparing with each is as quick
+# The ef_search that reaches a recall@50 of .99 is 65, 144 and 569 among 10^4, 10^5 and 10^6 clustered vectors
+EF_SEARCH_PER_ROOT, MIN_EF_SEARCH = 0.55, 100
+LISTS_PER_ROOT = 4  # FAISS's wiki advises 4 to 16 lists per √(number of vectors); few lists are quick to train
 
 
 @dataclass(frozen=True, slots=True)
 class IndexSpec:
-    """One kind of index with its parameters; parameters that its index type lacks stay at their defaults.
+    """An index type with its parameters. Parameters that the index type does not have stay at their defaults.
 
     Attributes:
         index_type: a name in INDEX_TYPES, made of these parts. flat: float32 vectors. fp16: 2 bytes per number. sq8: 1 byte per
             number. pq: product quantisation (Jegou et al., TPAMI 2011). opq: a rotation before pq (Ge et al., CVPR 2013). ivf:
             lists around centroids. hnsw: a graph (Malkov and Yashunin, TPAMI 2020). Plain ivf and hnsw store float32 vectors.
-        m: links of a vector in the graph; twice as many in its lowest layer.
-        ef_construction: candidates kept while a vector is linked.
-        ef_search: candidates kept while the graph is searched; 0 takes as many as suit the number of vectors, see ef_search_for().
-        nlist: lists; 0 takes as many as suit the number of vectors, see sized().
-        nprobe: lists that a search reads.
+        m: links per vector in the graph, >= 2; twice as many in its lowest layer.
+        ef_construction: candidates that are held while a vector is linked, >= 1.
+        ef_search: candidates that are held while the graph is searched; 0 derives it from the number of vectors (ef_search_for()).
+        nlist: number of lists; 0 derives it from the number of vectors (sized()).
+        nprobe: number of lists that a search reads, >= 1.
         pq_m: parts of a vector, each with its own code; must divide `pca`, or the dimensions if `pca` is 0.
         pq_bits: bits of one code, 1 to 12.
-        rescore: candidates fetched per requested one, to be scored again from full vectors.
+        rescore: candidates fetched per requested result, >= 1, which are then scored again from full vectors.
         pca: dimensions that PCA keeps before indexing; 0 skips PCA.
     """
 
@@ -88,11 +86,11 @@ class IndexSpec:
         """Read "index_type" or "index_type:name=number,…".
 
         Args:
-            text: as str() writes it; other parameters keep their defaults.
-            otherwise: other defaults; those that the index type lacks are ignored.
+            text: the spec, as str() writes it.
+            otherwise: parameter -> value for parameters that the text does not name; those that the index type lacks are ignored.
 
         Raises:
-            InvalidInput: an unknown index type or parameter, or a number out of its range.
+            InvalidInput: the index type or a parameter is unknown, or a number is not in its range.
         """
         type_name, _, rest = text.strip().partition(":")
         index_type = next((name for name in INDEX_TYPES if name == type_name), None)
@@ -113,34 +111,34 @@ class IndexSpec:
 
     @property
     def stores_vectors(self) -> bool:
-        """True if the index holds the exact vectors, so that no candidate needs rescoring."""
+        """True if the index holds the exact vectors, so that candidates are not scored again."""
         return "rescore" not in PARAMETERS[self.index_type] and not self.pca
 
     @property
     def search_effort(self) -> str | None:
-        """Return the parameter that trades recall for time; None if a search compares with every vector."""
+        """Return the name of the parameter that trades recall for time; None if a search compares with every vector."""
         return next((name for name in ("ef_search", "nprobe") if name in PARAMETERS[self.index_type]), None)
 
     def at(self, effort: int) -> "IndexSpec":
-        """Return the same spec with another search effort; itself if the index type has none."""
+        """Return the spec with `effort` as its ef_search or nprobe; the same spec if the index type has neither."""
         if self.search_effort == "ef_search":
             return replace(self, ef_search=effort)
         return replace(self, nprobe=effort) if self.search_effort == "nprobe" else self
 
     @property
     def built(self) -> "IndexSpec":
-        """Return the spec without search-time parameters, on which its files depend."""
+        """Return the spec with fixed search-time parameters. Specs that are equal in this form have equal files."""
         return replace(self, ef_search=0, nprobe=1, rescore=1)
 
     @property
     def candidates(self) -> int:
-        """Return the number of candidates to fetch per requested one."""
+        """Return the number of candidates to fetch per requested result."""
         return 1 if self.stores_vectors else self.rescore
 
     def sized(self, items: int) -> "IndexSpec":
-        """Return the same spec with a number of lists that suits so many vectors, if it names none.
+        """Return the spec with an nlist for this number of vectors; the same spec if it has an nlist, or its type has no lists.
 
-        That is the power of two nearest to 4 √items, less where a sample could not train so many.
+        The nlist is the power of two nearest to 4 √items, but at most items / 39, so that training has 39 vectors per list.
         """
         if "nlist" not in PARAMETERS[self.index_type] or self.nlist:
             return self
@@ -148,9 +146,9 @@ class IndexSpec:
         return replace(self, nlist=max(1, min(lists, items // MIN_POINTS_PER_CENTROID)))
 
     def ef_search_for(self, items: int) -> int:
-        """Return ef_search for a number of vectors: the given one, else the fitted one for a recall@50 of .99 on clustered vectors.
+        """Return ef_search, or if it is 0, an estimate for a recall@50 of .99 among this number of clustered vectors.
 
-        The fit covers up to a million vectors (docs/performance.md, "Which vector index") and is extrapolated beyond.
+        The estimate was fitted for up to a million vectors (docs/performance.md, "Which vector index"). Beyond, it is extrapolated.
         """
         return self.ef_search or max(MIN_EF_SEARCH, math.ceil(EF_SEARCH_PER_ROOT * math.sqrt(items)))
 
@@ -163,13 +161,16 @@ class IndexSpec:
         return max(MIN_TO_TRAIN, self.pca, MIN_POINTS_PER_CENTROID * max(centroids, codes))
 
     def lies_like(self, other: "IndexSpec") -> bool:
-        """True if an index of the other spec may be searched with this one: they differ in graph or search effort only."""
+        """True if an index that was built with `other` may be searched with this spec.
+
+        Then they differ only in the graph, in the search effort, in rescore, or in an nlist that this spec leaves open.
+        """
         names = {"pq_m", "pq_bits"} & set(PARAMETERS[self.index_type]) | {"index_type", "pca"}
         names |= {"nlist"} if self.nlist and "nlist" in PARAMETERS[self.index_type] else set()
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
     def check_fit(self, dimensions: int) -> None:
-        """Raise InvalidInput where the parameters do not suit the length of the vectors."""
+        """Raise InvalidInput if `pca` or `pq_m` does not suit vectors of this length."""
         length = self.pca or dimensions
         if self.pca > dimensions:
             raise InvalidInput(f"vectors of {dimensions} numbers cannot be cut to {self.pca}; choose a smaller pca")
@@ -177,7 +178,10 @@ class IndexSpec:
             raise InvalidInput(f"vectors of {length} numbers cannot be cut into {self.pq_m} equal parts; choose another pq_m")
 
     def training_sample(self, items: int) -> int:
-        """Return the number of training vectors out of `items`: 64 per centroid of lists or codes; 0 if nothing is trained."""
+        """Return the number of training vectors, at most `items`; 0 if nothing is trained.
+
+        Lists and codes take 64 per centroid, the ranges of sq8 and the axes of PCA 10,000. The largest of these counts.
+        """
         sized, names = self.sized(items), PARAMETERS[self.index_type]
         sizes = [POINTS_PER_CENTROID * sized.nlist] if "nlist" in names else []
         sizes += [POINTS_PER_CENTROID * 2**self.pq_bits] if "pq_m" in names else []
@@ -185,13 +189,13 @@ class IndexSpec:
         return min(items, max(sizes, default=0))
 
     def bytes_per_item(self, dimensions: int) -> float:
-        """Return the bytes per vector of the index in memory and in its file, without full vectors for rescoring."""
+        """Return the bytes per vector of the index, in memory and in its file, without full vectors for rescoring."""
         length = self.pca or dimensions
         names = PARAMETERS[self.index_type]
         code = {"fp16": 2.0 * length, "sq8": float(length), "ivf_sq8": float(length), "hnsw_sq8": float(length)}
         each = math.ceil(self.pq_m * self.pq_bits / 8) if "pq_m" in names else code.get(self.index_type, 4.0 * length)
-        links = 4 * (2 * self.m + self.m / (self.m - 1)) + 12 if "m" in names else 0  # links, upper layers too; level and offset
-        return each + links + (8 if "nlist" in names else 0)  # of a list its ids
+        links = 4 * (2 * self.m + self.m / (self.m - 1)) + 12 if "m" in names else 0  # links of all layers, level, offset
+        return each + links + (8 if "nlist" in names else 0)  # a list stores an id of 8 bytes per vector
 
     def index_bytes(self, items: int, dimensions: int) -> int:
         """Return the bytes of the whole index, in memory and in its file."""
@@ -206,7 +210,7 @@ class IndexSpec:
         return self.index_bytes(items, dimensions) + (0 if self.stores_vectors else 4 * items * dimensions)
 
     def comparisons_to_add(self, items: int) -> int:
-        """Estimate the number of comparisons per added vector: all centroids, or the vectors that a graph search visits."""
+        """Estimate the number of comparisons per added vector: all centroids, or the vectors that a graph search visits; else 0."""
         sized, names = self.sized(items), PARAMETERS[self.index_type]
         if "nlist" in names:
             return sized.nlist
@@ -214,7 +218,7 @@ class IndexSpec:
 
 
 def default_specs(dimensions: int) -> list[IndexSpec]:
-    """Return one spec of every index type for vectors of so many dimensions; product codes have one byte per two of them."""
+    """Return one spec per index type for vectors of this length. Product codes have 1 byte per 2 dimensions."""
     halves = max(dimensions // 2, 1)
     parts = halves if dimensions % halves == 0 else 1
     return [IndexSpec(index_type, pq_m=parts, rescore=4 if "pq" in index_type else 2) for index_type in INDEX_TYPES]

@@ -1,6 +1,7 @@
 """Settings of a Gavel process from GAVEL_* environment variables: its surroundings, and the parameters of searches.
 
-A field's type and limits say how its variable is read; `gavel.toml` (gavel/workspace/config_file.py) is read by the same rule.
+The type and limits of a field determine how its variable is read. `gavel.toml` (gavel/workspace/config_file.py) is read in the same
+way.
 """
 
 import math
@@ -21,12 +22,12 @@ IndexKind = Literal["faiss", "opensearch"]
 OpenSearchAuth = Literal["none", "sigv4"]
 QueryTowerKind = Literal["full", "small"]
 PREFIX = "GAVEL_"
-EVENTS_KEYS = PREFIX + "EVENTS_KEYS"  # a secret, so no field of Settings: those are printed
+EVENTS_KEYS = PREFIX + "EVENTS_KEYS"  # a secret: not in Settings, because `gavel config` prints all settings
 T = TypeVar("T")
 
 
 def limited(default: Any, *, least: float | None = None, above: float | None = None, most: float | None = None) -> Any:
-    """Declare a numeric field with the limits that read_field() enforces."""
+    """Declare a numeric field with the limits that read_field() enforces: >= least, > above, <= most."""
     return field(default=default, metadata={"least": least, "above": above, "most": most})
 
 
@@ -37,10 +38,10 @@ def _index_text(text: str) -> str:
 
 
 def split_address(text: str) -> tuple[str, int]:
-    """Split `HOST:PORT`, such as `127.0.0.1:9464` or `[::1]:9464`.
+    """Split `HOST:PORT`, such as `127.0.0.1:9464` or `[::1]:9464`, into host and port.
 
     Raises:
-        InvalidInput: it has no host or no port of 1 to 65535.
+        InvalidInput: the text has no host, or no port of 1 to 65535.
     """
     host, _, port = text.rpartition(":")
     if not host or not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65_535) or (":" in host and host[0] != "["):
@@ -49,7 +50,7 @@ def split_address(text: str) -> tuple[str, int]:
 
 
 def _address_text(text: str) -> str:
-    """Return an address after checking it; empty is none."""
+    """Return the text of an address after checking it; empty text means no address."""
     if text:
         split_address(text)
     return text
@@ -57,44 +58,46 @@ def _address_text(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings of where a process runs; those that change results are in ScoringParameters.
+    """The surroundings of a process. Numbers that change search results are in ScoringParameters.
 
     Attributes:
-        home: folder of everything that Gavel makes on one machine.
-        index: which index holds the lots.
-        embedded_index: vector index of an embedded index, as `gavel index advise` prints it (IndexSpec); built again from the lots
-            when its family or its codes change. What it leaves open of a graph is as the hyperparameters have it.
-        opensearch_url: where OpenSearch answers, the nodes of a cluster with commas between; used with index="opensearch".
-        opensearch_auth: "sigv4" signs requests with the AWS role of the process, as Amazon OpenSearch Service asks.
-        index_alias: name behind which the live index stands.
-        index_shards: parts that the lots of an index made from now on are cut into: processes of an embedded one, primary shards
-            on OpenSearch.
-        index_replicas: copies of each shard of an index that is made, >= 0; OpenSearch alone.
-        language: of words in Latin letters, by which an index that is made stems them; Arabic words are stemmed in every index.
-        cors_origins: origins whose pages may read answers of the query API, with commas between; empty for none.
-        towers_uri: folder or s3:// prefix of the tower artefacts, one sub-folder a tower_id; empty means home/towers.
-        tower_id: the only tower that queries may be encoded with; empty takes the one that the live index names.
-        query_tower: what encodes queries: "full", or the "small" one that `gavel distill query` made of it.
-        candidates: how many first-stage candidates go to the re-ranker, >= 1.
-        request_timeout_s: seconds until one request to the index is given up.
-        retrieve_timeout_s: seconds until one request of a search to the index is given up.
-        deadline_s: seconds after which a search begins no further stage, and answers without it or not at all.
+        home: folder of all files that Gavel writes on one machine.
+        index: kind of index that stores the items.
+        embedded_index: vector index of an embedded index, as `gavel index advise` prints it (IndexSpec). It is built again from the
+            items if its index type or its codes change. Parameters of a graph that it does not name are hnsw_m,
+            hnsw_ef_construction and hnsw_ef_search.
+        opensearch_url: address of OpenSearch; several nodes of a cluster are separated by commas. Used with index="opensearch".
+        opensearch_auth: "sigv4" signs requests with the AWS role of the process, as Amazon OpenSearch Service requires.
+        index_alias: alias that points to the live index.
+        index_shards: number of shards of a new index, 1 to 64: processes of an embedded index, primary shards on OpenSearch.
+        index_replicas: copies per shard of a new index, >= 0; only for OpenSearch.
+        language: language by which a new index stems words in Latin letters; Arabic words are stemmed in every index.
+        cors_origins: origins whose pages may read answers of the query API, separated by commas; empty for none.
+        towers_uri: folder or s3:// prefix of the tower artefacts, with one sub-folder per tower_id; empty means home/towers.
+        tower_id: id of the only tower that may encode queries; empty takes the tower of the live index.
+        query_tower: query encoder: "full", or "small" for the one that `gavel distill query` makes of it.
+        candidates: number of candidates that are re-ranked, >= 1.
+        request_timeout_s: seconds until a request to OpenSearch is given up; searches have retrieve_timeout_s, writes at least 120.
+        retrieve_timeout_s: seconds until a request of a search to the index is given up.
+        deadline_s: seconds after which a search begins no further step; it answers without the step, or fails.
         max_wait_s: seconds that a request to `gavel serve` may wait for its turn; one that would wait longer is refused at once.
-        cached_queries: how many encoded queries, and how many buyer vectors, a process keeps, >= 0.
-        cached_answers_s: seconds for which an answer is kept; 0 keeps none.
-        cached_mb: megabytes that each cache of a process may take, >= 0: encoded queries, encoded photos, buyer
-            vectors, answers.
+        cached_queries: maximum number of cached query vectors, and of cached buyer vectors, per process, >= 0.
+        cached_answers_s: seconds that an answer is cached; 0 caches none.
+        cached_mb: maximum megabytes of each cache of a process, >= 0. The caches hold query vectors, photo vectors, buyer
+            vectors and answers.
         ranker_endpoint: name of the SageMaker endpoint that re-ranks; empty re-ranks in process, or not at all.
-        ranker_timeout_s: seconds until the endpoint's answer is given up, and search answers in first-stage order.
-        embeddings_bucket: bucket of releases, for a message to the bulk indexer that names a key alone.
-        events_stream: Firehose delivery stream that POST /events sends to; empty writes files below home, or refuses on Lambda.
-        buyer_events_table: DynamoDB table of buyers' recent acts; empty keeps a file below home, or none on Lambda.
-        buyer_events_days: how long an interaction is stored there, 1 to 3650 days.
-        writes_per_second: events and erasures that `gavel serve` takes from one client address; 0 for no limit.
-        searches_per_second: searches that it takes from one client address, each query of a POST counted; 0 for no limit.
-        queries_per_request: queries that one POST /search may hold, 1 to 20; 1 where a quota counts requests.
-        metrics_address: where `gavel serve` answers /metrics for Prometheus, as HOST:PORT; empty measures nothing.
-        stage: what measurements are filed under.
+        ranker_timeout_s: seconds until the endpoint is given up; the search then answers in the order of retrieval.
+        embeddings_bucket: bucket of releases, used if a message to the bulk indexer names only a key.
+        events_stream: Firehose delivery stream for POST /events; without it events go to files below home, and Lambda refuses them.
+        buyer_events_table: DynamoDB table of buyers' recent interactions; without it they go to a file below home, and on Lambda
+            nowhere.
+        buyer_events_days: days that an interaction is stored there, 1 to 3650.
+        writes_per_second: maximum events and erasures per second from one client address of `gavel serve`; 0 for no limit.
+        searches_per_second: maximum searches per second from one client address of `gavel serve`, where each query of a POST
+            counts; 0 for no limit.
+        queries_per_request: maximum number of queries in one POST /search, 1 to 20; set 1 if a quota counts requests.
+        metrics_address: HOST:PORT where `gavel serve` answers /metrics for Prometheus; empty measures nothing.
+        stage: name of the deployment; metrics have it as a dimension.
     """
 
     home: Path = Path(".gavel")
@@ -119,12 +122,11 @@ class Settings:
     deadline_s: float = limited(5.0, above=0)
     max_wait_s: float = limited(0.5, least=0)
     cached_queries: int = limited(10_000, least=0)
-    cached_answers_s: float = limited(5.0, least=0)  # as long as a swapped alias may go unseen
+    cached_answers_s: float = limited(5.0, least=0)  # equal to the maximum delay until a swapped alias is noticed
     cached_mb: float = limited(64.0, least=0)
     ranker_endpoint: str = ""
-    ranker_timeout_s: float = limited(
-        0.05, above=0
-    )  # half of what a whole query may take; an endpoint that is well needs a fifth of it
+    # half of the time that a whole query may take; a healthy endpoint needs a fifth of this
+    ranker_timeout_s: float = limited(0.05, above=0)
     embeddings_bucket: str = ""
     events_stream: str = ""
     buyer_events_table: str = ""
@@ -137,12 +139,12 @@ class Settings:
 
     @property
     def origins(self) -> list[str]:
-        """cors_origins, one by one."""
+        """Return cors_origins as a list."""
         return [origin for origin in self.cors_origins.split(",") if origin]
 
     @property
     def towers(self) -> str:
-        """Folder or URI of tower artefacts: towers_uri, or the towers folder of home."""
+        """Return the folder or URI of tower artefacts: towers_uri, or home/towers if it is empty."""
         return self.towers_uri or str(self.home / "towers")
 
     @classmethod
@@ -150,7 +152,7 @@ class Settings:
         """Read GAVEL_HOME, GAVEL_INDEX, GAVEL_OPENSEARCH_URL (or OPENSEARCH_URL) and so on; unset ones keep their default.
 
         Raises:
-            InvalidSettings: a value cannot be read; the message names the variable and what it allows.
+            InvalidSettings: a value cannot be read; the message names the variable and the allowed values.
         """
         common = {PREFIX + "OPENSEARCH_URL": env.get("OPENSEARCH_URL") or ""}
         return read_env(cls, common | {name: value for name, value in env.items() if value})
@@ -165,10 +167,10 @@ class EventWeights:
     """The relative weight of each event type for a buyer's interest.
 
     Attributes:
-        view: looked at a lot.
-        add_to_cart: put it into the cart, or on a watch list.
-        bid: bid on it.
-        purchase: bought it.
+        view: weight of looking at an item.
+        add_to_cart: weight of putting an item into the cart or on a watch list.
+        bid: weight of bidding on an item.
+        purchase: weight of buying an item.
     """
 
     view: float = limited(1.0, above=0)
@@ -182,17 +184,18 @@ class ScoringParameters:
     """The numbers that change search results; they must be equal in training and serving.
 
     Attributes:
-        event_weights: what acts count, in buyers' vectors and in training.
-        buyer_share: how far a buyer's acts draw a query's vector, 0 to 1: enough to settle which of several meanings is meant,
-            too little to change the subject. Set by hand.
-        buyer_half_life_days: age at which an act counts half in the weighted average; None counts every act in full.
-        photo_words_share: share of the words beside a photo in the vector that is searched with, 0 to 1.
-        hnsw_m: edges of a vector in the HNSW graph; of an index that is made from now on.
-        hnsw_ef_construction: vectors looked at when one is added to the graph.
-        hnsw_ef_search: vectors looked at by a search; 0 takes as many as suit the lots in an embedded index
-            (IndexSpec.ef_search_for), and 100 on OpenSearch.
-        bm25_k1: how soon more of the same word counts no more; on OpenSearch of an index that is made from now on.
-        bm25_b: how much long texts count less, 0 to 1; as bm25_k1.
+        event_weights: weights of interactions, in buyers' vectors and in training.
+        buyer_share: weight of the buyer's vector in the search vector, 0 to 1; the query vector has the rest. The default was set
+            by hand: it decides between several meanings of a query, but does not change the subject.
+        buyer_half_life_days: age in days at which an interaction has half its weight in the weighted average; None never decays.
+        photo_words_share: weight of the words beside a photo in the search vector, 0 to 1; the photo has the rest.
+        hnsw_m: links per vector in an HNSW graph, 2 to 512. An existing graph keeps its own until it is built again.
+        hnsw_ef_construction: candidates that are held while a vector is added to a graph, >= 1. An existing graph keeps its own
+            until it is built again.
+        hnsw_ef_search: candidates that are held while a graph is searched; 0 derives them from the number of items in an embedded
+            index (IndexSpec.ef_search_for), and means 100 on OpenSearch.
+        bm25_k1: saturation of term frequency, > 0: the lower, the less repeated words add. On OpenSearch only for a new index.
+        bm25_b: length normalisation, 0 to 1: the higher, the less long texts score. On OpenSearch only for a new index.
     """
 
     event_weights: EventWeights = EventWeights()
@@ -210,7 +213,7 @@ class ScoringParameters:
         """Read GAVEL_EVENT_WEIGHTS ("view=1,add_to_cart=5"), GAVEL_BUYER_SHARE and so on; unset ones keep their default.
 
         Raises:
-            InvalidSettings: a value cannot be read; the message names the variable and what it allows.
+            InvalidSettings: a value cannot be read; the message names the variable and the allowed values.
         """
         return read_env(cls, env)
 
@@ -221,12 +224,12 @@ class ScoringParameters:
 
 @cache
 def scoring_parameters() -> ScoringParameters:
-    """Return those of this process; its environment is read once, at the first use."""
+    """Return the scoring parameters of this process; the environment is read once, at the first call."""
     return ScoringParameters.from_env()
 
 
 def read_env(cls: type[T], env: Mapping[str, str]) -> T:
-    """Make a dataclass of the variables of its fields; one that is unset or empty keeps its default.
+    """Make a dataclass from the environment variables of its fields; an unset or empty variable keeps the default.
 
     Raises:
         InvalidSettings: a value cannot be read.
@@ -236,7 +239,7 @@ def read_env(cls: type[T], env: Mapping[str, str]) -> T:
 
 
 def write_env(values: Any) -> dict[str, str]:
-    """Return the variables from which read_env() makes an equal dataclass."""
+    """Return variable name -> value, from which read_env() makes an equal dataclass."""
     return {PREFIX + f.name.upper(): _written(getattr(values, f.name)) for f in fields(values)}
 
 
@@ -244,13 +247,13 @@ def read_field(cls: type, of: Field[Any], text: str, name: str) -> Any:
     """Read the value of a field, by its type and limits.
 
     Args:
-        cls: the dataclass.
-        of: the field.
-        text: as it was written; a dataclass as `name=value,name=value`, of which those that are left out keep their default.
-        name: of the value at its source, for the message.
+        cls: dataclass of the field.
+        of: field to read.
+        text: value as text. A nested dataclass is written `name=value,name=value`; names that are left out keep their default.
+        name: name of the variable or key, for the message.
 
     Raises:
-        InvalidSettings: the message says what is allowed.
+        InvalidSettings: the value cannot be read; the message names the allowed values.
     """
     try:
         check_text(text, name)
@@ -275,7 +278,7 @@ def read_field(cls: type, of: Field[Any], text: str, name: str) -> Any:
 
 
 def allowed(cls: type, of: Field[Any]) -> str:
-    """Describe in words which values a field takes."""
+    """Describe the allowed values of a field in words."""
     if "words" in of.metadata:
         return str(of.metadata["words"])
     kinds = _kinds(cls, of.name)
@@ -295,7 +298,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _kinds(cls: type, name: str) -> tuple[Any, ...]:
-    """Return the types of a field; of an optional one, that of the value first."""
+    """Return the types of a field; for an optional field first that of the value, then NoneType."""
     hint = _hints(cls)[name]
     return get_args(hint) if NoneType in get_args(hint) else (hint,)
 
@@ -329,7 +332,7 @@ def _read_pairs(kind: Any, text: str, name: str) -> Any:
 
 
 def write_pairs(values: Mapping[str, Any]) -> str:
-    """Write a dataclass as the text that read_field() reads back."""
+    """Write the fields of a nested dataclass as `name=value,…`, which read_field() reads back."""
     return ",".join(f"{name}={value}" for name, value in values.items())
 
 

@@ -18,11 +18,11 @@ Vector = NDArray[np.float32]
 
 VECTOR_FIELD = "embedding"
 TEXT_FIELD = "text"
-LISTED_CHARS = 400  # of a description in a list; GET /items returns the whole
+LISTED_CHARS = 400  # longest description in a list; GET /items returns the whole
 TIME_FIELDS = ("listed_at", "ends_at", "updated_at")
-VECTOR_DECIMALS = 7  # of a float32 below 1: all that it can represent
+VECTOR_DECIMALS = 7  # decimals that a float32 below 1 can represent
 # Lucene links equal vectors only to each other, and a search that reaches them finds nothing else. A float32 score cannot
-# distinguish vectors that are nearer than 5e-4 (docs/adr/0017-equal-vectors.md)
+# distinguish vectors that are nearer than 5e-4. So vectors are moved by this length (docs/adr/0017-equal-vectors.md)
 SPREAD_LENGTH = 3e-3
 SPREAD_FIELD = "embedding_spread"  # field of a stored document whose vector was moved by SPREAD_LENGTH
 DELETED_FIELD = "deleted_at"  # field of the document that records a deletion
@@ -35,7 +35,7 @@ class IndexedItem:
     Attributes:
         item_id: unique id.
         version: >= 0; an operation with a lower version than the stored one is stale and changes nothing.
-        document: as document_of() returns it.
+        document: fields of the item, as document_of() returns them.
         vector: (dimensions,) float32 of unit length.
     """
 
@@ -59,9 +59,9 @@ class UpsertReport:
 
     Attributes:
         indexed: number of items written.
-        deleted_ids: of the deletions carried out, also of items that were never stored.
-        stale_ids: of the operations that are older than the stored version, and so without effect.
-        rejected: (item_id, reason) of the operations that the index rejects.
+        deleted_ids: item ids of the deletions carried out, also if the item was never stored.
+        stale_ids: item ids of the operations without effect, because a newer version is stored.
+        rejected: (item_id, reason) of the operations that the index rejected.
     """
 
     indexed: int = 0
@@ -99,7 +99,7 @@ class UpsertReport:
 
 
 def document_of(item: Item, *, has_image: bool, tower_id: str, release_id: str) -> dict[str, Any]:
-    """Make the document of an item: its fields, with times in epoch milliseconds, its search text, tower and release."""
+    """Return the document of an item: its non-empty fields, with times in ms since 1970, its search text, tower and release."""
     fields = {name: value for name, value in asdict(item).items() if value not in (None, "")}
     times: dict[str, Any] = {name: epoch_ms(fields[name]) for name in TIME_FIELDS if name in fields}
     return {
@@ -113,12 +113,12 @@ def document_of(item: Item, *, has_image: bool, tower_id: str, release_id: str) 
 
 
 def bulk_lines(op: IndexedItem | Deletion, *, spread: bool = False) -> Iterator[str]:
-    """Write the lines of one operation of an embedding part, as OpenSearch's `_bulk` takes them, without an index name.
+    """Yield the lines of one operation for an embedding part, in the format of OpenSearch's `_bulk`, without an index name.
 
     Args:
-        op: an item or a deletion.
-        spread: move the vector a little, in a direction that depends on the item_id, for the graph of an index; pop_vector()
-            undoes it.
+        op: operation to write.
+        spread: True moves the vector by SPREAD_LENGTH in a direction that depends on the item_id, so that Lucene links equal
+            vectors to others, too. pop_vector() moves it back.
     """
     if isinstance(op, Deletion):
         yield json.dumps({"delete": _action_of(op)})
@@ -132,10 +132,14 @@ def bulk_lines(op: IndexedItem | Deletion, *, spread: bool = False) -> Iterator[
 
 
 def deletion_lines(op: Deletion, moment: datetime) -> Iterator[str]:
-    """Write a deletion as a document, so that OpenSearch rejects older operations on the item.
+    """Yield the bulk lines of a document that records a deletion, so that OpenSearch rejects older operations on the item.
 
-    A server stores the version of a delete in memory only. This document outlives a restart. No search finds it, because it has
-    neither words nor a vector, and it ended in 1970.
+    A server stores the version of a delete only in memory, but this document outlives a restart. No search finds the document,
+    because it has neither words nor a vector, and its `ends_at` is in 1970.
+
+    Args:
+        op: deletion to record.
+        moment: time of the record, by which it is removed later.
     """
     yield json.dumps({"index": _action_of(op)})
     yield json.dumps({"item_id": op.item_id, "ends_at": 0, DELETED_FIELD: epoch_ms(moment)})
@@ -150,8 +154,8 @@ class BadLine:
     """A line of an embedding part that bulk_lines() cannot have written.
 
     Attributes:
-        item_id: of the operation; empty if unknown.
-        reason: the fault, with the number of the line.
+        item_id: item id of the operation; empty if it cannot be read.
+        reason: fault of the line, with the line number.
     """
 
     item_id: str
@@ -162,10 +166,10 @@ UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, Re
 
 
 def parse_bulk_lines(lines: Iterable[str | bytes]) -> Iterator[IndexedItem | Deletion | BadLine]:
-    """Read the lines of an embedding part; a bad line affects only its own item, and blank lines are skipped.
+    """Yield the operations in the lines of an embedding part; skip blank lines. A bad line affects only its own item.
 
-    An action is an object of one key that holds an object. So reading continues at the next action, whatever precedes it, and
-    the line after a damaged action is taken as its document.
+    An action is an object with one key whose value is an object. Reading continues at the next action, whatever precedes it. The
+    line after a damaged action counts as its document.
     """
     group: list[tuple[int, Any]] = []  # an action and its document, each with its line number
     for number, line in enumerate(lines, 1):
@@ -181,7 +185,7 @@ def parse_bulk_lines(lines: Iterable[str | bytes]) -> Iterator[IndexedItem | Del
 
 
 def _parse(line: str | bytes) -> Any:
-    """Parse a line; return the error itself if it is no JSON."""
+    """Return the value of a line of JSON; return the exception if the line is not JSON."""
     try:
         return json.loads(line.decode() if isinstance(line, bytes) else line)
     except UNREADABLE as error:
@@ -189,7 +193,7 @@ def _parse(line: str | bytes) -> Any:
 
 
 def _is_action(values: Any, verb: str = "") -> bool:
-    """True for {verb: {...}}, of any verb if none is given."""
+    """True for an object {verb: {...}}; an empty `verb` allows any key."""
     return isinstance(values, dict) and len(values) == 1 and all(isinstance(v, dict) and verb in ("", k) for k, v in values.items())
 
 
@@ -238,7 +242,7 @@ def vector_to_json(vector: Vector | NDArray[np.float64]) -> list[float]:
 
 
 def pop_vector(item_id: str, document: dict[str, Any]) -> Vector:
-    """Take the vector out of a stored document, as it was before bulk_lines() spread it."""
+    """Remove the vector from a stored document and return it as it was before bulk_lines() moved it."""
     numbers = document.pop(VECTOR_FIELD)
     if not document.pop(SPREAD_FIELD, False):
         return vector_from_json(numbers)
@@ -246,19 +250,22 @@ def pop_vector(item_id: str, document: dict[str, Any]) -> Vector:
 
 
 def _offsets(item_id: str, dimensions: int) -> NDArray[np.float64]:
-    """Return (dimensions,) float64 of length SPREAD_LENGTH, in a direction by the id, in whole units of the last decimal."""
+    """Return a (dimensions,) float64 offset of length SPREAD_LENGTH. The id determines its direction.
+
+    Its numbers are rounded to VECTOR_DECIMALS, so that pop_vector() restores the vector exactly.
+    """
     digest = shake_128(item_id.encode(errors="surrogatepass")).digest(dimensions)
     signs = 1.0 - 2.0 * (np.frombuffer(digest, dtype=np.uint8) & 1).astype(np.float64)
     return signs * round(SPREAD_LENGTH / math.sqrt(dimensions), VECTOR_DECIMALS)
 
 
 def vector_from_json(numbers: Any) -> Vector:
-    """Read vector_to_json()'s numbers back.
+    """Convert the numbers of vector_to_json() back to a float32 vector.
 
     Raises:
-        InvalidInput: not a flat list of finite numbers.
+        InvalidInput: `numbers` is not a flat list of finite numbers.
     """
-    with np.errstate(over="ignore"):  # what overflows is infinite, and refused below
+    with np.errstate(over="ignore"):  # a number that overflows becomes infinite and is rejected below
         vector = np.asarray(numbers, dtype=np.float32)
     if vector.ndim != 1 or not np.isfinite(vector).all():
         raise InvalidInput("the embedding is not a flat list of finite numbers")
@@ -272,7 +279,7 @@ def visible_fields(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def listed_fields(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a lot in a list: visible_fields(), a long description cut at a word, `description_cut` to say so."""
+    """Return visible_fields() of an item in a list. A long description is cut at a word, and `description_cut` is then true."""
     shown = visible_fields(document)
     description = str(shown.get("description", ""))
     if len(description) > LISTED_CHARS:

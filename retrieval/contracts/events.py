@@ -12,8 +12,8 @@ from retrieval.errors import InvalidInput
 
 EventType = Literal["view", "add_to_cart", "bid", "purchase"]  # the fields of settings.EventWeights
 EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)  # by rising interest
-IMPRESSION = "impression"  # an item was shown: not an interaction, so no EventType
-SHOWN = (IMPRESSION, "impressions", "shown")  # how logs write it
+IMPRESSION = "impression"  # an item was shown: not an interaction, so not an EventType
+SHOWN = (IMPRESSION, "impressions", "shown")  # names of impressions in logs
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "buyer_id": ("buyer_id", "distinct_id"),
@@ -22,8 +22,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "timestamp": ("timestamp", "created_at"),
 }
 
-# Names of the same interactions in shops and analytics, without marks and capitals. Ambiguous names are unknown on purpose: "cart"
-# may be a look at the cart, "click" and "page view" any page, "checkout" one that was broken off.
+# event type -> its names in shops and analytics, without MARKS and capitals. Ambiguous names are left out on purpose: "cart" may
+# be a look at the cart, "click" and "page view" may be of any page, and a "checkout" may have been broken off.
 SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "view": ("views", "viewed", "viewitem", "viewproduct", "itemview", "itemviewed", "productview", "productviewed",
              "detailpageview"),
@@ -32,8 +32,8 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "bid": ("bids", "bidplaced", "placebid", "placedbid", "placeabid"),
     "purchase": ("purchases", "purchased", "buy", "bought", "itempurchased", "productpurchased", "ordercompleted"),
 }  # fmt: skip
-MAX_NAME_CHARS = 60  # of an unknown name, in a message
-MARKS = re.compile(r"[\s_.:\-\u2010-\u2015]+")  # between the words of a name
+MAX_NAME_CHARS = 60  # a longer unknown name is cut in a message
+MARKS = re.compile(r"[\s_.:\-\u2010-\u2015]+")  # separators of the words in a name
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,11 @@ class Interaction:
     """One interaction of one buyer with one item.
 
     Attributes:
-        buyer_id: of the buyer.
-        item_id: of the item.
-        event_type: one of EVENT_TYPES.
-        timestamp: UTC.
-        query: the search that led there; empty if there was none.
+        buyer_id: id of the buyer.
+        item_id: id of the item.
+        event_type: type of the interaction, one of EVENT_TYPES.
+        timestamp: UTC time of the interaction.
+        query: text of the search that led to the item; empty if there was none.
     """
 
     buyer_id: str
@@ -56,7 +56,7 @@ class Interaction:
 
     @property
     def weight(self) -> float:
-        """Return the weight of this interaction, see event_weight()."""
+        """Return the weight of this interaction's type; see event_weight()."""
         return event_weight(self.event_type)
 
 
@@ -64,13 +64,10 @@ def parse_interaction(row: Mapping[str, Any]) -> Interaction:
     """Read one row of an event log.
 
     Args:
-        row: column name -> value, under the contract's names or their aliases.
-
-    Returns:
-        The interaction; parse_event_type() says how event types may be written.
+        row: column name -> value, with the names in ALIASES; event types as parse_event_type() reads them.
 
     Raises:
-        InvalidInput: a field is missing or the event type is unknown; the message names field and value.
+        InvalidInput: a field is missing, or its value cannot be read; the message names field and value.
     """
     values = {field: first_value(row, names) for field, names in ALIASES.items()}
     for field, value in values.items():
@@ -99,7 +96,7 @@ def missing(field: str) -> str:
 
 
 def parse_event_type(value: Any) -> str:
-    """Read the name of an event type; case and separators are ignored, as in "Add To Cart" or "product_viewed".
+    """Read the name of an event type. Case and separators do not matter, as in "Add To Cart" or "product_viewed".
 
     Returns:
         One of EVENT_TYPES.

@@ -1,4 +1,4 @@
-"""Readers of catalogue files: parquet, CSV and NDJSON under the item contract. pyarrow is needed for parquet alone."""
+"""Readers of catalogue files: parquet, CSV and NDJSON under the item contract. Only parquet needs pyarrow."""
 
 import csv
 import json
@@ -10,23 +10,20 @@ from retrieval.contracts.items import ALIASES, REQUIRED, Item, Reject, parse_ite
 from retrieval.errors import InvalidInput
 
 SUFFIXES = (".parquet", ".csv", ".ndjson", ".jsonl")
-PARQUET_BATCH_ROWS = 256  # a row may have a description of 400 kB
+PARQUET_BATCH_ROWS = 256  # few, because a row may have a description of 400 kB
 CSV_SEPARATORS = (",", ";", "\t", "|")
 Columns = Mapping[str, tuple[str, ...]]
-MAX_ID_CHARS = 100  # of a rejected row's id, for the report
+MAX_ID_CHARS = 100  # a longer id of a rejected row is cut in the report
 
 
 def find_item_files(where: Path) -> list[Path]:
-    """List the catalogue files of a folder; return a path to a file as it is.
+    """Return the catalogue files of a folder, sorted by name; or the path of a single file.
 
     Args:
-        where: a file, or a folder that is searched without its sub-folders.
-
-    Returns:
-        Files sorted by name.
+        where: path of a file, or of a folder; its sub-folders are not searched.
 
     Raises:
-        InvalidInput: nothing is there, or nothing in a format that Gavel reads.
+        InvalidInput: the path does not exist, or has no file in a format that Gavel reads.
     """
     formats = ", ".join(SUFFIXES)
     if where.is_file():
@@ -42,13 +39,13 @@ def find_item_files(where: Path) -> list[Path]:
 
 
 def read_items(path: Path) -> Iterator[Item | Reject]:
-    """Read a catalogue file row by row; every row comes out as an item or as a reject, in the file's order.
+    """Read a catalogue file row by row, in the order of the file.
 
     Args:
-        path: a .parquet, .csv, .ndjson or .jsonl file.
+        path: path of a .parquet, .csv, .ndjson or .jsonl file.
 
     Yields:
-        Item, or Reject with the line (CSV, NDJSON) or row number (parquet), counted from 1.
+        An Item per valid row; for others a Reject with the line number (CSV, NDJSON) or row number (parquet), from 1.
 
     Raises:
         InvalidInput: the file cannot be read at all, or has no column for a required field.
@@ -58,7 +55,7 @@ def read_items(path: Path) -> Iterator[Item | Reject]:
 
 
 def numbered_items(path: Path) -> Iterator[tuple[int, Item | Reject]]:
-    """Read as read_items(), each row with its line or row number."""
+    """Yield the results of read_items(), each with its line or row number."""
     for line, row in numbered_rows(path, {field: ALIASES[field] for field in REQUIRED}):
         if isinstance(row, str):
             yield line, Reject(path.name, line, row)
@@ -70,14 +67,14 @@ def numbered_items(path: Path) -> Iterator[tuple[int, Item | Reject]]:
 
 
 def numbered_rows(path: Path, columns: Columns) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    """Read the rows of a parquet, CSV or NDJSON file, whatever they hold.
+    """Read the rows of a parquet, CSV or NDJSON file, without checks of their values.
 
     Args:
-        path: the file.
-        columns: field -> the names that its column may have; parquet and CSV need a column for each field.
+        path: path of the file.
+        columns: field -> allowed names of its column; parquet and CSV need a column for each field.
 
     Yields:
-        The line (CSV, NDJSON) or row number (parquet), counted from 1, with the row, or with the reason why it is no row.
+        The line number (CSV, NDJSON) or row number (parquet), from 1, and the row, or the reason why it cannot be read.
 
     Raises:
         InvalidInput: the file cannot be read at all, or has no column for a field.
@@ -98,7 +95,7 @@ def _parquet_rows(path: Path, columns: Columns) -> Iterator[tuple[int, Mapping[s
     import pyarrow.parquet as pq
 
     try:
-        with path.open("rb") as raw, pq.ParquetFile(raw) as file:  # by its path pyarrow opens none whose name is no UTF-8
+        with path.open("rb") as raw, pq.ParquetFile(raw) as file:  # pyarrow cannot open a path that is not UTF-8
             require_columns(path, file.schema_arrow.names, columns)
             line = 0
             for batch in file.iter_batches(PARQUET_BATCH_ROWS):
@@ -110,7 +107,7 @@ def _parquet_rows(path: Path, columns: Columns) -> Iterator[tuple[int, Mapping[s
 
 
 def _batch_rows(batch: Any) -> Iterator[Mapping[str, Any] | str]:
-    """Yield the rows of a record batch; a row with a value that Python lacks (a year past 9999, an odd zone) becomes a reason."""
+    """Yield the rows of a record batch; the reason for a row with a value that Python lacks (a year past 9999, an odd zone)."""
     try:
         yield from _in_microseconds(batch).to_pylist()
     except (ValueError, OverflowError, LookupError) as error:
@@ -122,9 +119,9 @@ def _batch_rows(batch: Any) -> Iterator[Mapping[str, Any] | str]:
 
 
 def _in_microseconds(batch: Any) -> Any:
-    """Convert times to those that Python represents, those with a zone to UTC, because Python may not know the zone.
+    """Convert times to microseconds, which Python represents; and times with a zone to UTC, because Python may not know the zone.
 
-    With pandas installed, as in SageMaker's containers, pyarrow makes its Timestamps of nanoseconds.
+    Otherwise pyarrow would return Timestamps of pandas for nanoseconds, if pandas is installed, as in SageMaker's containers.
     """
     import pyarrow as pa
 
@@ -154,20 +151,20 @@ def _csv_rows(path: Path, columns: Columns) -> Iterator[tuple[int, Mapping[str, 
 
 
 def csv_separator(header: str) -> str:
-    """Find the delimiter of a CSV header: a comma, or that of a spreadsheet in whose language commas are decimal."""
-    return max(CSV_SEPARATORS, key=header.count)  # the first of equals
+    """Return the most frequent of CSV_SEPARATORS in a header, because spreadsheets of some languages do not write commas."""
+    return max(CSV_SEPARATORS, key=header.count)  # the first of equally frequent ones
 
 
 def csv_rows(
     lines: Iterable[str], names: Sequence[str], separator: str = ",", first_line: int = 1
 ) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    """Read rows of CSV text under its column names, each with its last line, or with the reason why it is invalid.
+    """Yield the number of each CSV row's last line, and the row by column name, or the reason why it is invalid.
 
     Args:
-        lines: of the text, with their ends; the header is a row like others here.
-        names: of the columns.
-        separator: between cells.
-        first_line: the number of the first of the lines.
+        lines: lines of the text, with their line ends; a header among them is read as a row.
+        names: names of the columns, in their order.
+        separator: separator of cells.
+        first_line: number of the first line.
     """
     reader = csv.DictReader(lines, names, strict=True, delimiter=separator)  # an unclosed quote is an error, not one long field
     while True:
@@ -190,7 +187,7 @@ def _ndjson_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
 
 
 def json_rows(lines: Iterable[bytes]) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Read the objects of NDJSON with their line numbers, or the reason why a line is invalid; skip blank lines."""
+    """Yield line number and object of each line of NDJSON, or the reason why the line is invalid; skip blank lines."""
     for line, raw in enumerate(lines, 1):
         if not raw.strip():
             continue
@@ -203,10 +200,15 @@ def json_rows(lines: Iterable[bytes]) -> Iterator[tuple[int, dict[str, Any] | st
 
 
 def require_columns(path: Path, names: Sequence[str], columns: Columns) -> None:
-    """Check the header of a file.
+    """Check that the header of a file has a column for every field.
+
+    Args:
+        path: path of the file, for the message.
+        names: names in the header.
+        columns: field -> allowed names of its column.
 
     Raises:
-        InvalidInput: there is no column for a field; the message names the columns that it may have.
+        InvalidInput: a field has no column; the message lists the allowed names.
     """
     for field, accepted in columns.items():
         if not set(accepted) & set(names):

@@ -1,4 +1,4 @@
-"""The item contract: columns, aliases, types and limits, and the one text that a lot is known by."""
+"""The item contract: columns, aliases, types and limits of items, and the text that encoders and keyword search read."""
 
 import ast
 import json
@@ -14,25 +14,25 @@ from typing import Any
 from retrieval.errors import InvalidInput, InvalidQuery
 from retrieval.text.analysis import UNSEEN_IN_WORDS, check_text, clean_text, compose, fold_text, readable
 
-MAX_ID_BYTES = 512  # OpenSearch refuses a longer _id
+MAX_ID_BYTES = 512  # OpenSearch rejects a longer _id
 MAX_TITLE_CHARS = 1_000
 MAX_DESCRIPTION_CHARS = 100_000
 MAX_SELLER_RATING = 5.0
-MAX_PRICE = 1e12  # far below what the index's 32-bit float can hold
-MAX_BID_COUNT = 2**31 - 1  # the index's integer
+MAX_PRICE = 1e12  # far below the largest 32-bit float of an index
+MAX_BID_COUNT = 2**31 - 1  # largest 32-bit integer of an index
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-ZONE_SLACK = timedelta(hours=14)  # a time without a zone is taken as UTC, and may be a local one that far ahead of it
-NUMERIC_TIME = re.compile(r"-?\d{9,}(\.\d+)?")  # eight digits are an ISO 8601 date
-MIN_NUMERIC_TIME = 1e8  # the same of a number
-MAX_SECONDS = 10**11  # above, a number counts milliseconds
-FIRST_NUMERIC, END_NUMERIC = datetime(1990, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)  # what a number may say
-YEAR_TO_HOUR = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])([01]\d|2[0-3])(\.0+)?")  # also a count of seconds
+ZONE_SLACK = timedelta(hours=14)  # a time without a zone is read as UTC, but may be a local time up to 14 hours ahead
+NUMERIC_TIME = re.compile(r"-?\d{9,}(\.\d+)?")  # from nine digits on, because eight digits are an ISO 8601 date
+MIN_NUMERIC_TIME = 1e8  # smallest number that is read as a time: the first one with nine digits
+MAX_SECONDS = 10**11  # a larger number counts milliseconds
+FIRST_NUMERIC, END_NUMERIC = datetime(1990, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)  # allowed times of numbers
+YEAR_TO_HOUR = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])([01]\d|2[0-3])(\.0+)?")  # may also be seconds
 TIMES = "write ISO 8601, such as 2026-11-21T20:00:00Z, or epoch seconds or milliseconds"
 UNSEEN = re.compile(UNSEEN_IN_WORDS)
-FLOAT_ID = re.compile(r"(-?(?:0|[1-9]\d*))\.0+", re.ASCII)  # what pandas and decimals write of a whole number
-MAX_FLOAT_ID = 2**53 - 1  # above, neighbouring whole numbers are one float
+FLOAT_ID = re.compile(r"(-?(?:0|[1-9]\d*))\.0+", re.ASCII)  # a whole number as pandas and decimals write it
+MAX_FLOAT_ID = 2**53 - 1  # above, one float stands for several whole numbers
 
-# field -> names it may have in a file, best first; a dot reaches into an object or a JSON string
+# field -> names of its column in a file, best first; "a.b" is the key b of the object, or JSON text, in column a
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "item_id": ("item_id", "id", "product_id"),
     "title": ("title", "name"),
@@ -53,22 +53,22 @@ REQUIRED = ("item_id", "title")
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One auction lot as its seller listed it.
+    """One auction item as its seller listed it.
 
     Attributes:
         item_id: unique id, 1 to 512 bytes of UTF-8, in NFC.
-        title: 1 to 1,000 characters.
-        description: up to 100,000 characters, may be empty.
-        image: path or s3:// URI of the photo, relative to the file that named it; None without a photo.
-        category: catalogue id or name, may be empty.
-        brand: maker, may be empty.
-        current_price: highest bid, 0 to 10^12, in the shop's one currency; None when unknown.
+        title: title, 1 to 1,000 characters.
+        description: description, 0 to 100,000 characters.
+        image: s3:// URI of the photo, or its path, relative to the catalogue file; None without a photo.
+        category: name or catalogue id of the category; empty if there is none.
+        brand: name of the maker; empty if unknown.
+        current_price: highest bid, 0 to 10^12, in the shop's one currency; None if unknown.
         bid_count: number of bids, 0 to 2^31 - 1.
-        seller_rating: 0 to 5; None when unknown.
-        listed_at: UTC, or None.
-        ends_at: UTC end of the auction; None never ends.
-        updated_at: UTC time of this version of the lot, or None.
-        seller: id or name of who sells it, may be empty.
+        seller_rating: rating of the seller, 0 to 5; None if unknown.
+        listed_at: UTC time of the listing; None if unknown.
+        ends_at: UTC end of the auction; None if it never ends.
+        updated_at: UTC time of this version of the item; None if unknown.
+        seller: id or name of the seller; empty if unknown.
     """
 
     item_id: str
@@ -94,7 +94,14 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A row that breaks the contract, with its place and the reason."""
+    """A row that breaks the contract.
+
+    Attributes:
+        source: name of the file.
+        line: line or row number, from 1.
+        reason: fault of the row.
+        item_id: id of the item; None if the row has none that can be read.
+    """
 
     source: str
     line: int
@@ -102,7 +109,7 @@ class Reject:
     item_id: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("source", "reason", "item_id"):  # whatever row and file name held, a reject can be written down
+        for name in ("source", "reason", "item_id"):  # so that the reject can be written, whatever row and file name hold
             if (text := getattr(self, name)) is not None:
                 object.__setattr__(self, name, readable(text))
 
@@ -114,7 +121,7 @@ class Reject:
 
 
 def item_text(title: str, description: str) -> str:
-    """Return the text of an item for towers and keyword search: title, description, Arabic letters in one spelling."""
+    """Return the text of an item for towers and keyword search: title and description, with Arabic letters in one spelling."""
     return fold_text(f"{title}. {description}" if description.strip() else title)
 
 
@@ -129,10 +136,10 @@ def epoch_ms(moment: datetime) -> int:
 
 
 def latest_version(now: datetime | None = None) -> int:
-    """Return the highest version that an item can have at a moment; a higher one would make every later row stale.
+    """Return the highest version that an item may have now. With a higher one, all later rows of the item would be stale.
 
     Args:
-        now: UTC; None takes the clock of this machine.
+        now: present time in UTC; None takes the clock of this machine.
     """
     return epoch_ms((now or datetime.now(UTC)) + ZONE_SLACK)
 
@@ -141,14 +148,14 @@ def parse_item(row: Mapping[str, Any], now: datetime | None = None) -> Item:
     """Read one row of a catalogue file.
 
     Args:
-        row: column name -> value, under the contract's names or their aliases; NaN and blank text mean missing.
-        now: UTC, the moment that the version of the item may not pass by more than ZONE_SLACK; None takes this machine's clock.
+        row: column name -> value, with the names in ALIASES; None, NaN and blank text count as missing.
+        now: present time in UTC, which the item's version may exceed by ZONE_SLACK at most; None takes this machine's clock.
 
     Returns:
-        The item, with its texts as the seller wrote them.
+        The item. Its texts are in NFC, but otherwise as the seller wrote them.
 
     Raises:
-        InvalidInput: a required field is missing or a value is out of its range; the message names field and value.
+        InvalidInput: a required field is missing, or a value is not in its range; the message names field and value.
     """
     values = {field: first_value(row, names) for field, names in ALIASES.items()}
     for field in REQUIRED:
@@ -181,12 +188,13 @@ def parse_item(row: Mapping[str, Any], now: datetime | None = None) -> Item:
 def parse_time(field: str, value: Any) -> datetime | None:
     """Read a time: a datetime, an ISO 8601 text, or a number of seconds (or, above 10^11, milliseconds) since 1970.
 
-    A number that says no time from 1990 to 2200, or may be YYYYMMDDHH, is refused: compact dates would be read as other years.
+    A number is rejected if its time is not in 1990 to 2199. It is also rejected if it may be YYYYMMDDHH, because a compact date
+    would be read as seconds of another year.
 
     Args:
-        field: name for the error message.
-        value: None stays None; a time without a zone is taken as UTC. A number below 10^8, before March 1973, is no time,
-            but one of eight digits such as 20261121 is a date.
+        field: name of the field, for the message.
+        value: value to read; None stays None. A time without a zone is read as UTC. Eight digits, such as 20261121, are a date;
+            shorter numbers are no times.
 
     Returns:
         The time in UTC.
@@ -219,16 +227,16 @@ def parse_time(field: str, value: Any) -> datetime | None:
 
 
 def parse_id(field: str, value: Any) -> str:
-    """Read an id, in one form for every file, event and request: text in NFC without white space around it.
+    """Read an id, in one form for every file, event and request: text in NFC without surrounding white space.
 
     Args:
-        field: name for the error message.
-        value: text or a whole number. 17.0, which a column of integers with a hole becomes, and a decimal 17.00 are "17", also
-            where they were written as text; "017" and "1.5" are text and stay.
+        field: name of the field, for the message.
+        value: text or a whole number. 17.0, 17.00 and "17.0" are all read as "17", because a column of integers with a missing
+            value becomes one of floats. "017" and "1.5" stay as they are.
 
     Raises:
-        InvalidInput: longer than 512 bytes, with characters that nobody can see, or a number that is not whole or too large
-            to be exact.
+        InvalidInput: the id is longer than 512 bytes, has invisible characters, or is a number that is not whole or too large to
+            be exact.
     """
     if isinstance(value, Decimal):
         whole_number = value.is_finite() and value == value.to_integral_value()
@@ -249,10 +257,10 @@ def parse_id(field: str, value: Any) -> str:
 
 
 def require_id(field: str, text: str) -> str:
-    """Read an id that a request names, as parse_id().
+    """Read an id in a request, as parse_id() does.
 
     Raises:
-        InvalidQuery: it is empty, too long, or holds what nobody can see.
+        InvalidQuery: the id is empty, longer than 512 bytes, or has invisible characters.
     """
     if not text.strip():
         raise InvalidQuery(f"{field} is empty; send the id that lots or events have")
@@ -263,10 +271,10 @@ def require_id(field: str, text: str) -> str:
 
 
 def first_value(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    """Return the first value present under any of the names; None, NaN and blank text are absent, bytes are UTF-8 text."""
+    """Return the first value under one of the names that is not None, NaN or blank text, else None. Bytes are read as UTF-8."""
     for name in names:
         value = _lookup(row, name)
-        if isinstance(value, bytes):  # what a parquet column that does not say that it holds text comes as
+        if isinstance(value, bytes):  # from a parquet column that is not marked as text
             value = value.decode(errors="surrogateescape")
         absent = value is None or (isinstance(value, str) and not value.strip())
         absent = absent or (value.is_nan() if isinstance(value, Decimal) else isinstance(value, float) and math.isnan(value))
@@ -289,7 +297,7 @@ def _object(field: str, text: str) -> Any:
     """Parse the JSON of a cell, or the text that pandas writes for a dict; return None for other text.
 
     Raises:
-        InvalidInput: the text begins as an object and is none.
+        InvalidInput: the text begins with "{", but is neither.
     """
     try:
         return json.loads(text)
@@ -298,22 +306,22 @@ def _object(field: str, text: str) -> Any:
             return None
     try:
         read = ast.literal_eval(text.strip())
-        repr(read)  # ValueError: a hexadecimal number of more digits than Python writes
+        repr(read)  # raises ValueError for a hexadecimal number with more digits than Python writes
         return read
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # TypeError: a list as a key
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # a list as a key raises TypeError
         raise InvalidInput(f"{field} is no JSON object: {text.strip()[:40]!r}") from None
 
 
 def parse_text(field: str, value: Any, limit: int) -> str:
-    """Read a text: valid Unicode in NFC, without control characters, without white space around it.
+    """Read a text, and return it as compose() writes it, without surrounding white space.
 
     Args:
-        field: name for the error message.
-        value: text or a number, a whole one without a fraction; None is the empty text.
-        limit: characters that it may have.
+        field: name of the field, for the message.
+        value: text, or a number, which is written without a fraction if it is whole; None is read as empty text.
+        limit: maximum number of characters.
 
     Raises:
-        InvalidInput: it is no text, longer, or holds half a character.
+        InvalidInput: the value is a list or an object, longer than `limit`, or holds half a character.
     """
     return compose(_as_written(field, value, limit)).strip()
 

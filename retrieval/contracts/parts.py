@@ -16,15 +16,15 @@ IndexOp = IndexedItem | Deletion
 
 
 class PartReader:
-    """Reads the operations of an embedding part once, as a stream.
+    """An embedding part, whose operations can be read once, as a stream.
 
     Args:
-        source: a .ndjson.gz file, or an object that reads its bytes, such as the body of an S3 object.
-        name: for error messages; the path is used if there is one.
+        source: path of the .ndjson.gz file, or a file object with its bytes, such as the body of an S3 object.
+        name: name of the part for error messages; ignored if `source` is a path.
 
     Attributes:
-        sha256: hexadecimal hash of the bytes, set after the last line.
-        bad_lines: damaged lines, as (item_id, reason).
+        sha256: hexadecimal sha256 of the bytes, set after the last line; empty before.
+        bad_lines: (item_id, reason) of each damaged line.
     """
 
     def __init__(self, source: Path | BinaryIO, name: str = "the part") -> None:
@@ -58,7 +58,7 @@ class PartReader:
 
 
 class _HashingFile:
-    """Wraps a file and hashes the bytes that are read."""
+    """A file that hashes the bytes that are read from it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.digest = hashlib.sha256()
@@ -71,10 +71,10 @@ class _HashingFile:
 
 
 def read_part(source: Path | BinaryIO) -> Iterator[IndexOp]:
-    """Read an embedding part as a stream; a damaged line is an error.
+    """Yield the operations of an embedding part as a stream; a damaged line is an error.
 
     Args:
-        source: as of PartReader.
+        source: path or file object of the part, see PartReader.
 
     Raises:
         ReleaseError: the part is not whole, or holds a damaged line.

@@ -14,12 +14,12 @@ from retrieval.files import replace_file, sha256_of, shortage
 MANIFEST_FILE = "manifest.json"
 REJECTS_FILE = "rejects.ndjson"
 RECEIPT_FILE = "indexed.json"  # written beside the manifest once the release is live
-PART_RECEIPTS = "receipts"  # the folder of IndexedParts beside the manifest
-INDEX_REJECTS_FILE = "index-rejects.ndjson"  # items of the release that the index refused, with the reasons
-MAX_COUNTS = {"dimensions": 16_000, "instances": 99_999}  # limits of OpenSearch, and of the names of manifests
+PART_RECEIPTS = "receipts"  # folder beside the manifest that holds the IndexedParts
+INDEX_REJECTS_FILE = "index-rejects.ndjson"  # items of the release that the index rejected, with the reasons
+MAX_COUNTS = {"dimensions": 16_000, "instances": 99_999}  # limits of OpenSearch, and of the digits in a manifest's name
 MAX_COUNT = 10**12  # items or bytes
 PART_NAME = re.compile(r"part-\d+\.ndjson\.gz", re.ASCII)
-TOWER_ID = re.compile(r"[\w.-]*", re.ASCII)  # part of the name of a folder
+TOWER_ID = re.compile(r"[\w.-]*", re.ASCII)  # characters that a folder's name may have
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,8 @@ class Part:
 
     Attributes:
         name: file name, such as part-00000.ndjson.gz.
-        items: number of items in it.
-        bytes: size of the file.
+        items: number of items in the part.
+        bytes: size of the file in bytes.
         sha256: hexadecimal hash of the file's bytes.
     """
 
@@ -47,7 +47,7 @@ class IndexedPart(UpsertReport):
         part: name of the part.
         sha256: hexadecimal hash of the bytes that were read.
         index: physical name of the index; empty if no operation of the part could be read.
-        tower_id: of the vectors of the index; empty likewise.
+        tower_id: id of the tower of the index; empty if `index` is.
     """
 
     part: str = ""
@@ -57,7 +57,7 @@ class IndexedPart(UpsertReport):
 
     @property
     def key(self) -> str:
-        """Return the key of the record below the release's folder; S3 sends the indexer no event for this ending."""
+        """Return the key of the record below the release's folder. It ends so that S3 sends the indexer no event for it."""
         return f"{PART_RECEIPTS}/{self.part}.receipt"
 
     def to_json(self) -> str:
@@ -66,7 +66,7 @@ class IndexedPart(UpsertReport):
 
     @classmethod
     def from_json(cls, text: str) -> "IndexedPart":
-        """Read to_json()'s text back.
+        """Read a record from the JSON that to_json() wrote.
 
         Raises:
             ReleaseError: the text is no such record.
@@ -84,17 +84,17 @@ class IndexedPart(UpsertReport):
         return indexed
 
     def fault(self, part: Part, index: str) -> str | None:
-        """Return why the record does not prove that an index holds a part whole; None if it does.
+        """Return the reason why this record does not prove that the index holds the whole part; None if it does.
 
         Args:
-            part: as in the manifest.
-            index: physical name.
+            part: entry of the part in the manifest.
+            index: physical name of the index.
         """
         if self.sha256 != part.sha256:
             return "was read with other bytes than its manifest names"
         if self.index not in (index, ""):
             return f"was indexed into {self.index}"
-        without_id = sum(not item_id for item_id, _ in self.rejected)  # damaged lines, each of one item or none
+        without_id = sum(not item_id for item_id, _ in self.rejected)  # damaged lines; each belongs to one item or none
         if not self.total - self.deleted - without_id <= part.items <= self.total:
             return f"has {self.total} items, its manifest says {part.items}"
         return None
@@ -105,15 +105,15 @@ class Manifest:
     """The content of `manifest.json`, which is written last and commits the release.
 
     Attributes:
-        release_id: name of the run and of the folder.
-        tower_id: the tower of all its vectors.
+        release_id: id of the release, which is also the name of its folder.
+        tower_id: id of the tower of all vectors.
         dimensions: length of the vectors.
-        items_in: rows read; always embedded + rejected.
-        items_embedded: items in the parts.
-        items_rejected: rows in rejects.ndjson.
-        items_without_image: items embedded from their text alone.
-        parts: the parts, by name.
-        items_superseded: items in the parts that a newer row of the same release replaces.
+        items_in: number of rows read; always items_embedded + items_rejected.
+        items_embedded: number of items in the parts.
+        items_rejected: number of rows in rejects.ndjson.
+        items_without_image: number of items embedded from their text only.
+        parts: parts of the release, sorted by name.
+        items_superseded: number of items in the parts that a newer row of the same release replaces.
         inputs: hash of the catalogue files of the run, the same on every instance.
         instance: number of the instance that wrote this manifest, from 0.
         instances: number of instances that share the run; each writes its own manifest.
@@ -140,7 +140,7 @@ class Manifest:
             )
         if self.items_embedded != sum(part.items for part in self.parts):
             raise ReleaseError(f"release {self.release_id}: its parts do not add up to the {self.items_embedded} lots embedded")
-        # over all instances: a row may replace one that another instance embedded
+        # only for a single instance, because a row may replace one that another instance embedded
         if self.instances == 1 and self.items_superseded > self.items_embedded:
             raise ReleaseError(f"release {self.release_id}: {self.items_superseded} lots replaced, {self.items_embedded} embedded")
 
@@ -162,7 +162,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> "Manifest":
-        """Read to_json()'s text back.
+        """Read a manifest from the JSON that to_json() wrote.
 
         Raises:
             ReleaseError: the text is no manifest, or its counts contradict each other.
@@ -184,7 +184,7 @@ class Manifest:
         return manifest
 
     def save(self, folder: Path) -> Path:
-        """Write the manifest in one step, so that no reader sees half of it."""
+        """Write the manifest in one step, so that no reader sees half of it; return its path."""
         return replace_file(folder / self.file_name, self.to_json())
 
 
@@ -206,10 +206,10 @@ def load_release(folder: Path) -> Manifest:
     """Read the manifest of a release; merge the manifests of several instances.
 
     Args:
-        folder: `embeddings/<release_id>`.
+        folder: folder of the release, `embeddings/<release_id>`.
 
     Raises:
-        ReleaseError: no manifest (the run did not finish), a damaged one, or the manifest of an instance is missing.
+        ReleaseError: there is no manifest (the run did not finish), one is damaged, or that of an instance is missing.
     """
     shards = []
     for path in sorted(folder.glob("manifest*.json")):
@@ -227,7 +227,7 @@ def merge_manifests(shards: Sequence[Manifest]) -> Manifest:
     """Merge the manifests of the instances of one run.
 
     Raises:
-        ReleaseError: one is missing, or they are not of the same run, inputs and tower.
+        ReleaseError: a manifest is missing, or they differ in run, inputs, tower or dimensions.
     """
     first = shards[0]
     if len({(s.release_id, s.tower_id, s.dimensions, s.inputs, s.instances) for s in shards}) > 1:
@@ -255,7 +255,7 @@ def merge_manifests(shards: Sequence[Manifest]) -> Manifest:
 
 
 def check_part(part: Part, path: Path) -> None:
-    """Compare a part's bytes with the hash in its manifest.
+    """Compare the file of a part with the hash in the manifest.
 
     Raises:
         ReleaseError: the file is missing, or its bytes differ from those that the run wrote.
@@ -269,15 +269,15 @@ def check_part(part: Part, path: Path) -> None:
 
 
 def unproved_parts(manifest: Manifest, indexed: Iterable[IndexedPart], index: str) -> dict[str, str]:
-    """Find the parts of a release that are not proved to be whole in an index.
+    """Find the parts of a release for which no record proves that an index holds them whole.
 
     Args:
-        manifest: of the whole release.
-        indexed: records of its parts; others are ignored.
-        index: physical name.
+        manifest: manifest of the whole release.
+        indexed: records of parts; those of other releases are ignored.
+        index: physical name of the index.
 
     Returns:
-        Part name -> fault.
+        Name of each such part -> reason.
     """
     by_name = {part.part: part for part in indexed}
     faults = {
@@ -288,7 +288,7 @@ def unproved_parts(manifest: Manifest, indexed: Iterable[IndexedPart], index: st
 
 
 def rejects_of(parts: Iterable[IndexedPart]) -> str:
-    """Write the rejected items of parts as the lines of INDEX_REJECTS_FILE."""
+    """Return the content of INDEX_REJECTS_FILE: one line of JSON per rejected item of these parts."""
     return "".join(
         json.dumps({"part": part.part, "item_id": item_id, "reason": reason}) + "\n"
         for part in parts

@@ -17,14 +17,14 @@ logger = logging.getLogger(__name__)
 
 CARD_FILE = "tower.json"
 QUERY_TOWER_FILE = "query_tower.onnx"
-SMALL_QUERY_TOWER_FILE = "query_tower_small.npz"  # made from the others, later or never: no part of the tower's identity
+SMALL_QUERY_TOWER_FILE = "query_tower_small.npz"  # made from the others, later or never, so the tower_id does not depend on it
 TOKENIZER_FILE = "tokenizer.json"
 ITEM_TOWER_FILE = "item_tower.safetensors"
 HASHED_FILES = (QUERY_TOWER_FILE, TOKENIZER_FILE, ITEM_TOWER_FILE)
-IMAGE_TOWER_FILE = "image_tower.onnx"  # made of the item tower's weights: no part of the id, so that older towers can be given it
+IMAGE_TOWER_FILE = "image_tower.onnx"  # made of the item tower's weights; not part of the id, so older towers can get it later
 TOWER_ID_CHARS = 12
 COPY = "copy it again, with the whole tower folder, or train a tower with `gavel train`, embed and index with it"
-LENGTH_MARK = "."  # between the id of an artefact and a shorter length of its vectors
+LENGTH_MARK = "."  # separates the id of an artefact and a shorter length of its vectors in a tower_id
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,16 @@ class TowerCard:
     """The content of `tower.json` beside a tower's weights.
 
     Attributes:
-        tower_id: 12 hexadecimal digits, a hash of weights and preprocessing.
+        tower_id: hash of weights and preprocessing, 12 hexadecimal digits; card.at() appends a shorter length.
         preset: name of the architecture, such as "compact".
-        dimensions: length of the vectors, 128.
-        max_length: tokens of a text that are read; the rest is cut.
-        image_size: side of the square photo in pixels; 0 for a tower that reads text alone.
-        image_mean: RGB means subtracted from pixels in [0, 1].
-        image_std: RGB deviations that the difference is divided by.
-        architecture: all that is needed to build the torch modules again, without any hub.
-        files: file name -> sha256 of the artefact's files.
-        matryoshka: shorter lengths at which the first numbers of a vector, scaled to unit length, serve alone.
+        dimensions: length of the vectors.
+        max_length: maximum number of tokens of a text; the rest is cut.
+        image_size: side of the square photo in pixels; 0 for a tower that reads only text.
+        image_mean: RGB means, which are subtracted from pixels in [0, 1].
+        image_std: RGB standard deviations, by which the differences are divided.
+        architecture: configuration from which the torch modules can be built again, without any hub.
+        files: file name -> hexadecimal sha256 of the artefact's files.
+        matryoshka: shorter lengths of vectors. The first numbers of a vector, scaled to unit length, are a vector of that length.
     """
 
     tower_id: str
@@ -57,7 +57,7 @@ class TowerCard:
 
     @property
     def has_image_encoder(self) -> bool:
-        """True if the artefact has the image encoder of searches by photo."""
+        """True if the artefact has an image encoder, so that it can be searched by photo."""
         return IMAGE_TOWER_FILE in self.files
 
     @property
@@ -66,15 +66,16 @@ class TowerCard:
         return (self.dimensions, *self.matryoshka)
 
     def at(self, dimensions: int | None) -> "TowerCard":
-        """Return the card of the same tower for vectors of another length, with its own tower_id.
+        """Return the card of the same tower for vectors of another length, under another tower_id.
 
-        Vectors of two lengths never meet, as those of two towers: "1a2b3c4d5e6f.64" names the 64 first numbers of a tower's.
+        The tower_id "1a2b3c4d5e6f.64" means the first 64 numbers of that tower's vectors. Because the ids differ, vectors of two
+        lengths are never compared.
 
         Args:
-            dimensions: one of `served`; None is the tower's own.
+            dimensions: one of `served`; None is the tower's own length.
 
         Raises:
-            TowerError: the tower was not trained to serve it.
+            TowerError: the tower does not serve this length.
         """
         if dimensions is None or dimensions == self.dimensions:
             return self
@@ -100,11 +101,13 @@ class TowerCard:
         architecture: Mapping[str, Any],
         matryoshka: tuple[int, ...] = (),
     ) -> "TowerCard":
-        """Hash the artefact's files and its preprocessing into a card; the caller saves it.
+        """Return a new card, whose tower_id is a hash of the artefact's files and preprocessing; the caller saves it.
+
+        The other arguments are the attributes of the same name.
 
         Args:
-            folder: holds query_tower.onnx, tokenizer.json and item_tower.safetensors, and where the tower has eyes
-                image_tower.onnx; further arguments as the attributes.
+            folder: folder with query_tower.onnx, tokenizer.json, item_tower.safetensors, and image_tower.onnx if the tower has an
+                image encoder.
 
         Raises:
             TowerError: a file is missing.
@@ -115,7 +118,7 @@ class TowerCard:
         return card.with_files(folder, IMAGE_TOWER_FILE) if (folder / IMAGE_TOWER_FILE).is_file() else card
 
     def with_files(self, folder: Path, *names: str) -> "TowerCard":
-        """Return the same card with the checksums of some files of the folder; the caller saves it.
+        """Return the card with the checksums of these files of the folder added or renewed; the caller saves it.
 
         Raises:
             TowerError: a file is missing.
@@ -123,11 +126,11 @@ class TowerCard:
         return replace(self, files={**self.files, **{name: _sha256_of(folder / name) for name in names}})
 
     def save(self, folder: Path) -> None:
-        """Write the card; do it last: its presence says that the artefact is whole."""
+        """Write the card. Call it after all other files are written, because a card marks the artefact as complete."""
         replace_file(folder / CARD_FILE, json.dumps(asdict(self), indent=2) + "\n")
 
     def save_again(self, folder: Path) -> None:
-        """Write the card in place of an older one and keep its time, by which the newest tower is found."""
+        """Write the card in place of an older one, and keep that one's time, because the newest tower is found by it."""
         saved_at = (folder / CARD_FILE).stat().st_mtime_ns
         self.save(folder)
         os.utime(folder / CARD_FILE, ns=(saved_at, saved_at))
@@ -137,11 +140,11 @@ class TowerCard:
         """Read the card of a tower artefact.
 
         Args:
-            folder: `towers/<tower_id>`.
-            verify: also hash the files and compare (reads every byte).
+            folder: folder of the artefact, `towers/<tower_id>`.
+            verify: True also compares the files with their checksums, which reads every byte.
 
         Raises:
-            TowerError: no card, an unreadable card, or a file that is not the one that the card names.
+            TowerError: there is no card, it cannot be read, or a file does not match its checksum.
         """
         path = folder / CARD_FILE
         try:
@@ -158,13 +161,13 @@ class TowerCard:
         return card
 
     def _check_id(self, *, aged: bool) -> None:
-        """Compare the id with what it is a hash of; a card without the hashes of all weights is taken as it is.
+        """Check that the tower_id is the hash of the card's fields. A card that lacks hashes of weights is not checked.
 
         Args:
-            aged: the card was written by a version that knew no shorter lengths.
+            aged: True if the card was written by a version without shorter lengths.
 
         Raises:
-            ValueError: the id is of another card.
+            ValueError: the tower_id is not the hash of these fields.
         """
         if not self.files.keys() >= set(HASHED_FILES):
             return
@@ -174,7 +177,7 @@ class TowerCard:
             raise ValueError(f"its fields are not those that {self.tower_id} is the hash of")
 
     def check_file(self, folder: Path, name: str) -> None:
-        """Compare a file's bytes with the checksum in the card.
+        """Compare a file's bytes with the checksum in the card; only warn if the card has none.
 
         Raises:
             TowerError: the file is missing, or not the one that the tower was saved with.
@@ -182,7 +185,7 @@ class TowerCard:
         self._check(folder / name, _sha256_of(folder / name))
 
     def read_file(self, folder: Path, name: str) -> bytes:
-        """Read a file of the artefact; its bytes are compared with the checksum in the card.
+        """Return the bytes of a file of the artefact, after a comparison with the checksum in the card.
 
         Raises:
             TowerError: the file is missing, or not the one that the tower was saved with.
@@ -203,7 +206,7 @@ class TowerCard:
 
 
 def split_tower_id(tower_id: str) -> tuple[str, int | None]:
-    """Take a tower_id apart: the artefact's, and the length of its vectors where that is not the tower's own."""
+    """Split a tower_id into the id of the artefact and the shorter length of its vectors; None for the tower's own length."""
     artefact, mark, length = tower_id.partition(LENGTH_MARK)
     return (artefact, int(length)) if mark and length.isdecimal() else (tower_id, None)
 
@@ -227,7 +230,7 @@ def _unreadable(path: Path, error: OSError) -> TowerError:
 
 @cache
 def _tell_unchecked(tower_id: str, name: str) -> None:
-    """Log, once a process, that a card of an older version has no checksum of a file."""
+    """Warn, once per process and file, that the card of an older version has no checksum of a file."""
     logger.warning(
         "the card of tower %s has no checksum of %s, which is loaded unchecked; `gavel export checksums %s` adds it",
         tower_id,

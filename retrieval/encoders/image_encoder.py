@@ -1,4 +1,4 @@
-"""The item tower's image branch at serving time: Pillow, ONNX Runtime and numpy, nothing else."""
+"""The image encoder of a tower for serving, with only Pillow, ONNX Runtime and numpy."""
 
 from pathlib import Path
 from threading import Lock
@@ -12,32 +12,32 @@ from retrieval.encoders.photos import read_query_photo
 from retrieval.encoders.query_encoder import UNRUNNABLE, load_session, to_unit_length
 from retrieval.errors import NoImageBranch, TowerError
 
-PIXELS, PHOTO_VECTOR = "pixels", "photo_vector"  # input and output of the graph
+PIXELS, PHOTO_VECTOR = "pixels", "photo_vector"  # names of input and output of the ONNX graph
 
 
 class ImageEncoder:
-    """Turns photos that buyers search by into unit vectors of the space that the lots live in. Threads may share it.
+    """An encoder of buyers' photos as unit vectors in the space of the items. Threads may share it.
 
     Attributes:
-        card: the tower that it is.
+        card: card of the tower.
     """
 
     def __init__(self, card: TowerCard, session: onnxruntime.InferenceSession) -> None:
         self.card = card
         self._session = session
-        self._turn = Lock()  # one at a time: the largest photo that is taken fills 400 MB while it is decoded
+        self._turn = Lock()  # one photo at a time, because decoding the largest allowed photo takes 400 MB
 
     @classmethod
     def load(cls, folder: Path, dimensions: int | None = None) -> "ImageEncoder":
-        """Load the image branch of an artefact.
+        """Load the image encoder of an artefact.
 
         Args:
-            folder: `towers/<tower_id>`.
-            dimensions: length of the vectors, one that the card says is served; None is the tower's own.
+            folder: folder of the artefact, `towers/<tower_id>`.
+            dimensions: length of the vectors, one of card.served; None is the tower's own.
 
         Raises:
-            NoImageBranch: the tower reads no photos, or was saved by a version that kept no image branch.
-            TowerError: a file is missing or damaged; or vectors of `dimensions` are not served.
+            NoImageBranch: the tower reads no photos, or was saved by a version that saved no image encoder.
+            TowerError: a file is missing or damaged, or the tower does not serve vectors of this length.
         """
         card = TowerCard.load(folder)
         check_image_branch(card)
@@ -57,14 +57,14 @@ class ImageEncoder:
         """Encode one photo.
 
         Args:
-            photo: the bytes of a still JPEG, PNG or WebP.
+            photo: bytes of a still JPEG, PNG or WebP.
 
         Returns:
             (dimensions,) float32 of unit length.
 
         Raises:
-            InvalidPhoto: it is no such picture; the message names the reason.
-            NoImageBranch: the tower's image branch was never trained, and its vectors are nothing.
+            InvalidPhoto: `photo` is not such bytes, or is too large; the message names the reason.
+            NoImageBranch: the image encoder was never trained, so that it returns only zeros.
             TowerError: the model cannot be run.
         """
         with self._turn:
@@ -80,10 +80,10 @@ class ImageEncoder:
 
 
 def check_image_branch(card: TowerCard) -> None:
-    """Refuse a tower that cannot be searched by photo.
+    """Check that a tower can be searched by photo.
 
     Raises:
-        NoImageBranch: the message names the remedy.
+        NoImageBranch: the tower reads no photos, or has no image encoder; the message names the remedy.
     """
     if not card.image_size:
         raise NoImageBranch(

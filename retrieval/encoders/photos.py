@@ -1,7 +1,7 @@
 """Read photos as square arrays through Pillow, with checks of paths, formats and sizes.
 
-Sellers and buyers send these bytes. A photo is rejected by its head, before any pixel is decoded. The same rules hold for photos of
-lots, thumbnails and photos of queries.
+Sellers and buyers send these bytes, so nothing in them can be trusted. A photo that is too large is rejected by its header, before
+any pixel is decoded. The same rules hold for photos of items, thumbnails and photos of queries.
 """
 
 import io
@@ -21,16 +21,16 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from retrieval.errors import InvalidPhoto, PhotoFault
 
 MAX_PIXELS = 24_500_000  # phones and cameras of 24 megapixels write up to 5,712 x 4,284
-MAX_SIDE = 65_535  # of a JPEG, too; Pillow spends memory on every row
-MAX_BYTES = 64_000_000  # of a file; 24 megapixels of noise as a PNG are larger, photos are not
-MAX_SCANS = 100  # of a JPEG: a progressive one has about ten, and each is a pass over all pixels
+MAX_SIDE = 65_535  # pixels, as in the JPEG format; limited because Pillow takes memory for every row
+MAX_BYTES = 64_000_000  # bytes of a file; photos of 24 megapixels are smaller, except noise as a PNG
+MAX_SCANS = 100  # scans of a JPEG; a progressive JPEG has about ten, and each scan is a pass over all pixels
 FORMATS = ("JPEG", "PNG", "WEBP")
 Photo = NDArray[np.uint8]
 
-MAGIC = (b"\xff\xd8", b"\x89PNG", b"RIFF")  # how they begin
-SCAN = b"\xff\xda"  # start of a scan; among compressed data a byte of 255 is never followed by this one
+MAGIC = (b"\xff\xd8", b"\x89PNG", b"RIFF")  # first bytes of files in FORMATS
+SCAN = b"\xff\xda"  # marker of a scan's start in a JPEG; it never occurs in compressed data
 
-# EXIF orientation -> how the picture is turned upright
+# EXIF orientation -> operation that turns the picture upright
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -41,7 +41,7 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# what Pillow's decoders raise on damaged files
+# exceptions that Pillow's decoders raise for damaged files
 DAMAGED = (
     *(OSError, ValueError, SyntaxError, EOFError, ArithmeticError, LookupError, TypeError, AttributeError, AssertionError),
     *(RuntimeError, MemoryError, struct.error, zlib.error),
@@ -49,20 +49,20 @@ DAMAGED = (
 
 
 def locate_photo(image: str, folder: Path, opened: Sequence[Path] = ()) -> Path:
-    """Find the file that a lot names as its photo. Sellers write that name, so it may lead nowhere else.
+    """Return the path of an item's photo, if it is in an allowed folder. Sellers write the path, so it cannot be trusted.
 
-    Links that stay inside are followed.
+    Links are followed if they lead into an allowed folder.
 
     Args:
-        image: a path, absolute or relative to `folder`.
-        folder: of the file that named it.
-        opened: further folders whose photos the operator lets be read.
+        image: path in the item, absolute or relative to `folder`.
+        folder: folder of the catalogue file, which is allowed.
+        opened: further folders that the operator allows.
 
     Returns:
-        The path without links, below `folder` or one of `opened`; read_photo_file() says whether it can be read.
+        The path without links, below an allowed folder; read_photo_file() checks if it can be read.
 
     Raises:
-        InvalidPhoto: there is no such file, or it lies outside.
+        InvalidPhoto: there is no such file, or it is outside the allowed folders.
     """
     try:
         path = (folder / image).resolve(strict=True)
@@ -75,16 +75,13 @@ def locate_photo(image: str, folder: Path, opened: Sequence[Path] = ()) -> Path:
 
 
 def read_photo_file(path: Path) -> bytes:
-    """Read the bytes of a photo; a pipe, a device, a folder and a link are no photos, and nothing waits for them.
+    """Return the bytes of a photo file, at most MAX_BYTES. A pipe or device is rejected without waiting for it.
 
     Args:
-        path: as locate_photo() found it.
-
-    Returns:
-        At most MAX_BYTES bytes.
+        path: path that locate_photo() returned.
 
     Raises:
-        InvalidPhoto: this is no plain file, cannot be read or is too large.
+        InvalidPhoto: the file is not a plain file (such as a folder, link or pipe), cannot be read, or is too large.
     """
     try:
         with open(path, "rb", opener=_open_at_once) as file:
@@ -99,19 +96,19 @@ def read_photo_file(path: Path) -> bytes:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Open without waiting for the writer of a pipe, and no link: there was none when the path was located."""
+    """Open a file without waiting for the writer of a pipe. A link is rejected, because it was put there after the check."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
 
 
 def read_photo(source: bytes | Path, size: int) -> Photo | None:
-    """Decode a lot's photo as decode_photo() does; an animated one by its first frame.
+    """Decode the photo of an item; of an animated picture, the first frame.
 
     Args:
-        source: the bytes of a picture, or the path of one.
+        source: bytes of a picture, or path of its file.
         size: side of the square in pixels, > 0.
 
     Returns:
-        As decode_photo(); None for a picture that is not taken.
+        The square of decode_photo(); None if the picture cannot be read or is not allowed.
     """
     try:
         return decode_photo(read_photo_file(source.resolve()) if isinstance(source, Path) else source, size)
@@ -120,17 +117,17 @@ def read_photo(source: bytes | Path, size: int) -> Photo | None:
 
 
 def read_query_photo(data: bytes, size: int) -> Photo:
-    """Decode a photo that is searched by into the very pixels that read_photo() makes of it.
+    """Decode the photo of a query into the same pixels as read_photo(), but reject an animated picture.
 
     Args:
-        data: the bytes of a still JPEG, PNG or WebP.
+        data: bytes of a still JPEG, PNG or WebP.
         size: side of the square in pixels, > 0.
 
     Returns:
-        As decode_photo().
+        The square of decode_photo().
 
     Raises:
-        InvalidPhoto: as decode_photo(), or it is animated.
+        InvalidPhoto: see decode_photo(); or the picture is animated.
     """
     return decode_photo(data, size, still=True)
 
@@ -139,16 +136,17 @@ def decode_photo(data: bytes, size: int, *, still: bool = False, enlarge: bool =
     """Decode a photo, turn it upright, and cut and scale its middle to a square.
 
     Args:
-        data: the bytes of a JPEG, PNG or WebP.
+        data: bytes of a JPEG, PNG or WebP.
         size: side of the square in pixels, > 0.
-        still: refuse an animated picture instead of taking its first frame.
-        enlarge: scale a smaller photo up; else its shorter side is the square's.
+        still: True rejects an animated picture; False takes its first frame.
+        enlarge: True scales a smaller photo up; False returns a smaller square, with the photo's shorter side.
 
     Returns:
-        (size, size, 3) uint8 RGB, transparency on white.
+        (size, size, 3) uint8 RGB, with transparent parts on white.
 
     Raises:
-        InvalidPhoto: it is empty, of another format, damaged, cut short, animated or has too many pixels; the message says which.
+        InvalidPhoto: the photo is empty, in another format, damaged, cut short, too large, or animated although `still` is True;
+            the message names the reason.
     """
     if not data:
         raise InvalidPhoto("the photo is empty; send the bytes of a JPEG, PNG or WebP")
@@ -156,13 +154,13 @@ def decode_photo(data: bytes, size: int, *, still: bool = False, enlarge: bool =
         raise InvalidPhoto(f"the photo has more than {MAX_BYTES:,} bytes; scale it down", "too_large")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's warnings on odd files; what matters comes as an exception
+            warnings.simplefilter("ignore")  # Pillow warns about odd files; real faults are exceptions
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_head(image, data)
                 if still and image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
                     raise InvalidPhoto("the picture is animated; send one of its frames")
                 side = size if enlarge else min(size, *image.size)
-                image.draft("RGB", (side, side))  # JPEG: decode at a fraction of the size, a large photo 4x faster
+                image.draft("RGB", (side, side))  # decodes a JPEG at a fraction of its size, a large one 4x faster
                 square = _turn_upright(image, ImageOps.fit(_to_rgb(image), (side, side), Image.Resampling.BILINEAR))
     except UnidentifiedImageError:
         formats = ", ".join(FORMATS)
@@ -176,7 +174,11 @@ def decode_photo(data: bytes, size: int, *, still: bool = False, enlarge: bool =
 
 
 def _check_head(image: Image.Image, data: bytes) -> None:
-    """Check the values of the file's head against the limits, before any pixel is decoded."""
+    """Check size and number of scans in the header of a photo, before any pixel is decoded.
+
+    Raises:
+        InvalidPhoto: the photo has no pixels, or too many pixels or scans.
+    """
     width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         most = f"at most {MAX_PIXELS:,}, {MAX_SIDE:,} a side"
@@ -189,15 +191,15 @@ def _check_head(image: Image.Image, data: bytes) -> None:
 
 
 def _turn_upright(image: Image.Image, square: Image.Image) -> Image.Image:
-    """Turn the square of a picture by the picture's EXIF orientation; unreadable EXIF is ignored."""
+    """Return the square of a picture, turned by the EXIF orientation of the picture; unreadable EXIF is ignored."""
     turn = None
-    with suppress(*DAMAGED):  # not ImageOps.exif_transpose(), which writes all tags anew and ends at one of an odd type
+    with suppress(*DAMAGED):  # not ImageOps.exif_transpose(), which rewrites all tags and fails at a tag of an odd type
         turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return square if turn is None else square.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode == "I":  # 16 bits a pixel: Pillow would clip, not scale
+    if image.mode.startswith("I;16") or image.mode == "I":  # 16 bits per pixel, which Pillow would clip instead of scaling
         grey = (np.asarray(image) // 257).clip(0, 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
     if image.has_transparency_data:

@@ -1,4 +1,4 @@
-"""The query tower at serving time: ONNX Runtime, tokenizers and numpy, nothing else."""
+"""The query encoder of a tower for serving, with only ONNX Runtime, tokenizers and numpy."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,21 +13,21 @@ from retrieval.contracts.items import query_text
 from retrieval.contracts.tower_card import COPY, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
 from retrieval.errors import TowerError
 
-MAX_WORD_CHARS = 100  # WordPiece takes a longer word for [UNK], so max_length tokens never span more characters than this each
+MAX_WORD_CHARS = 100  # WordPiece reads a longer word as [UNK], so texts are cut at 100 characters per token
 PAD_TOKEN = "[PAD]"
-PAD_TOKENS = (PAD_TOKEN, "<pad>")  # BERT's and RoBERTa's
-OUTPUT = "query_vector"  # an output called `embedding` collides with DistilBERT's own node of that name and breaks the graph
+PAD_TOKENS = (PAD_TOKEN, "<pad>")  # padding tokens of BERT and of RoBERTa
+OUTPUT = "query_vector"  # not "embedding", because DistilBERT has a node of that name, which would break the graph
 
-# what onnxruntime raises for a damaged model; its exceptions have no base of their own
+# exceptions of onnxruntime for a damaged model, which have no common base class
 ORT_ERRORS = tuple(kind for kind in vars(ort_errors).values() if isinstance(kind, type) and issubclass(kind, Exception))
 UNRUNNABLE: tuple[type[Exception], ...] = (*ORT_ERRORS, RuntimeError, ValueError, IndexError)
 
 
 class QueryEncoder:
-    """Turns query texts into unit vectors of the space that the lots live in.
+    """An encoder of query texts as unit vectors in the space of the items.
 
     Attributes:
-        card: the tower that it is.
+        card: card of the tower.
     """
 
     def __init__(self, card: TowerCard, tokenizer: Tokenizer, session: onnxruntime.InferenceSession) -> None:
@@ -37,15 +37,15 @@ class QueryEncoder:
 
     @classmethod
     def load(cls, folder: Path, dimensions: int | None = None) -> "QueryEncoder":
-        """Load the query tower of an artefact.
+        """Load the query encoder of an artefact.
 
         Args:
-            folder: `towers/<tower_id>`.
-            dimensions: length of the vectors, one that the card says is served; None is the tower's own.
+            folder: folder of the artefact, `towers/<tower_id>`.
+            dimensions: length of the vectors, one of card.served; None is the tower's own.
 
         Raises:
-            TowerError: a file is missing or damaged, or makes vectors of another length than the card says; or vectors of
-                `dimensions` are not served.
+            TowerError: a file is missing or damaged, the model makes vectors of another length than that in the card, or the tower
+                does not serve vectors of length `dimensions`.
         """
         card = TowerCard.load(folder)
         tokenizer = load_tokenizer(folder, card)
@@ -63,10 +63,10 @@ class QueryEncoder:
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Encode queries.
 
-        Each is run alone: int8 ranges are found per run, so in a batch a vector would depend on its neighbours.
+        The model runs once per text. It computes int8 ranges per run, so in a batch a vector would depend on the other texts.
 
         Args:
-            texts: as typed; they are cleaned as query_text does and cut at card.max_length tokens.
+            texts: N texts as typed; they are cleaned by query_text() and cut at card.max_length tokens.
 
         Returns:
             (N, dimensions) float32 of unit length, in the order of the texts.
@@ -86,14 +86,14 @@ class QueryEncoder:
 
 
 def to_unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale vectors (N, D) to unit length; one of zeros stays as it is."""
+    """Return (N, D) vectors scaled to unit length; a vector of zeros stays zero."""
     lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))  # (N, 1)
     unit: NDArray[np.float32] = vectors / lengths
     return unit
 
 
 def load_tokenizer(folder: Path, card: TowerCard) -> Tokenizer:
-    """Load the tokenizer of an artefact, set to cut at card.max_length tokens and to pad to the longest text of a call.
+    """Load the tokenizer of an artefact, and prepare it with prepare_tokenizer().
 
     Raises:
         TowerError: the file is missing or damaged.
@@ -107,7 +107,7 @@ def load_tokenizer(folder: Path, card: TowerCard) -> Tokenizer:
 
 
 def prepare_tokenizer(tokenizer: Tokenizer, max_length: int) -> Tokenizer:
-    """Set a tokenizer, in place, to cut at max_length tokens and to pad to the longest text of a call."""
+    """Set a tokenizer to cut texts at `max_length` tokens and to pad them to the longest text of a call, and return it."""
     tokenizer.enable_truncation(max_length)
     pad_token = next((token for token in PAD_TOKENS if tokenizer.token_to_id(token) is not None), PAD_TOKEN)
     tokenizer.enable_padding(pad_id=tokenizer.token_to_id(pad_token) or 0, pad_token=pad_token)
@@ -115,15 +115,15 @@ def prepare_tokenizer(tokenizer: Tokenizer, max_length: int) -> Tokenizer:
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Turn texts into token ids.
+    """Convert texts to token ids.
 
     Args:
-        tokenizer: as load_tokenizer returns it.
+        tokenizer: tokenizer that prepare_tokenizer() prepared.
         texts: N >= 1 cleaned texts of any length.
-        max_length: tokens that are kept of each.
+        max_length: maximum number of tokens per text.
 
     Returns:
-        ids and mask, both (N, L) int64 with L <= max_length; the mask is 1 on tokens and 0 on padding.
+        The ids and the mask, both (N, L) int64 with L <= max_length; the mask is 1 for tokens and 0 for padding.
     """
     readable = [text[: max_length * MAX_WORD_CHARS] for text in texts]
     encodings = tokenizer.encode_batch(readable)
@@ -133,13 +133,13 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> tup
 
 
 def load_session(folder: Path, name: str, card: TowerCard) -> onnxruntime.InferenceSession:
-    """Load an ONNX model of an artefact to run on one thread.
+    """Return a session of an artefact's ONNX model, which runs on one thread.
 
     Raises:
         TowerError: the file is missing or damaged.
     """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # other cores belong to other requests
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # leaves the other cores to other requests
     options.log_severity_level = 3
     content = card.read_file(folder, name)
     try:

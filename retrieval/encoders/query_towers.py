@@ -1,4 +1,4 @@
-"""Which query tower a process encodes with: the full one, or the small one that was made of it."""
+"""Load the query encoder that the settings choose: the full one, or the small one that was distilled from it."""
 
 from pathlib import Path
 
@@ -10,15 +10,15 @@ from retrieval.encoders.tower_store import SERVING_FILES, SMALL_SERVING_FILES, t
 
 
 def load_query_tower(settings: Settings, tower_id: str, cache: Path) -> QueryEncoder | SmallQueryEncoder:
-    """Load the query tower of a tower_id that the settings choose.
+    """Load the full or the small query encoder of a tower.
 
     Args:
-        settings: say where towers lie, and which of the two.
-        tower_id: which tower, and with a length behind it, vectors of which length.
-        cache: folder into which its files are fetched from S3.
+        settings: settings of the process; `towers` and `query_tower` are read.
+        tower_id: id of the tower; it may name a shorter length of vectors.
+        cache: folder for files that are fetched from S3.
 
     Raises:
-        TowerError: there is no such tower, it has no small query tower, or a file is damaged.
+        TowerError: there is no such tower, the small encoder is requested and missing, or a file is damaged.
     """
     small = settings.query_tower == "small"
     folder = tower_folder(settings.towers, tower_id, cache, SMALL_SERVING_FILES if small else SERVING_FILES)

@@ -1,4 +1,4 @@
-"""The small query tower at serving time: vectors of tokens and of pairs of tokens that are looked up and added, no network."""
+"""The small query encoder of a tower for serving. It has no network: it adds stored vectors of tokens and of token pairs."""
 
 import zipfile
 import zlib
@@ -18,16 +18,16 @@ from retrieval.files import replacing, shortage
 
 DISTIL = "`gavel distill query`"
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
-PAIR_SHIFT = 32  # a pair of tokens is one number: the first above, the second below
+PAIR_SHIFT = 32  # a pair of tokens is one int64: the first id in the upper 32 bits, the second in the lower
 
 
 @dataclass(frozen=True)
 class Int8Table:
-    """Rows of numbers in int8, each with its own scale.
+    """A table of float rows, stored in int8 with one scale per row.
 
     Attributes:
-        rows: (N, D) int8.
-        scales: (N,) float32; row n is rows[n] * scales[n].
+        rows: (N, D) int8 numbers.
+        scales: (N,) float32 scales; row n is rows[n] * scales[n].
     """
 
     rows: NDArray[np.int8]
@@ -35,12 +35,12 @@ class Int8Table:
 
     @classmethod
     def of(cls, rows: NDArray[np.float32]) -> "Int8Table":
-        """Round float rows (N, D) to 255 steps between the largest number of each and its negative."""
+        """Return a table of (N, D) float rows, each rounded to 255 steps between its largest absolute value and the negative."""
         scales = np.maximum(np.abs(rows).max(axis=1, initial=0.0), np.float32(1e-12)) / 127
         return cls(np.round(rows / scales[:, None]).astype(np.int8), scales.astype(np.float32))
 
     def sum(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the sum (D,) of some rows."""
+        """Return the (D,) float32 sum of the rows with these indices; a repeated index counts each time."""
         total: NDArray[np.float32] = self.scales[places] @ self.rows[places]
         return total
 
@@ -50,11 +50,11 @@ class SmallQueryTower:
     """The content of `query_tower_small.npz`.
 
     Attributes:
-        tower_id: the tower that it stands in for.
-        tokens: a row for each token of the tower's vocabulary.
-        pairs: (P,) int64, ascending: the pairs of neighbouring tokens that have a vector of their own, see pair_keys().
-        pair_vectors: a row for each of them.
-        bias: (D,) float32, what every query begins with.
+        tower_id: id of the tower whose query encoder it replaces.
+        tokens: vectors of tokens, one row per token of the vocabulary.
+        pairs: (P,) int64 keys of the pairs of neighbouring tokens that have a vector, ascending; see pair_keys().
+        pair_vectors: vectors of these pairs, one row per pair.
+        bias: (D,) float32 vector that is added to every query.
     """
 
     tower_id: str
@@ -64,7 +64,7 @@ class SmallQueryTower:
     bias: NDArray[np.float32]
 
     def save(self, folder: Path) -> Path:
-        """Write the file into the folder of the tower; it appears whole or not at all."""
+        """Write the file into the folder of the tower, in one step, and return its path."""
         path = folder / SMALL_QUERY_TOWER_FILE
         with replacing(path) as partial, partial.open("wb") as file:
             np.savez_compressed(
@@ -84,7 +84,7 @@ class SmallQueryTower:
         """Read the file of a tower.
 
         Raises:
-            TowerError: the tower has no small query tower, or the file is damaged or another tower's.
+            TowerError: the tower has no small query tower, or the file is damaged or of another tower.
         """
         path = folder / SMALL_QUERY_TOWER_FILE
         if not path.is_file():
@@ -107,10 +107,10 @@ class SmallQueryTower:
         return encoder
 
     def check(self, card: TowerCard) -> None:
-        """Check that the arrays fit each other and the tower.
+        """Check that the arrays fit each other and the tower of a card.
 
         Raises:
-            ValueError: they do not.
+            ValueError: a shape or type is wrong, or the tower is another one.
         """
         if self.tower_id != card.tower_id:
             raise ValueError(f"it belongs to tower {self.tower_id}, not to {card.tower_id}")
@@ -126,10 +126,10 @@ class SmallQueryTower:
 
 
 class SmallQueryEncoder:
-    """Turns query texts into unit vectors of a tower's space by its small query tower; the interface is QueryEncoder's.
+    """An encoder of query texts by the small query tower of a tower, with the interface of QueryEncoder.
 
     Attributes:
-        card: the tower that it is.
+        card: card of the tower.
     """
 
     def __init__(self, card: TowerCard, tokenizer: Tokenizer, tower: SmallQueryTower) -> None:
@@ -142,11 +142,11 @@ class SmallQueryEncoder:
         """Load the small query tower of an artefact.
 
         Args:
-            folder: `towers/<tower_id>`.
-            dimensions: as QueryEncoder.load()'s.
+            folder: folder of the artefact, `towers/<tower_id>`.
+            dimensions: length of the vectors, one of card.served; None is the tower's own.
 
         Raises:
-            TowerError: a file is missing or damaged, or vectors of `dimensions` are not served.
+            TowerError: a file is missing or damaged, or the tower does not serve vectors of this length.
         """
         card = TowerCard.load(folder)
         tower, tokenizer = SmallQueryTower.load(folder, card), load_tokenizer(folder, card)
@@ -166,7 +166,7 @@ class SmallQueryEncoder:
         """Encode queries.
 
         Args:
-            texts: as QueryEncoder.encode() takes them.
+            texts: N texts as typed; they are cleaned by query_text() and cut at card.max_length tokens.
 
         Returns:
             (N, dimensions) float32 of unit length, in the order of the texts.
@@ -185,19 +185,19 @@ class SmallQueryEncoder:
 
 
 def token_ids(tokenizer: Tokenizer, text: str, max_length: int) -> NDArray[np.int64]:
-    """Tokenise a cleaned text into (L,) ids, L <= max_length - 2, without the tokens that mark its ends."""
+    """Return the (L,) token ids of a cleaned text, L <= max_length, without special tokens such as those at its ends."""
     encoding = tokenizer.encode(text[: max_length * MAX_WORD_CHARS])
     special = np.array(encoding.special_tokens_mask, dtype=np.bool_)
     return np.array(encoding.ids, dtype=np.int64)[~special]
 
 
 def pair_keys(ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return a key per pair of neighbours among token ids (L,): (L - 1,) int64, none for fewer than two."""
+    """Return the keys of the pairs of neighbours in (L,) token ids, (L - 1,) int64; empty for fewer than two ids."""
     return (ids[:-1] << PAIR_SHIFT) | ids[1:]
 
 
 def find_pairs(pairs: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the rows of the pairs of token ids (L,) in the ascending table of pairs; missing pairs are left out."""
+    """Return the rows in `pairs` of the pairs of neighbours in (L,) token ids; pairs that are missing there are left out."""
     keys = pair_keys(ids)
     if not len(pairs) or not len(keys):
         return np.empty(0, dtype=np.int64)

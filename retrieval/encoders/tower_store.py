@@ -20,7 +20,7 @@ from retrieval.index.hybrid_tuning import TUNING_FILE, Tuning
 
 logger = logging.getLogger(__name__)
 
-# the card last: its presence says that the rest is there
+# the card is last, because a card marks the folder as complete
 SERVING_FILES = (QUERY_TOWER_FILE, TOKENIZER_FILE, CARD_FILE)
 SMALL_SERVING_FILES = (SMALL_QUERY_TOWER_FILE, TOKENIZER_FILE, CARD_FILE)
 
@@ -29,13 +29,13 @@ def tower_folder(towers: str, tower_id: str, cache: Path, files: Sequence[str] =
     """Return the folder of a tower's artefact on this machine.
 
     Args:
-        towers: folder, or s3://bucket/prefix, that holds one sub-folder a tower.
-        tower_id: which one; an id that names a shorter length of vectors has the folder of the artefact.
-        cache: folder into which files are fetched from S3.
-        files: those that are needed of it, the card last.
+        towers: folder or s3://bucket/prefix with one sub-folder per tower.
+        tower_id: id of the tower; a shorter length of vectors in it is ignored.
+        cache: folder for files that are fetched from S3.
+        files: names of the files that are fetched from S3, the card last.
 
     Raises:
-        TowerError: there is no such tower.
+        TowerError: there is no such tower, or another tower is in its folder.
     """
     tower_id, _ = split_tower_id(tower_id)
     if towers.startswith("s3://"):
@@ -50,10 +50,10 @@ def tower_folder(towers: str, tower_id: str, cache: Path, files: Sequence[str] =
 
 
 def image_tower_folder(towers: str, tower_id: str, cache: Path) -> Path:
-    """Return tower_folder() with the tower's image branch, if it has one; from S3 that is fetched for the first photo.
+    """Return tower_folder() with the image encoder of the tower, if it has one, which is fetched from S3 only here.
 
     Raises:
-        TowerError: there is no such tower, or its image branch cannot be fetched.
+        TowerError: there is no such tower, or its image encoder cannot be fetched.
     """
     folder = tower_folder(towers, tower_id, cache)
     artefact, _ = split_tower_id(tower_id)
@@ -67,15 +67,15 @@ def image_tower_folder(towers: str, tower_id: str, cache: Path) -> Path:
 
 
 def tower_card(towers: str, tower_id: str, cache: Path) -> TowerCard:
-    """Read the card of a tower, for the length of vectors that the id names; only the card is fetched from S3.
+    """Return the card of a tower for the length of vectors that the tower_id names. Only the card is fetched from S3.
 
     Args:
-        towers: as tower_folder()'s.
-        tower_id: which one.
-        cache: folder for cards, another one than tower_folder()'s.
+        towers: folder or s3://bucket/prefix with one sub-folder per tower.
+        tower_id: id of the tower; it may name a shorter length of vectors.
+        cache: folder for cards from S3; not that of tower_folder(), because a card marks a folder as complete.
 
     Raises:
-        TowerError: there is no such tower, or another one lies under its id.
+        TowerError: there is no such tower, another tower is in its folder, or it does not serve vectors of this length.
     """
     artefact, dimensions = split_tower_id(tower_id)
     folder = _fetch(towers, artefact, cache, [CARD_FILE]) if towers.startswith("s3://") else Path(towers) / artefact
@@ -83,12 +83,12 @@ def tower_card(towers: str, tower_id: str, cache: Path) -> TowerCard:
 
 
 def tower_tuning(towers: str, tower_id: str, cache: Path) -> Tuning:
-    """Read the tuning of a tower's searches; return the untuned one if the file cannot be read, for any reason.
+    """Return the tuning of a tower's searches; the default if there is none, or if it cannot be fetched from S3.
 
     Args:
-        towers: as tower_folder()'s.
-        tower_id: which one.
-        cache: as tower_folder()'s.
+        towers: folder or s3://bucket/prefix with one sub-folder per tower.
+        tower_id: id of the tower.
+        cache: folder for files that are fetched from S3.
 
     Raises:
         TowerError: the file is damaged.
@@ -98,12 +98,12 @@ def tower_tuning(towers: str, tower_id: str, cache: Path) -> Tuning:
 
 
 def tower_buyers(towers: str, tower_id: str, cache: Path) -> BuyerTower:
-    """Load the trained buyer tower of a tower, or the weighted average if there is none.
+    """Return the buyer tower of a tower; the weighted average if there is none, or if it cannot be fetched from S3.
 
     Args:
-        towers: as tower_folder()'s.
-        tower_id: which one.
-        cache: as tower_folder()'s.
+        towers: folder or s3://bucket/prefix with one sub-folder per tower.
+        tower_id: id of the tower; it may name a shorter length of vectors.
+        cache: folder for files that are fetched from S3.
 
     Raises:
         TowerError: the file is damaged.
@@ -113,7 +113,7 @@ def tower_buyers(towers: str, tower_id: str, cache: Path) -> BuyerTower:
 
 
 def _with_addition(towers: str, tower_id: str, cache: Path, name: str) -> Path | None:
-    """Return the folder of a tower with an optional file; None if it cannot be fetched from S3, for any reason."""
+    """Return the folder of a tower after fetching an optional file from S3; None if the file cannot be fetched."""
     artefact, _ = split_tower_id(tower_id)
     if not towers.startswith("s3://"):
         return Path(towers) / artefact
@@ -125,7 +125,7 @@ def _with_addition(towers: str, tower_id: str, cache: Path, name: str) -> Path |
     folder.mkdir(parents=True, exist_ok=True)
     try:
         boto3.client("s3").download_file(bucket, _key(prefix, artefact, name), str(folder / name))
-    except (BotoCoreError, ClientError) as error:  # who may not list a bucket is not told that a file is missing, but denied
+    except (BotoCoreError, ClientError) as error:  # a missing file may look like a denied one, if the bucket may not be listed
         logger.info("tower %s goes without %s: %s", artefact, name, error)
         return None
     return folder
@@ -147,7 +147,11 @@ def _fetch(towers: str, tower_id: str, cache: Path, names: Sequence[str]) -> Pat
 
 
 def _card_in(folder: Path, tower_id: str) -> TowerCard:
-    """Read the card of the tower that is expected in a folder."""
+    """Return the card in a folder.
+
+    Raises:
+        TowerError: there is no readable card, or it is of another tower.
+    """
     card = TowerCard.load(folder)
     if card.tower_id != tower_id:
         raise TowerError(f"{folder} holds tower {card.tower_id}; copy each tower to the folder of its own id")
@@ -155,7 +159,7 @@ def _card_in(folder: Path, tower_id: str) -> TowerCard:
 
 
 def _is_whole(folder: Path, tower_id: str, names: Sequence[str]) -> bool:
-    """True if these files were fetched before and are those of the card; else they are fetched again."""
+    """True if a folder has the card of this tower and all of these files, with the checksums in the card."""
     try:
         card = _card_in(folder, tower_id)
         for name in names:

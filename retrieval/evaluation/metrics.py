@@ -9,7 +9,7 @@ from ir_measures import AP, RR, P, R, Success, nDCG
 
 from retrieval.index.fusion import reciprocal_rank_fusion
 
-RELEVANT_GRADE = 2  # of 0 to 3; the lowest relevant grade
+RELEVANT_GRADE = 2  # lowest relevant grade; grades are 0 to 3
 RECALL_DEPTHS = (1, 5, 10, 20, 50, 100, 200, 1000)
 
 ALL_MEASURES: Mapping[str, Any] = {
@@ -30,9 +30,9 @@ def evaluate_per_query(grades: Grades, run: Run, measures: Mapping[str, Any] = M
     """Measure every judged query that has at least one relevant item.
 
     Args:
-        grades: judgments 0 to 3; relevant means grade >= 2, nDCG takes the grade as its gain.
-        run: ranked item ids; a judged query that it lacks counts as an empty result.
-        measures: some of ALL_MEASURES. A measure deeper than the run counts the missing ranks as not relevant.
+        grades: grades 0 to 3 of judged items. An item with a grade >= 2 is relevant; nDCG takes the grade as the gain.
+        run: ranked item ids. A judged query without ids counts as an empty result.
+        measures: measures to compute, from ALL_MEASURES. Ranks beyond the end of a run count as not relevant.
 
     Returns:
         measure name -> query_id -> value in [0, 1], names in the order of `measures`.
@@ -47,13 +47,13 @@ def evaluate_per_query(grades: Grades, run: Run, measures: Mapping[str, Any] = M
 
 
 def evaluate(grades: Grades, run: Run, measures: Mapping[str, Any] = MEASURES) -> dict[str, float]:
-    """Return the mean of every measure over the queries of evaluate_per_query(); empty without such a query."""
+    """Return measure name -> mean over the queries of evaluate_per_query(); empty if there is no such query."""
     per_query = evaluate_per_query(grades, run, measures)
     return {name: fmean(values.values()) for name, values in per_query.items() if values}
 
 
 def measures_to(depth: int) -> dict[str, Any]:
-    """Return the measures of ALL_MEASURES that need at most `depth` ranks, and those without a depth."""
+    """Return those of ALL_MEASURES that need at most `depth` ranks, and those that have no depth (mrr, map)."""
     return {name: measure for name, measure in ALL_MEASURES.items() if int(name.partition("@")[2] or 0) <= depth}
 
 
@@ -61,8 +61,8 @@ def fuse_runs(runs: Sequence[Run], depth: int, k: int = 60) -> dict[str, list[st
     """Fuse several runs into one by reciprocal rank, query by query.
 
     Args:
-        runs: to fuse; a query that one of them lacks is fused from the others.
-        depth: number of ranks of every query in the result.
+        runs: runs to fuse. A query that is missing in one run is fused from the others.
+        depth: maximum number of items per query in the result.
         k: rank constant, see reciprocal_rank_fusion().
 
     Returns:

@@ -1,7 +1,7 @@
-"""Test whether two systems differ, with paired tests over queries from scipy.
+"""Paired tests over queries for a difference between two systems, with scipy.
 
-Smucker, Allan and Carterette (CIKM 2007) recommend the randomisation test for measures of retrieval. The interval is a
-percentile bootstrap over queries (Efron and Tibshirani 1993).
+The p-value is that of a randomisation test, which Smucker, Allan and Carterette (CIKM 2007) recommend for retrieval measures. The
+confidence interval is a percentile bootstrap over queries (Efron and Tibshirani 1993).
 """
 
 from collections.abc import Mapping
@@ -16,24 +16,24 @@ from retrieval.errors import InvalidInput
 RESAMPLES = 10_000
 BATCH = 1_000  # resamples in memory at once
 CONFIDENCE = 0.95
-TIE = 1e-9  # measures are sums of floats: a smaller difference counts as none
+TIE = 1e-9  # smaller differences count as 0, because they may be rounding errors of sums
 
 
 @dataclass(frozen=True, slots=True)
 class PairedComparison:
-    """Two systems on the same queries, by one measure.
+    """The comparison of two systems on the same queries by one measure.
 
     Attributes:
-        queries: number compared.
+        queries: number of queries.
         base: mean of the baseline.
-        new: mean of the other system.
+        new: mean of the new system.
         difference: new - base.
-        low: lower end of the 95 % interval of the difference.
-        high: upper end of it.
-        p_value: two-sided, in (0, 1]: probability of so great a difference by chance.
-        wins: queries on which `new` is better.
-        losses: queries on which it is worse.
-        ties: the others.
+        low: lower end of the 95 % confidence interval of the difference.
+        high: upper end of that interval.
+        p_value: two-sided p-value, in (0, 1]: the chance of a difference at least this large if the systems are equally good.
+        wins: number of queries on which the new system is better.
+        losses: number of queries on which the new system is worse.
+        ties: number of queries on which both are equal.
     """
 
     queries: int
@@ -51,19 +51,19 @@ class PairedComparison:
 def compare_paired(
     base: Mapping[str, float], new: Mapping[str, float], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> PairedComparison:
-    """Test whether the means of two systems differ.
+    """Test if the means of two systems differ, and return the comparison.
 
-    Every query's difference changes its sign at random (the paired randomisation test), `resamples` times, or once per
-    combination of signs if there are fewer.
+    The paired randomisation test changes the sign of every query's difference at random, `resamples` times. If there are fewer
+    combinations of signs, it tries each of them once.
 
     Args:
-        base: query_id -> value of one measure, for the baseline.
-        new: the same queries, for the other system.
-        resamples: of the test and of the interval, > 0.
-        seed: of both.
+        base: query_id -> value of the measure, for the baseline.
+        new: query_id -> value of the measure on the same queries, for the new system.
+        resamples: number of resamples, > 0, for the test and again for the interval.
+        seed: seed of test and interval.
 
     Raises:
-        InvalidInput: there is no query, or the queries of the two differ.
+        InvalidInput: there is no query, or `base` and `new` have different queries.
     """
     if not base or base.keys() != new.keys():
         raise InvalidInput(
@@ -87,14 +87,14 @@ def compare_paired(
 
 
 def _test(differences: NDArray[np.float64], resamples: int, seed: int) -> tuple[float, float, float]:
-    """Return p value and interval; a single query, or no difference at all, gives p = 1."""
+    """Return the p-value and both ends of the interval. The p-value is 1 for a single query or if all differences are 0."""
     if len(differences) < 2 or not differences.any():
         return 1.0, float(differences.min()), float(differences.max())
     data = (differences,)
     test = stats.permutation_test(
         data,
         np.mean,
-        permutation_type="samples",  # of one sample: the signs change
+        permutation_type="samples",  # with one sample, scipy changes the signs
         n_resamples=resamples,
         batch=BATCH,
         vectorized=True,

@@ -1,4 +1,4 @@
-"""Events of buyers, appended to a file a day, and the keys that sign served lists."""
+"""Events of buyers, appended to one file per day, and the file of keys that sign served lists."""
 
 import fcntl
 import json
@@ -22,14 +22,14 @@ SUFFIX = ".ndjson"
 
 
 class EventLog:
-    """Appends rows of feedback to `<folder>/<UTC day>.ndjson`. Threads and processes may share the folder."""
+    """A sink that appends rows of feedback to `<folder>/<UTC day>.ndjson`. Threads and processes may share the folder."""
 
     def __init__(self, folder: Path, clock: Callable[[], datetime] = utc_now) -> None:
-        """Create the folder with the first rows.
+        """Write nothing yet; append() creates the folder.
 
         Args:
-            folder: gets one file per UTC day.
-            clock: returns the time in UTC.
+            folder: folder of the files, one per UTC day.
+            clock: function that returns the time in UTC.
         """
         self._folder = folder
         self._clock = clock
@@ -37,10 +37,10 @@ class EventLog:
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append rows, all of them or none; they are on the disk when this returns.
 
-        A partial write is truncated, and a line that a crash left unfinished is ended, so that no row is appended to half a row.
+        A partial write is truncated. A line that a crash left unfinished is ended first, so that no row is appended to half a row.
 
         Raises:
-            FeedbackUnavailable: the disk did not take them all. It is safe to send them again, because each has its event_id.
+            FeedbackUnavailable: the rows could not be written. It is safe to send them again, because each has its event_id.
         """
         data = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode()
         path = self._folder / f"{self._clock():%Y-%m-%d}{SUFFIX}"
@@ -56,7 +56,7 @@ class EventLog:
     def erase(self, buyer_id: str) -> int:
         """Overwrite the lines of a buyer with spaces, and return their number.
 
-        No line moves, so that processes that append meanwhile lose nothing. Readers skip blank lines.
+        No line moves, so processes that append meanwhile lose nothing. Readers skip blank lines.
 
         Raises:
             FeedbackUnavailable: a file cannot be read or written.
@@ -68,7 +68,7 @@ def _append_whole(file: BinaryIO, data: bytes) -> None:
     """Append all bytes or none to a locked file.
 
     Raises:
-        OSError: the disk did not take them all.
+        OSError: the disk did not take all bytes.
     """
     end = file.seek(0, os.SEEK_END)
     if end and os.pread(file.fileno(), 1, end - 1) != b"\n":
@@ -118,10 +118,13 @@ def _buyer_of(line: bytes) -> object:
 
 
 def served_lists(path: Path) -> ServedLists:
-    """Read the keys of a home, or make one on first use; concurrent processes end with the same key.
+    """Read the keys of a workspace; create the file with a new key on first use. Concurrent processes get the same key.
 
     Args:
-        path: file of keys, one a line, the newest first; readable by its owner alone.
+        path: file of keys, one per line, the newest first; only its owner may read it.
+
+    Returns:
+        The signer with these keys. If the file cannot be read or created, it has no key, and a warning is logged.
 
     Raises:
         InvalidSettings: the file holds no key.

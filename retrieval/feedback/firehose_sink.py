@@ -9,37 +9,37 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from retrieval.errors import FeedbackUnavailable
 
-MAX_RECORD_BYTES = 500_000  # Firehose takes 1,024,000, and 4 MiB in 500 records a call; MAX_EVENTS rows never come near
+MAX_RECORD_BYTES = 500_000  # Firehose takes 1,024,000, and per call 500 records or 4 MiB; MAX_EVENTS rows stay far below
 ATTEMPTS = 4
 LONGEST_WAIT_S = 1.0
 TIMEOUT_S = 2.0
 
 
 class _NotAllTaken(Exception):
-    """Firehose did not take some records of a call, as its response says."""
+    """Firehose's response says that it did not take some records of a call."""
 
 
 class EventStream:
-    """Sends rows of feedback to a delivery stream. Threads may share it.
+    """A sink that sends rows of feedback to a delivery stream. Threads may share it.
 
-    Rows of one request go into one record if they fit: Firehose charges every record as 5 kB at least, and stores a record whole
-    or not at all.
+    The rows of one request go into one record if they fit. Firehose stores a record whole or not at all, and charges at least 5 kB
+    per record.
     """
 
     def __init__(self, name: str) -> None:
-        """Connect with the first call.
+        """Store the name; the first append() connects.
 
         Args:
-            name: of the delivery stream; empty if there is none, and all feedback is refused.
+            name: name of the delivery stream; empty if there is none, so that all feedback is refused.
         """
         self._name = name
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Send rows; repeat only the records that Firehose did not take.
+        """Send rows, and send those records again that Firehose did not take.
 
         Raises:
-            FeedbackUnavailable: some were not taken in ATTEMPTS calls, others may have been. It is safe to send all again, because
-                every row has its event_id.
+            FeedbackUnavailable: some rows were not taken in ATTEMPTS calls; others may be stored. It is safe to send all again,
+                because every row has its event_id.
         """
         if not self._name:
             raise FeedbackUnavailable("no delivery stream takes events here; set GAVEL_EVENTS_STREAM to its name")
@@ -62,7 +62,7 @@ class EventStream:
             raise FeedbackUnavailable(f"delivery stream {self._name} does not take events ({error}); send them again") from error
 
     def _put(self, records: Sequence[bytes]) -> tuple[list[bytes], str]:
-        """Send records; return those that were not taken, and the reason of the first."""
+        """Send records; return those that were not taken, and the reason for the first of these."""
         batch = [{"Data": data} for data in records]
         results = self._firehose.put_record_batch(DeliveryStreamName=self._name, Records=batch)["RequestResponses"]
         failed = [(data, result) for data, result in zip(records, results, strict=True) if "ErrorCode" in result]
@@ -79,7 +79,7 @@ class EventStream:
 
 
 def _records(rows: Sequence[Mapping[str, Any]]) -> Iterator[bytes]:
-    """Pack rows, as lines, into as few records as possible."""
+    """Yield records of at most MAX_RECORD_BYTES that hold the rows in their order, as lines of JSON."""
     record = b""
     for row in rows:
         line = f"{json.dumps(row, ensure_ascii=False)}\n".encode()

@@ -1,8 +1,8 @@
 """Convert buyers' events on a list of search results into the rows that training reads (catalog/click_log.py).
 
 A row is one event on one item of a list. Rows of one list share query, buyer and `timestamp`, the time when the list was shown. By
-these three the reader joins an impression and the click that followed. Equal `event_id`s identify repeated rows: a page that got
-no answer sends again, and Firehose delivers at least once.
+these three the reader joins an impression with the click that followed. Rows with equal `event_id`s are repetitions: a page that
+got no answer sends again, and Firehose delivers at least once.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from retrieval.errors import InvalidQuery
 from retrieval.feedback.served_lists import LONGEST_OPEN, UNSIGNED, ServedLists
 from retrieval.text.analysis import check_request_text
 
-# events.IMPRESSION, the EVENT_TYPES, and click, which is stored as a view
+# IMPRESSION and EVENT_TYPES of contracts.events, and click, which is stored as a view
 ListEventKind = Literal["impression", "click", "view", "add_to_cart", "bid", "purchase"]
 MAX_EVENTS = 200
 MAX_POSITION = 1_000
@@ -31,11 +31,11 @@ class ListEvent:
     """One event on one item of a list.
 
     Attributes:
-        kind: impression if the buyer saw the item, else the interaction.
-        item_id: of the item.
-        position: of the item in the list, from 1.
+        kind: impression if the buyer only saw the item, else the interaction.
+        item_id: id of the item.
+        position: position of the item in the list, 1 to MAX_POSITION.
         at: time of the event, with a time zone.
-        proof: signature of a search that returned the item at this position; empty if the page has none.
+        proof: signature of the search that returned the item at this position; empty if the page has none.
     """
 
     kind: ListEventKind
@@ -50,11 +50,11 @@ class Feedback:
     """Events on one list.
 
     Attributes:
-        query_id: of the list, as the search returned it; unique per response.
-        session_id: identifies the buyer.
-        query: as typed.
+        query_id: id of the list, as the search returned it; unique per response.
+        session_id: id of the session, which stands for the buyer.
+        query: text of the query, as typed.
         shown_at: time when the list was shown, with a time zone.
-        events: 1 to MAX_EVENTS.
+        events: 1 to MAX_EVENTS events.
     """
 
     query_id: str
@@ -65,13 +65,13 @@ class Feedback:
 
 
 class EventSink(Protocol):
-    """Stores feedback."""
+    """A store of feedback."""
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Store rows, all of them or none.
 
         Raises:
-            FeedbackUnavailable: they could not be stored.
+            FeedbackUnavailable: the rows could not be stored.
         """
 
 
@@ -81,14 +81,14 @@ def feedback_rows(feedback: Feedback, now: datetime, lists: ServedLists = UNSIGN
     Proofs are verified here, once, so that training needs no key.
 
     Args:
-        feedback: as a page sent it.
-        now: UTC; limits the possible times.
-        lists: verifies the proofs.
+        feedback: feedback as a page sent it.
+        now: present time in UTC; times of the feedback may be 30 days older to 1 day later.
+        lists: verifier of the proofs.
         address: network address of the request's sender.
 
     Returns:
-        One row per event, in their order; times in ISO 8601, UTC. If `served` is true, the proof is valid, and `timestamp` is the
-        time of the search's response instead of the one that the page sent.
+        One row per event, in the order of the events; times in ISO 8601, UTC. If `served` is true, the proof is valid, and
+        `timestamp` is the time of the search's response instead of the time that the page sent.
 
     Raises:
         InvalidQuery: a value is not in its range; the message names it.
@@ -118,7 +118,7 @@ def feedback_rows(feedback: Feedback, now: datetime, lists: ServedLists = UNSIGN
 
 
 def interactions_in(rows: Sequence[Mapping[str, Any]]) -> list[Interaction]:
-    """Return the interactions in rows of feedback_rows(), each at the time when it happened; impressions are left out."""
+    """Return the interactions in rows of feedback_rows(), with the times when they happened; impressions are left out."""
     return [
         Interaction(row["buyer_id"], row["item_id"], row["event_type"], datetime.fromisoformat(row["happened_at"]))
         for row in rows
@@ -127,10 +127,10 @@ def interactions_in(rows: Sequence[Mapping[str, Any]]) -> list[Interaction]:
 
 
 def parse_query(text: str) -> str:
-    """Normalise the words of a search, as the encoders read them.
+    """Return the text of a query in the normal form that the encoders read.
 
     Raises:
-        InvalidQuery: there are none, or too many, or they are not valid Unicode.
+        InvalidQuery: the text is empty, has more than MAX_QUERY_CHARS characters, or is not valid Unicode.
     """
     check_request_text(text, "query")
     if len(text) > MAX_QUERY_CHARS or not query_text(text):
@@ -139,7 +139,7 @@ def parse_query(text: str) -> str:
 
 
 def event_id(row: Mapping[str, Any]) -> str:
-    """Return the id of an event: that of its row, else a hash of the row, 32 hexadecimal digits."""
+    """Return the event_id in a row; if there is none, a hash of the row with 32 hexadecimal digits."""
     text = json.dumps(row, sort_keys=True, default=str)
     return str(row.get("event_id") or hashlib.sha256(text.encode()).hexdigest()[:32])
 

@@ -1,4 +1,4 @@
-"""Proof that a search answered a query with an item at a position: a short MAC that comes back with the buyer's events (ADR 22)."""
+"""Proofs that a search returned an item at a position: short MACs in its response, which buyers' events send back (ADR 22)."""
 
 import hashlib
 import hmac
@@ -14,22 +14,22 @@ from retrieval.contracts.items import EPOCH, epoch_ms, query_text
 from retrieval.errors import InvalidSettings
 
 MIN_KEY_BYTES = 32
-PROOF_BYTES = 12  # 16 characters; 2 ** 96 tries to guess one
+PROOF_BYTES = 12  # 16 characters, one of 2 ** 96 values
 LIST_ID_BYTES = 9
-IPV6_CLIENT_BITS = 64  # a household's or a server's network; the rest of an address is free to its owner
-CLOCKS_APART = timedelta(minutes=1)  # of the servers that share a key
+IPV6_CLIENT_BITS = 64  # prefix of one household or server, which may choose the other bits of its address freely
+CLOCKS_APART = timedelta(minutes=1)  # largest difference between the clocks of servers that share a key
 LONGEST_OPEN = timedelta(days=30)  # a list may stay open in a tab for days, and a bid comes later still
 
 
 class ServedLists:
-    """Signs lists of search results, and verifies events on them later. Threads may share it."""
+    """A signer of result lists, which later verifies the events on them. Threads may share it."""
 
     def __init__(self, keys: Sequence[bytes] = ()) -> None:
         """Hold the keys.
 
         Args:
-            keys: the first signs, all of them verify, so that a new key can be put before an old one. None: no list is signed,
-                and no event is verified.
+            keys: secret keys. The first one signs and all verify, so that a new key can be put before an old one. Without keys no
+                list is signed and no event is verified.
         """
         self._keys = [hashlib.sha256(key).digest() for key in keys]
 
@@ -37,13 +37,13 @@ class ServedLists:
         """Sign one list.
 
         Args:
-            query: as it was searched for.
-            item_ids: in their order.
-            first: position of the first of them, from 1.
-            now: UTC.
+            query: text of the query that was searched for.
+            item_ids: ids of the items, in the order of the list.
+            first: position of the first item in the whole ranking, from 1.
+            now: present time in UTC.
 
         Returns:
-            The list's query_id, which holds `now` in ms, and a proof an item; None where there is no key.
+            The query_id of the list, which contains `now` in ms, and one proof per item. Without keys both are None.
         """
         if not self._keys:
             return None, [None] * len(item_ids)
@@ -51,7 +51,7 @@ class ServedLists:
         return query_id, [_proof(self._keys[0], query_id, query, item, place) for place, item in enumerate(item_ids, first)]
 
     def served_at(self, query_id: str, query: str, item_id: str, position: int, proof: str, now: datetime) -> datetime | None:
-        """Return the moment when a list was served, in ms; None unless the proof holds and is at most LONGEST_OPEN old."""
+        """Return the UTC time, in whole ms, when a list was served; None if the proof is wrong or older than LONGEST_OPEN."""
         expected = [_proof(key, query_id, query_text(query), item_id, position) for key in self._keys]
         if not any(hmac.compare_digest(one.encode(), proof.encode(errors="replace")) for one in expected):
             return None
@@ -62,10 +62,10 @@ class ServedLists:
         """Return a keyed hash of a public network address, 16 hexadecimal digits.
 
         Args:
-            address: as the server sees it. One that is not public is a proxy's or this machine's and tells nobody apart.
+            address: address of the client, as the server sees it.
 
         Returns:
-            The hash; empty for an address that is not public, or without a key.
+            The hash; empty without a key, and for an address that is not public, because many clients share the address of a proxy.
         """
         network = client_network(address)
         if network is None or not network.network_address.is_global or not self._keys:
@@ -77,7 +77,7 @@ UNSIGNED = ServedLists()
 
 
 def client_network(address: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
-    """Return the network that counts as one client: an IPv4 address, or the /64 of an IPv6 one; None if this is no address."""
+    """Return the network that counts as one client: an IPv4 address, or the /64 of an IPv6 address; None for other text."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -88,14 +88,14 @@ def client_network(address: str) -> ipaddress.IPv4Network | ipaddress.IPv6Networ
 
 
 def parse_keys(text: bytes, source: str) -> list[bytes]:
-    """Read keys with spaces, line ends or commas between them.
+    """Return the keys in a text, in their order.
 
     Args:
-        text: the keys, each of MIN_KEY_BYTES or more.
-        source: file or variable, for the message.
+        text: keys of MIN_KEY_BYTES bytes or more, separated by white space or commas.
+        source: name of the file or variable, for the message.
 
     Raises:
-        InvalidSettings: there is none, or one is too short.
+        InvalidSettings: the text holds no key, or a key that is too short.
     """
     keys = [key for key in re.split(rb"[\s,]+", text) if key]
     if not keys or min(map(len, keys)) < MIN_KEY_BYTES:

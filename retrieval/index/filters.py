@@ -1,4 +1,4 @@
-"""Filters of a search, and their check of a single item that was fetched by id or cached."""
+"""Filters of a search, and functions that check single items which were fetched by id or cached."""
 
 import unicodedata
 from collections.abc import Mapping
@@ -19,13 +19,13 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class BlockList:
-    """Items that never come back, by their ids and labels.
+    """Ids and labels of items that never match.
 
     Attributes:
-        items: item ids.
-        sellers: sellers, letter by letter.
+        items: ids of items.
+        sellers: sellers; compared after Unicode composition, with case.
         categories: categories; case, Unicode composition and invisible characters do not matter.
-        brands: brands, likewise.
+        brands: brands; compared like categories.
     """
 
     items: frozenset[str] = frozenset()
@@ -45,13 +45,14 @@ class Filter:
     """Conditions on the items of an answer. An item whose auction has ended never matches.
 
     Attributes:
-        category: only this category; case, Unicode composition, invisible characters and surrounding white space do not matter.
-        brand: only this brand, likewise.
-        min_price: only items with a known current price >= this.
-        max_price: only items with a known current price <= this.
-        min_seller_rating: only items with a known seller rating >= this.
-        now: compared with `ends_at`; None takes the time of the call. An item without `ends_at` never ends.
-        blocked: items that do not match, whatever else holds.
+        category: required category; case, Unicode composition, invisible characters and surrounding white space do not matter.
+        brand: required brand; compared like the category.
+        min_price: lowest current price; items without a known price do not match.
+        max_price: highest current price, likewise.
+        min_seller_rating: lowest seller rating; items without a known rating do not match.
+        now: time from which auctions with an earlier or equal `ends_at` have ended; None takes the time of the call. An item
+            without `ends_at` never ends.
+        blocked: block list, whose items do not match.
     """
 
     category: str | None = None
@@ -65,7 +66,7 @@ class Filter:
     def __post_init__(self) -> None:
         for name in ("category", "brand"):
             if (value := getattr(self, name)) is not None:
-                value = unicodedata.normalize("NFC", value).strip()  # control characters stay: requests with one are refused
+                value = unicodedata.normalize("NFC", value).strip()  # control characters stay, because check_filters() rejects them
                 object.__setattr__(self, name, value)
 
     def moment(self) -> datetime:
@@ -108,6 +109,6 @@ def _is_blocked(blocked: BlockList, document: Mapping[str, Any]) -> bool:
 
 
 def _number(document: Mapping[str, Any], name: str) -> np.float32:
-    """Return a number with the precision of an index."""
+    """Return a number of a document with the precision of an index; NaN if it is missing."""
     value = document.get(name)
     return np.float32(np.nan if value is None else value)

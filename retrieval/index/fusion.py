@@ -12,7 +12,7 @@ FusionKind = Literal["rrf", "min_max", "l2"]
 FUSION_KINDS: tuple[FusionKind, ...] = get_args(FusionKind)
 RRF_RANK_CONSTANT = 60
 MAX_RANK_CONSTANT = 10_000
-MIN_NORMALISED = 0.001  # the last of a list under min_max, as in OpenSearch: more than an item that is not in the list
+MIN_NORMALISED = 0.001  # min_max score of a list's last item, as in OpenSearch: above 0, the score of items outside the list
 
 Scored = Sequence[tuple[str, float]]  # (item_id, score), best first
 
@@ -22,13 +22,13 @@ class Fusion:
     """The method that fuses the keyword list and the semantic list of a hybrid search.
 
     Attributes:
-        kind: rrf uses ranks only (Cormack et al., SIGIR 2009); min_max and l2 take the weighted mean of scores normalised in
-            that way, like OpenSearch's normalization-processor.
-        weights: (keyword, semantic), each >= 0, one of them above 0; only their ratio matters.
-        rank_constant: for rrf, 1 to 10,000; larger values flatten the head.
+        kind: method. rrf uses only ranks (Cormack et al., SIGIR 2009). min_max and l2 normalise the scores in that way and take
+            their weighted mean, like OpenSearch's normalization-processor.
+        weights: weights (keyword, semantic), each 0 to 1e6, at least one above 0; only their ratio matters.
+        rank_constant: rank constant of rrf, 1 to 10,000; with a larger one, the first ranks differ less.
 
     Raises:
-        InvalidQuery: a value is outside these limits.
+        InvalidQuery: a value is not in its range.
     """
 
     kind: FusionKind = "rrf"
@@ -46,7 +46,7 @@ class Fusion:
 
     @property
     def normalised_weights(self) -> tuple[float, float]:
-        """The weights (keyword, semantic), scaled to a sum of 1."""
+        """Return the weights (keyword, semantic), scaled to a sum of 1."""
         keyword, semantic = self.weights
         return keyword / (keyword + semantic), semantic / (keyword + semantic)
 
@@ -55,7 +55,7 @@ class Fusion:
         """Read `<kind>` or `<kind>:<keyword weight>,<semantic weight>`, such as "min_max:0.7,0.3".
 
         Raises:
-            InvalidQuery: the text has neither form.
+            InvalidQuery: the text has neither form, or a value is not in its range.
         """
         kind, colon, numbers = text.strip().partition(":")
         try:
@@ -74,13 +74,13 @@ def fuse(keyword: Scored, semantic: Scored, fusion: Fusion) -> list[tuple[str, f
     """Fuse the two lists of a hybrid search.
 
     Args:
-        keyword: (item_id, BM25 score > 0), best first.
-        semantic: (item_id, cosine), best first.
-        fusion: the method.
+        keyword: (item_id, BM25 score > 0) of the keyword list, best first.
+        semantic: (item_id, cosine) of the semantic list, best first.
+        fusion: method of the fusion.
 
     Returns:
-        (item_id, score >= 0) of every item of either list, by descending score, ties by item_id. A list that lacks the item
-        adds 0. Equal weights give rrf its usual scores, at most 2 / (rank constant + 1); means are at most 1.
+        (item_id, score >= 0) of every item of either list, by descending score, ties by item_id. A list without the item adds 0.
+        Scores of rrf are at most 2 / (rank constant + 1), weighted means at most 1.
     """
     keyword_weight, semantic_weight = fusion.normalised_weights
     if fusion.kind == "rrf":
@@ -102,8 +102,8 @@ def reciprocal_rank_fusion(
 
     Args:
         rankings: one list of item ids per retriever, best first; an id may be missing from a list.
-        k: rank constant, > 0; larger values flatten the head.
-        weights: one number >= 0 for each ranking; 1 by default.
+        k: rank constant, > 0; with a larger one, the first ranks differ less.
+        weights: one weight >= 0 per ranking; None gives each the weight 1.
 
     Returns:
         (item_id, score) by descending score, ties by item_id; scores lie in [0, sum of the weights / (k + 1)].

@@ -1,4 +1,4 @@
-"""The result of `gavel tune hybrid` for a tower: fusion of its hybrid searches, and field weights in BM25."""
+"""The result of `gavel tune hybrid` for a tower: the fusion of hybrid searches, and the weights of fields in BM25."""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -13,9 +13,14 @@ TUNING_FILE = "hybrid.json"  # beside the tower's card, and published with it
 
 @dataclass(frozen=True, slots=True)
 class FieldBoosts:
-    """Weights of a query's words in single fields, beside the text of title and description with weight 1.
+    """Weights of single fields in BM25, beside the text of title and description, which has the weight 1.
 
-    Each is a number >= 0 that multiplies the field's own BM25, summed like OpenSearch's `most_fields`; 0 leaves the field out.
+    The score is the weighted sum of the fields' BM25 scores, like OpenSearch's `most_fields`.
+
+    Attributes:
+        title: weight of the title, >= 0; 0 leaves it out.
+        brand: weight of the brand, likewise.
+        category: weight of the category, likewise.
 
     Raises:
         InvalidInput: a boost is negative or not a number.
@@ -32,7 +37,7 @@ class FieldBoosts:
 
     @property
     def nonzero(self) -> dict[str, float]:
-        """Field -> boost, without zeros."""
+        """Return field -> boost, without zeros."""
         return {name: boost for name, boost in asdict(self).items() if boost}
 
 
@@ -41,8 +46,8 @@ class Tuning:
     """The defaults of an index for keyword and hybrid searches; a request may override them.
 
     Attributes:
-        fusion: for hybrid searches.
-        boosts: for keyword and hybrid searches.
+        fusion: fusion of hybrid searches.
+        boosts: weights of fields in keyword and hybrid searches.
     """
 
     fusion: Fusion = field(default_factory=Fusion)
@@ -52,12 +57,12 @@ class Tuning:
         return f"{self.fusion}{''.join(f', {name} ^{boost:g}' for name, boost in self.boosts.nonzero.items())}"
 
     def save(self, folder: Path) -> Path:
-        """Write it into a tower's folder, in one step."""
+        """Write the tuning into a tower's folder, in one step, and return the path of the file."""
         return replace_file(folder / TUNING_FILE, seal_json({"tower_id": folder.name, **asdict(self)}, indent=2))
 
     @classmethod
     def load(cls, folder: Path) -> "Tuning":
-        """Read the tuning of the tower in a folder; without one, return equal weights and no boosts.
+        """Read the tuning in a tower's folder; if there is none, return equal weights and no boosts.
 
         Raises:
             TowerError: the file is damaged or belongs to another tower.
@@ -79,5 +84,5 @@ class Tuning:
 
 
 def untuned(tower_id: str) -> Tuning:
-    """Return the defaults, for any tower."""
+    """Return the default tuning, for any tower."""
     return Tuning()

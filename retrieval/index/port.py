@@ -14,7 +14,7 @@ from retrieval.index.fusion import Fusion
 
 TopField = Literal["bid_count", "listed_at"]  # numeric fields that a list can be ordered by
 
-NAME_STAMP = "%Y%m%d%H%M%S%f"  # of the creation of an index, in its name
+NAME_STAMP = "%Y%m%d%H%M%S%f"  # format of the creation time in the name of an index
 REBUILD = "build the index again with `gavel index --rebuild`"  # the remedy for damaged files and items
 Mask = NDArray[np.bool_]
 OVERFETCH = 10  # candidates beyond k that an engine fetches, so that ties at the cut are broken by item_id
@@ -25,14 +25,14 @@ class Candidate:
     """An item of an answer.
 
     Attributes:
-        item_id: its id.
-        score: cosine in [-1, 1] from semantic(), BM25 > 0 from keyword(), fused score >= 0 from hybrid(), the number itself from
-            top().
-        document: the indexed fields, without the vector.
+        item_id: id of the item.
+        score: cosine in [-1, 1] from semantic(), BM25 > 0 from keyword(), fused score >= 0 from hybrid(), the number in the field
+            from top(), 0 from fetch().
+        document: indexed fields, without the vector.
         vector: (dimensions,) float32, the stored vector.
-        bm25: its score in the keyword list; None if it is not in that list, or there was no such list.
-        keyword_rank: its rank in that list, from 1; None likewise.
-        semantic_rank: its rank in the semantic list, from 1; None likewise.
+        bm25: BM25 score in the keyword list; None if the item is not in that list, or there is no keyword list.
+        keyword_rank: rank in the keyword list, from 1; None likewise.
+        semantic_rank: rank in the semantic list, from 1; None if the item is not in that list, or there is no semantic list.
     """
 
     item_id: str
@@ -53,15 +53,15 @@ class VectorIndex(Protocol):
 
     @property
     def name(self) -> str:
-        """Physical name, auction-items-<tower_id>-<stamp>."""
+        """Return the physical name, <alias>-<tower_id>-<UTC stamp>."""
 
     @property
     def tower_id(self) -> str:
-        """The tower of its vectors."""
+        """Return the id of the tower that encoded the vectors."""
 
     @property
     def dimensions(self) -> int:
-        """Length of its vectors."""
+        """Return the length of the vectors."""
 
     def count(self, filters: Filter | None = None) -> int:
         """Return the number of items, ended ones included; with filters, the number of items that match."""
@@ -70,8 +70,8 @@ class VectorIndex(Protocol):
         """Write items and apply deletions, in order; acknowledged writes are durable.
 
         Args:
-            entries: read once.
-            overwrite: True writes an entry even over a newer stored version, to repair a catalogue with wrong times.
+            entries: operations; the iterable is read once.
+            overwrite: True writes an operation even over a newer stored version, to repair a catalogue with wrong times.
         """
 
     def refresh(self) -> None:
@@ -81,23 +81,25 @@ class VectorIndex(Protocol):
         """Return the items with the highest cosine to `vector`; exact=True compares with every matching item."""
 
     def keyword(self, text: str, k: int, filters: Filter) -> list[Candidate]:
-        """Return the items with the highest tuned BM25 score for `text`; items that share no word are left out."""
+        """Return the items with the highest tuned BM25 score for `text`; items that share no word with it are left out."""
 
     def hybrid(self, text: str, vector: Vector, k: int, filters: Filter, fusion: Fusion | None = None) -> list[Candidate]:
-        """Fuse the k best of semantic() and of keyword() by fusion.fuse(); None takes the index's own fusion."""
+        """Return the k best of the fused lists of semantic() and keyword(), see fusion.fuse(); None takes the tuned fusion."""
 
     def top(self, field: TopField, k: int, filters: Filter) -> list[Candidate]:
-        """Return the items with the highest value of a field; items without one are left out."""
+        """Return the items with the highest values of a field; items without the field are left out."""
 
     def corrections(self, words: Sequence[str]) -> dict[str, str]:
-        """Correct words in lower case: word -> the nearest word of a title (spelling.py).
+        """Return misspelt word -> its correction, the most similar word of a title (text/spelling.py).
 
-        Left out are words that occur in the text, brand or category of an item, with any ending, and words that no title has
-        a similar word for.
+        A word is left out if an item has it, with any ending, in text, brand or category; or if no title has a similar word.
+
+        Args:
+            words: words in lower case.
         """
 
     def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
-        """Return the stored items of these ids in their order, with score 0; unknown ids are left out, ended items are not."""
+        """Return the items of these ids in the order of the ids; unknown ids are left out, ended items are not."""
 
     def sample(self, count: int, filters: Filter, seed: int) -> list[Vector]:
         """Return at most `count` stored (dimensions,) vectors of random matching items; the same ones for the same seed."""
@@ -106,20 +108,20 @@ class VectorIndex(Protocol):
         """Return the deletions of items that were not written again, as far as the index remembers them."""
 
     def within(self, seconds: float) -> "VectorIndex":
-        """Return the same index with a time limit for searches and fetches; an embedded index needs none."""
+        """Return the same index with a time limit, in seconds, for searches and fetches. An embedded index ignores it."""
 
     def damaged(self) -> int:
-        """Return the number of items left out so far because their stored data cannot be read."""
+        """Return the number of items that were left out so far, because their stored data cannot be read."""
 
     def close(self) -> None:
         """Close files and connections."""
 
 
 class IndexStore(Protocol):
-    """A folder or cluster of physical indices, one of them live behind the alias."""
+    """A folder or cluster of physical indices, of which the alias names the live one."""
 
     def create(self, tower_id: str, dimensions: int) -> VectorIndex:
-        """Create an empty index for a tower; it is not live."""
+        """Create an empty index for a tower, and return it; it is not live."""
 
     def find(self, tower_id: str) -> VectorIndex | None:
         """Return the live index if it is of this tower, else the newest index of this tower, else None."""
@@ -147,7 +149,7 @@ def index_name(alias: str, tower_id: str, moment: datetime) -> str:
 
 
 def created_at(name: str) -> datetime | None:
-    """Return the moment in a name of index_name(); None if the index was named by somebody else."""
+    """Return the UTC time in a name of index_name(); None for other names."""
     try:
         return datetime.strptime(name.rpartition("-")[2], NAME_STAMP).replace(tzinfo=UTC)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Scores and order of candidates, the same in every index."""
+"""Scores and order of candidates, the same for every adapter."""
 
 from collections.abc import Iterable, Sequence
 from typing import Protocol
@@ -10,7 +10,7 @@ from retrieval.contracts.documents import Vector
 from retrieval.index.fusion import Fusion, fuse
 from retrieval.index.port import Candidate
 
-SCORE_DECIMALS = 6  # of a cosine: beyond these, engines differ by their order of summation
+SCORE_DECIMALS = 6  # decimals of a cosine; in further ones engines differ, because they sum in different orders
 
 
 def rank_by_cosine(vector: Vector, candidates: Iterable[Candidate], k: int) -> list[Candidate]:
@@ -19,9 +19,9 @@ def rank_by_cosine(vector: Vector, candidates: Iterable[Candidate], k: int) -> l
     Engines round and scale their scores differently; this gives one answer.
 
     Args:
-        vector: (dimensions,) float32, any length above 0.
-        candidates: with vectors, in any order.
-        k: how many to return.
+        vector: (dimensions,) float32, with any norm above 0.
+        candidates: candidates with their stored vectors, in any order.
+        k: maximum number of candidates to return.
 
     Returns:
         At most k candidates by descending cosine, rounded to 6 decimals and clipped to [-1, 1]; ties by item_id.
@@ -32,7 +32,7 @@ def rank_by_cosine(vector: Vector, candidates: Iterable[Candidate], k: int) -> l
 
 
 def cosines(vector: Vector, candidates: Sequence[Candidate]) -> list[float]:
-    """Return the exact cosine of a (dimensions,) vector with each candidate's, in [-1, 1], rounded to 6 decimals."""
+    """Return the exact cosines of a (dimensions,) vector with the candidates' vectors, in [-1, 1], rounded to 6 decimals."""
     if not candidates:
         return []
     cosines: list[float] = cosines_with(vector, np.stack([c.vector for c in candidates])).tolist()
@@ -52,28 +52,28 @@ class Scored(Protocol):
 
     @property
     def item_id(self) -> str:
-        """Id of the item."""
+        """Return the id of the item."""
 
     @property
     def score(self) -> float:
-        """The value that orders the list."""
+        """Return the value that orders the list."""
 
 
 def scores_of(ranking: Sequence[Scored]) -> list[tuple[str, float]]:
-    """Return (item_id, score) of every item in its order, as fuse() takes them."""
+    """Return (item_id, score) of every item, in the order of the ranking, as fuse() takes them."""
     return [(item.item_id, item.score) for item in ranking]
 
 
 def add_ranks(candidates: Sequence[Candidate], semantic: Sequence[Scored] = (), keyword: Sequence[Scored] = ()) -> list[Candidate]:
-    """Add to candidates their ranks in the lists that they come from.
+    """Return candidates with their ranks in the lists that they come from.
 
     Args:
-        candidates: in any order.
+        candidates: candidates in any order.
         semantic: the semantic list, best first.
         keyword: the keyword list, best first; its scores are BM25.
 
     Returns:
-        The candidates in their order, with `semantic_rank`, `keyword_rank` and `bm25`.
+        Copies of the candidates in the same order, with `semantic_rank`, `keyword_rank` and `bm25`.
     """
     semantic_ranks = {c.item_id: rank for rank, c in enumerate(semantic, 1)}
     keyword_ranks = {c.item_id: rank for rank, c in enumerate(keyword, 1)}

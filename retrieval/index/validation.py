@@ -1,4 +1,4 @@
-"""Checks of index operations, the same for every adapter, and batches of bounded size."""
+"""Checks of index operations, the same for every adapter, and batches with a maximum size."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,20 +11,17 @@ from retrieval.contracts.items import MAX_ID_BYTES, latest_version
 
 UNIT_LENGTH_TOLERANCE = 1e-3
 TEXT_FIELDS = ("text", "title", "category", "brand", "seller")
-BATCH_CHARS = 16_000_000  # texts of items that are in memory together
+BATCH_CHARS = 16_000_000  # characters of texts per batch, which is in memory as a whole
 T = TypeVar("T")
 NUMBER_FIELDS = ("current_price", "bid_count", "seller_rating", "listed_at", "ends_at", "updated_at")
 
 
 def entry_fault(entry: IndexedItem | Deletion, dimensions: int) -> str | None:
-    """Check an entry for an index of this many dimensions.
+    """Return the fault of an operation, or None if an index of this many dimensions can store it.
 
     Args:
-        entry: an item or a deletion.
+        entry: item or deletion to check.
         dimensions: length of the index's vectors.
-
-    Returns:
-        The fault, or None for a valid entry.
     """
     fault = _identity_fault(entry.item_id, entry.version)
     if fault or isinstance(entry, Deletion):
@@ -33,13 +30,13 @@ def entry_fault(entry: IndexedItem | Deletion, dimensions: int) -> str | None:
 
 
 def batches(items: Iterable[T], most: int, chars: Callable[[T], int], most_chars: int = BATCH_CHARS) -> Iterator[list[T]]:
-    """Split items into batches with a bounded number of items and a bounded length of texts.
+    """Yield items in batches, with a maximum number of items and length of texts per batch.
 
     Args:
-        items: read only to the end of the current batch.
-        most: items of a batch, > 0.
-        chars: returns the length of an item's texts.
-        most_chars: a batch ends with the item that reaches it.
+        items: items to split, which are read only up to the end of the current batch.
+        most: maximum number of items per batch, > 0.
+        chars: item -> number of characters of its texts.
+        most_chars: number of characters at which a batch ends, with the item that reaches it.
     """
     batch: list[T] = []
     total = 0
@@ -54,7 +51,7 @@ def batches(items: Iterable[T], most: int, chars: Callable[[T], int], most_chars
 
 
 def entry_chars(entry: IndexedItem | Deletion) -> int:
-    """Return the length of the texts in an entry's document."""
+    """Return the number of characters of the texts in an operation's document; 0 for a deletion."""
     return sum(len(value) for value in entry.document.values() if isinstance(value, str)) if isinstance(entry, IndexedItem) else 0
 
 

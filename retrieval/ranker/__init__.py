@@ -1,1 +1,1 @@
-"""The re-ranking stage: its features, its port and its adapters."""
+"""The re-ranking step: its features, its port and its adapters."""

@@ -1,4 +1,4 @@
-"""The ranking features: one ordered list, one function, used by training and serving alike."""
+"""The ranking features, in one ordered list. Training and serving compute them with the same function, feature_matrix()."""
 
 import hashlib
 import math
@@ -20,7 +20,7 @@ from retrieval.index.port import Candidate
 from retrieval.text.analysis import words
 
 MS_PER_HOUR = 3_600_000
-MISSING = math.nan  # XGBoost sends a missing value down the branch that training found best for it
+MISSING = math.nan  # XGBoost sends a missing value down the branch that was best in training
 
 Column = NDArray[np.float64]
 
@@ -30,12 +30,12 @@ class RankingContext:
     """One query with its N candidates.
 
     Attributes:
-        words: the query's words in lower case, as often as they were typed.
+        words: words of the query in lower case, repeated words included.
         vector: (dimensions,) float32, the encoded query.
         buyer: (dimensions,) float32 of unit length, the buyer's vector; None for an unknown buyer.
-        now: the moment against which hours are counted.
-        candidates: in first-stage order.
-        vectors: (N, dimensions) float32, the candidates'.
+        now: UTC time of the search, for the features in hours.
+        candidates: candidates in the order of retrieval.
+        vectors: (N, dimensions) float32, the vectors of the candidates.
     """
 
     words: Sequence[str]
@@ -46,11 +46,11 @@ class RankingContext:
     vectors: NDArray[np.float32]
 
     def column(self, field: str) -> Column:
-        """Return (N,) a number of each item's document; missing where it has none."""
+        """Return (N,) the numbers in a field of the items' documents; MISSING for a document without the field."""
         return np.array([c.document.get(field, MISSING) for c in self.candidates], dtype=np.float64)
 
     def texts(self, field: str) -> list[str]:
-        """Return a text field of each item's document; empty if it has none."""
+        """Return the texts in a field of the items' documents; empty for a document without the field."""
         return [c.document.get(field, "") for c in self.candidates]
 
 
@@ -58,14 +58,14 @@ Feature = Callable[[RankingContext], Column]
 
 
 def _similarity(context: RankingContext) -> Column:
-    """Cosine of query and lot; both are of unit length."""
+    """Return the cosine of the query and each item; both vectors are of unit length."""
     return np.asarray(context.vectors @ context.vector, dtype=np.float64)  # (N, D) @ (D,) -> (N,)
 
 
 def _bm25_to_best(context: RankingContext) -> Column:
-    """BM25 as a share of the best candidate's, in (0, 1]; missing when the lot is not in the keyword list.
+    """Return BM25 as a share of the best candidate's BM25, in (0, 1]; missing if the item is not in the keyword list.
 
-    Engines differ by a constant factor in their BM25, and a query of rarer words scores higher: the share is free of both.
+    The BM25 of two engines differs by a constant factor, and a query of rarer words scores higher. The share removes both effects.
     """
     scores = _numbers(c.bm25 for c in context.candidates)
     positive = scores[scores > 0]
@@ -73,96 +73,96 @@ def _bm25_to_best(context: RankingContext) -> Column:
 
 
 def _reciprocal_rank(context: RankingContext) -> Column:
-    """1 / rank of the first stage: of the fused list in a hybrid search."""
+    """Return 1 / rank in the order of retrieval, which in a hybrid search is that of the fused list."""
     return 1.0 / np.arange(1, len(context.candidates) + 1)
 
 
 def _fused_score(context: RankingContext) -> Column:
-    """Sum of 1 / (60 + rank) over the lists that have the lot, however the first stage fused them (fuse.py)."""
+    """Return the sum of 1 / (60 + rank) over the lists that have the item, whichever fusion the search used (index/fusion.py)."""
     ranks = np.stack([_keyword_rank(context), _semantic_rank(context)])  # (2, N)
     return np.asarray(np.nansum(1.0 / (RRF_RANK_CONSTANT + ranks), axis=0))
 
 
 def _keyword_rank(context: RankingContext) -> Column:
-    """Rank in the keyword list, from 1; missing when not in it."""
+    """Return the rank in the keyword list, from 1; missing if the item is not in the list."""
     return _numbers(c.keyword_rank for c in context.candidates)
 
 
 def _semantic_rank(context: RankingContext) -> Column:
-    """Rank in the semantic list, from 1; missing when not in it."""
+    """Return the rank in the semantic list, from 1; missing if the item is not in the list."""
     return _numbers(c.semantic_rank for c in context.candidates)
 
 
 def _query_words(context: RankingContext) -> Column:
-    """Number of words of the query."""
+    """Return the number of words of the query."""
     return np.full(len(context.candidates), len(context.words), dtype=np.float64)
 
 
 def _title_overlap(context: RankingContext) -> Column:
-    """Share of the query's words that occur in the title."""
+    """Return the share of the query's words that occur in the title."""
     return _query_overlap(context, "title")
 
 
 def _text_overlap(context: RankingContext) -> Column:
-    """Share of the query's words that occur in title or description."""
+    """Return the share of the query's words that occur in title or description."""
     return _query_overlap(context, "text")
 
 
 def _category_match(context: RankingContext) -> Column:
-    """Share of the category's words that occur in the query."""
+    """Return the share of the category's words that occur in the query."""
     return _label_overlap(context, "category")
 
 
 def _brand_match(context: RankingContext) -> Column:
-    """Share of the brand's words that occur in the query."""
+    """Return the share of the brand's words that occur in the query."""
     return _label_overlap(context, "brand")
 
 
 def _buyer_affinity(context: RankingContext) -> Column:
-    """Cosine of buyer and lot; missing without a buyer."""
+    """Return the cosine of the buyer and each item; missing without a buyer."""
     if context.buyer is None:
         return np.full(len(context.candidates), MISSING)
     return np.asarray(context.vectors @ context.buyer, dtype=np.float64)  # (N, D) @ (D,) -> (N,)
 
 
 def _log_price(context: RankingContext) -> Column:
-    """log(1 + current price)."""
+    """Return log(1 + current price)."""
     return np.log1p(context.column("current_price"))
 
 
 def _price_to_category_median(context: RankingContext) -> Column:
-    """log(1 + price) less the same of the median price of the candidates in the category."""
+    """Return log(1 + price) - log(1 + median price of the candidates in the item's category)."""
     prices, categories = context.column("current_price"), context.texts("category")
     of_category: dict[str, list[float]] = defaultdict(list)
     for category, price in zip(categories, prices.tolist(), strict=True):
-        if price == price:  # NaN, a missing price, is no equal of itself
+        if price == price:  # False for NaN, a missing price
             of_category[category].append(price)
     medians = {category: median(values) for category, values in of_category.items()}
     return np.log1p(prices) - np.log1p(_numbers(medians.get(category) for category in categories))
 
 
 def _log_bids(context: RankingContext) -> Column:
-    """log(1 + number of bids)."""
+    """Return log(1 + number of bids)."""
     return np.log1p(np.nan_to_num(context.column("bid_count")))
 
 
 def _seller_rating(context: RankingContext) -> Column:
-    """0 to 5."""
+    """Return the rating of the seller, 0 to 5; missing if it is unknown."""
     return context.column("seller_rating")
 
 
 def _hours_to_end(context: RankingContext) -> Column:
-    """Hours until the auction ends; missing when it never does."""
+    """Return the hours until the auction ends; missing if it never ends."""
     return (context.column("ends_at") - epoch_ms(context.now)) / MS_PER_HOUR
 
 
 def _hours_since_listed(context: RankingContext) -> Column:
-    """Hours since the lot was listed."""
+    """Return the hours since the item was listed; missing if the time is unknown."""
     return (epoch_ms(context.now) - context.column("listed_at")) / MS_PER_HOUR
 
 
 def _has_image(context: RankingContext) -> Column:
-    """1 when the lot was embedded with its photo."""
+    """Return 1 if the item was embedded with its photo, else 0."""
     return np.nan_to_num(context.column("has_image"))
 
 
@@ -197,11 +197,11 @@ def feature_matrix(
     """Compute the features of every candidate of one query.
 
     Args:
-        query: as typed.
+        query: text of the query, as typed.
         vector: (dimensions,) float32 of unit length, the encoded query.
-        candidates: N candidates in first-stage order; their vectors are of unit length.
-        now: the moment of the search, UTC.
-        buyer: (dimensions,) float32 of unit length, the vector of the buyer's history; None when there is none.
+        candidates: N candidates in the order of retrieval; their vectors are of unit length.
+        now: UTC time of the search.
+        buyer: (dimensions,) float32 of unit length, the vector of the buyer's history; None without a history.
 
     Returns:
         (N, len(FEATURES)) float32 in FEATURES order; NaN for missing values.
@@ -213,18 +213,18 @@ def feature_matrix(
 
 
 def _numbers(values: Any) -> Column:
-    """Make a column of numbers with NaN for None."""
+    """Return the values as a column of numbers, with NaN for None."""
     return np.array([MISSING if value is None else value for value in values], dtype=np.float64)
 
 
 def _query_overlap(context: RankingContext, field: str) -> Column:
-    """Return the share of the query's words that occur in a text of the item."""
+    """Return, for each item, the share of the query's words that occur in one of its text fields."""
     query = frozenset(context.words)
     return np.array([_share(query, _words(text)) for text in context.texts(field)])
 
 
 def _label_overlap(context: RankingContext, field: str) -> Column:
-    """Return the share of the words of an item's label that occur in the query; each distinct label is compared once."""
+    """Return, for each item, the share of its label's words that occur in the query. Each distinct label is compared once."""
     query = frozenset(context.words)
     labels = context.texts(field)
     overlaps = {label: _share(_words(label), query) for label in set(labels)}
@@ -232,7 +232,7 @@ def _label_overlap(context: RankingContext, field: str) -> Column:
 
 
 def _words(text: str) -> frozenset[str]:
-    return frozenset(words(unicodedata.normalize("NFKC", text)))  # as item_text() and queries are
+    return frozenset(words(unicodedata.normalize("NFKC", text)))  # NFKC, as item_text() and query_text() write texts
 
 
 def _share(words: frozenset[str], others: frozenset[str]) -> float:

@@ -8,15 +8,15 @@ from retrieval.errors import InvalidInput
 
 @dataclass(frozen=True)
 class FewQueries:
-    """Parameters for learning from some dozens of judged queries: flat trees, each step the mean of several.
+    """Parameters for learning from some dozens of judged queries. Trees are shallow, and each boosting step averages several.
 
     Attributes:
-        eta: shrinkage of a step, above 0 and up to 1.
+        eta: shrinkage of a boosting step, above 0 and up to 1.
         subsample: share of the rows that a tree is trained on, above 0 and up to 1.
         colsample_bytree: share of the features that a tree is trained on, above 0 and up to 1.
-        num_parallel_tree: trees of a step, >= 1, each trained on its own sample of rows and features.
-        depths: of the trees, each >= 1; cross-validation chooses one.
-        most_steps: of boosting, >= 20.
+        num_parallel_tree: trees per boosting step, >= 1, each trained on its own sample of rows and features.
+        depths: candidate depths of the trees, each >= 1; cross-validation chooses one.
+        most_steps: maximum number of boosting steps, >= 20.
     """
 
     eta: float = 0.05
@@ -41,12 +41,12 @@ class BoosterParameters:
 
     Attributes:
         eta: shrinkage of a tree, above 0 and up to 1.
-        max_depth: of a tree, >= 1.
-        min_child_weight: least weight of a leaf, >= 0.
+        max_depth: maximum depth of a tree, >= 1.
+        min_child_weight: minimum weight of a leaf, >= 0.
         subsample: share of the rows that a tree is trained on, above 0 and up to 1.
-        rounds: trees at most, >= 1.
-        early_stopping_rounds: trees without a better validation nDCG@10 after which training stops, >= 1.
-        few_queries: parameters for learning from judgments instead.
+        rounds: maximum number of trees, >= 1.
+        early_stopping_rounds: training stops after this number of trees without a better validation nDCG@10, >= 1.
+        few_queries: parameters for learning from judgments instead of clicks.
     """
 
     eta: float = 0.1
@@ -66,7 +66,7 @@ class BoosterParameters:
             )
 
     def of_clicks(self, seed: int) -> dict[str, Any]:
-        """Return the parameters of XGBoost for clicks."""
+        """Return XGBoost's parameters for learning from clicks."""
         return {
             **FIXED,
             "eta": self.eta,
@@ -77,7 +77,7 @@ class BoosterParameters:
         }
 
     def of_few_queries(self, depth: int, seed: int) -> dict[str, Any]:
-        """Return the parameters of XGBoost for few queries and trees of a depth."""
+        """Return XGBoost's parameters for learning from few queries with trees of the depth `depth`."""
         few = self.few_queries
         return {
             **self.of_clicks(seed),
@@ -91,9 +91,9 @@ class BoosterParameters:
 
 FIXED: dict[str, Any] = {
     "objective": "rank:ndcg",
-    "ndcg_exp_gain": False,  # labels are gains already: mean event weights, or grades, which nDCG counts as they are
+    "ndcg_exp_gain": False,  # labels are gains already: mean event weights, or grades, which count as gains unchanged
     "eval_metric": "ndcg@10",
-    "base_score": 0.5,  # the one that XGBoost 3.0, which SageMaker's container has, reads as newer ones write it; ranks nothing
+    "base_score": 0.5,  # XGBoost 3.0 (SageMaker's container) reads this value right from newer files; it changes no order
     "nthread": 1,
 }
 

@@ -1,4 +1,4 @@
-"""The re-ranker ports: one scores candidates, one also says why."""
+"""The re-ranker ports: Ranker scores candidates, ExplainingRanker also explains the scores."""
 
 from typing import Protocol, runtime_checkable
 
@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 
 class Ranker(Protocol):
-    """Scores candidates from their features."""
+    """A re-ranker, which scores candidates from their features."""
 
     def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Score candidates; higher is better, comparable within one call alone.
+        """Score candidates; a higher score is better. Only scores of one call are comparable.
 
         Args:
             features: (N, len(FEATURES)) float32 in FEATURES order.
@@ -19,7 +19,7 @@ class Ranker(Protocol):
             (N,) float32.
 
         Raises:
-            RankerUnavailable: no answer, or not in time.
+            RankerUnavailable: the re-ranker does not answer, or not in time.
         """
 
 
@@ -34,9 +34,9 @@ class ExplainingRanker(Ranker, Protocol):
             features: (N, len(FEATURES)) float32 in FEATURES order.
 
         Returns:
-            (N, len(FEATURES) + 1) float32: a column a feature in FEATURES order, the last is what every candidate has alike. A row
-            adds up to the candidate's score.
+            (N, len(FEATURES) + 1) float32: one column per feature in FEATURES order, then a constant that all candidates share.
+            A row adds up to the candidate's score.
 
         Raises:
-            RankerUnavailable: no answer, or not in time.
+            RankerUnavailable: the re-ranker does not answer, or not in time.
         """

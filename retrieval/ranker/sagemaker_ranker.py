@@ -1,4 +1,7 @@
-"""The re-ranker behind a SageMaker endpoint (processing/reranker_endpoint), asked in CSV for the scores of one query."""
+"""Client of the re-ranker behind a SageMaker endpoint (processing/reranker_endpoint).
+
+A call sends the features of one query: in CSV to get scores, in JSON to get contributions as well.
+"""
 
 import json
 import logging
@@ -18,27 +21,27 @@ from retrieval.ranker.features import FEATURES
 logger = logging.getLogger(__name__)
 
 CSV, JSON = "text/csv", "application/json"
-MAX_REASON_CHARS = 300  # of a container's message, which carries a stack trace
+MAX_REASON_CHARS = 300  # longest part of a container's message that is shown; the whole message has a stack trace
 
 
 class EndpointRanker:
-    """Calls an endpoint once, with a short timeout; its failures cost only the re-ranking.
+    """A re-ranker that calls an endpoint once, with a short timeout, and never retries.
 
-    Every request names its features, so that an endpoint whose booster was trained on others refuses it. A refusal is logged
-    as an error once, because it recurs with every search until the endpoint is redeployed.
+    Every request names its features. An endpoint whose booster was trained on other features refuses the request. The first
+    refusal is logged as an error; later ones are not, because every search is refused until the endpoint is redeployed.
     """
 
     def __init__(self, endpoint: str, timeout_s: float) -> None:
         """Prepare the client; nothing is sent.
 
         Args:
-            endpoint: its name.
-            timeout_s: seconds until an answer is given up; making a new connection may take as long again.
+            endpoint: name of the endpoint.
+            timeout_s: seconds to wait for an answer; a new connection may take the same time in addition.
 
         Raises:
             RankerUnavailable: this process has no AWS region.
         """
-        once = {"total_max_attempts": 1, "mode": "standard"}  # a second try would come after the time that a query has
+        once = {"total_max_attempts": 1, "mode": "standard"}  # a second try would exceed the time that a query has
         settings = Config(connect_timeout=timeout_s, read_timeout=timeout_s, retries=once, tcp_keepalive=True)
         self._endpoint, self._refused = endpoint, False
         try:
@@ -47,20 +50,20 @@ class EndpointRanker:
             raise RankerUnavailable(f"endpoint {endpoint!r} cannot be asked: {error}; set AWS_DEFAULT_REGION") from error
 
     def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Score candidates, as ranker.base.Ranker says.
+        """Score candidates; see Ranker.score().
 
         Raises:
-            RankerUnavailable: no answer, not in time, a refusal, or an answer that is not one finite number a row.
+            RankerUnavailable: the endpoint does not answer in time, refuses, or does not return one finite number per row.
         """
         if not len(features):
             return np.empty(0, dtype=np.float32)
         return self._numbers(self._ask(_request(features), CSV), (len(features), 1))[:, 0]
 
     def explain(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Split scores into contributions by feature, as ranker.base.ExplainingRanker says.
+        """Split scores into contributions by feature; see ExplainingRanker.explain().
 
         Raises:
-            RankerUnavailable: as score() does; also when the endpoint runs a script of a time before it could explain.
+            RankerUnavailable: as score(); also if the endpoint runs an older script, which cannot explain.
         """
         width = len(FEATURES) + 1
         if not len(features):
@@ -79,7 +82,7 @@ class EndpointRanker:
             raise RankerUnavailable(f"endpoint {self._endpoint!r} does not answer: {error}") from error
 
     def _numbers(self, body: bytes, shape: tuple[int, int]) -> NDArray[np.float32]:
-        """Parse the rows of a response: a score and, if requested, the contributions of the features."""
+        """Parse a response into an array of `shape`. A row has a score and, if requested, the contributions of the features."""
         rows, columns = shape
         try:
             lines = body.decode().strip().splitlines()
@@ -96,7 +99,7 @@ class EndpointRanker:
         return scores  # (N, columns)
 
     def _reason(self, error: ClientError) -> str:
-        """Return the message of the container or of SageMaker; log the first refusal of a container."""
+        """Return the first line of the container's message, else of SageMaker's; log the first refusal of the container."""
         response: Any = error.response
         status = response.get("OriginalStatusCode", 0)
         lines = str(response.get("OriginalMessage") or error).splitlines()
@@ -108,6 +111,6 @@ class EndpointRanker:
 
 
 def _request(features: NDArray[np.float32]) -> bytes:
-    """Write feature names and rows as CSV; nine digits restore every float32, an empty field is a missing value."""
+    """Write feature names and rows as CSV. Nine digits restore every float32; an empty cell is a missing value."""
     rows = (",".join("" if math.isnan(value) else f"{value:.9g}" for value in row) for row in features.tolist())
     return "\n".join([",".join(FEATURES), *rows]).encode()

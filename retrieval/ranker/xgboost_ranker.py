@@ -17,18 +17,18 @@ from retrieval.ranker.features import FEATURES, FEATURES_HASH
 from retrieval.ranker.parameters import BoosterParameters
 
 REMEDY = "train it again with `gavel train reranker`"
-SEAL_START = b"\nsha256 "  # of the line behind XGBoost's format
-STEP_GRID = 20  # the number of steps is a multiple of it: a finer choice would follow chance
+SEAL_START = b"\nsha256 "  # start of the line that follows XGBoost's bytes in the file
+STEP_GRID = 20  # the chosen number of steps is a multiple of 20, because a finer choice would follow chance
 
 
 class BoosterRanker:
-    """A trained booster; it rejects other features than those of its training."""
+    """A trained booster. load() rejects one that was trained on other features than FEATURES."""
 
     def __init__(self, booster: xgboost.Booster) -> None:
         self._booster = booster
 
     def ndcg_at_10(self, data: "RankingData") -> float:
-        """Return the mean nDCG@10 of queries in this booster's order."""
+        """Return the mean nDCG@10 of the queries in `data`, ranked by this booster."""
         return float(self._booster.eval(data.matrix()).rpartition(":")[2])
 
     def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -43,12 +43,12 @@ class BoosterRanker:
             raise RankerUnavailable(f"the booster cannot score a {features.shape} matrix: {error}") from error
 
     def explain(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Split scores into contributions by feature, as ranker.base.ExplainingRanker says.
+        """Split scores into contributions by feature; see ExplainingRanker.explain().
 
         Raises:
             RankerUnavailable: XGBoost could not score the matrix.
         """
-        if not len(features):  # of which XGBoost would make a row of numbers, not a matrix
+        if not len(features):  # XGBoost would return a vector for an empty matrix
             return np.empty((0, len(FEATURES) + 1), dtype=np.float32)
         try:
             matrix = xgboost.DMatrix(features, feature_names=list(FEATURES), nthread=1)
@@ -59,11 +59,11 @@ class BoosterRanker:
     def save(self, path: Path, tower_id: str = "") -> None:
         """Write the booster with its feature names and their hash, in one step.
 
-        A line with the sha256 of XGBoost's format follows it, which XGBoost does not read.
+        The file ends with a line that has the sha256 of XGBoost's bytes; XGBoost ignores this line.
 
         Args:
-            path: file to write; its folder is made.
-            tower_id: the tower whose candidates it was trained on; empty if any tower's may be scored.
+            path: file to write; its folder is created if it is missing.
+            tower_id: id of the tower whose candidates the booster was trained on; empty if it may score those of any tower.
         """
         self._booster.set_attr(features=json.dumps(FEATURES), features_hash=FEATURES_HASH, tower_id=tower_id or None)
         model = bytes(self._booster.save_raw("ubj"))
@@ -75,14 +75,14 @@ class BoosterRanker:
         """Read a booster that save() wrote.
 
         Args:
-            path: the file; one that an older version wrote has no checksum and is taken as it is.
-            tower_id: the tower whose candidates it is to score; empty for any.
+            path: file of the booster; a file of an older version has no checksum and is loaded unchecked.
+            tower_id: id of the tower whose candidates the booster is to score; empty for any tower.
 
         Raises:
-            RankerUnavailable: the file is missing, damaged, no booster, or was trained on another tower's candidates.
-            FeatureMismatch: it was trained on other features than FEATURES.
+            RankerUnavailable: the file is missing, damaged or no booster, or the booster was trained on another tower's candidates.
+            FeatureMismatch: the booster was trained on other features than FEATURES.
         """
-        booster = xgboost.Booster({"nthread": 1})  # 50 rows a query: threads cost more than they give
+        booster = xgboost.Booster({"nthread": 1})  # a query has some 50 rows: starting threads costs more time than they save
         try:
             model, _, checksum = path.read_bytes().partition(SEAL_START)
             if checksum and checksum != hashlib.sha256(model).hexdigest().encode():
@@ -102,13 +102,13 @@ class BoosterRanker:
 def fit_booster(
     train: "RankingData", validation: "RankingData", *, seed: int = 0, parameters: BoosterParameters | None = None
 ) -> BoosterRanker:
-    """Train LambdaMART and keep the round that is best on the validation queries.
+    """Train LambdaMART and return the booster up to its best round on the validation queries.
 
     Args:
-        train: features and graded labels of the training queries.
-        validation: the same of queries that the training does not see.
-        seed: of the row sampling.
-        parameters: of the trees and of when to stop; None takes the defaults.
+        train: features and labels of the training queries.
+        validation: features and labels of other queries, which choose the best round.
+        seed: seed of the row sampling.
+        parameters: parameters of the trees and of early stopping; None takes the defaults.
     """
     parameters = parameters or BoosterParameters()
     booster = xgboost.train(
@@ -127,9 +127,9 @@ class Choice:
     """The choice of cross-validation.
 
     Attributes:
-        max_depth: of the trees.
-        rounds: steps of boosting.
-        ndcg_at_10: mean over the held-out parts, of the candidates that the first stage found.
+        max_depth: maximum depth of the trees.
+        rounds: number of boosting steps.
+        ndcg_at_10: mean nDCG@10 of the held-out folds. Relevant items that are not among the candidates do not count.
     """
 
     max_depth: int
@@ -140,16 +140,18 @@ class Choice:
 def fit_few_queries(
     data: "RankingData", *, seed: int = 0, folds: int = 5, parameters: BoosterParameters | None = None
 ) -> tuple[BoosterRanker, Choice]:
-    """Train LambdaMART on so few queries that none can be spared: depth and steps by cross-validation, then all queries train.
+    """Train LambdaMART on too few queries to hold some out for good.
+
+    Cross-validation chooses depth and number of steps. The returned booster is then trained on all queries.
 
     Args:
-        data: of all queries that may be learnt from, N >= 2.
-        seed: deals the queries into parts and draws rows and features.
-        folds: parts, each held out once; no more than there are queries.
-        parameters: of the trees; None takes the defaults.
+        data: features and labels of all N >= 2 queries.
+        seed: seed of the assignment to folds, and of the sampling of rows and features.
+        folds: number of folds, each held out once; limited to N.
+        parameters: parameters of the trees; None takes the defaults.
 
     Returns:
-        The booster, and what was chosen.
+        The booster, and the choice of cross-validation.
     """
     part = np.random.default_rng(seed).permutation(len(data)) % min(folds, len(data))  # (N,)
     parameters = parameters or BoosterParameters()
@@ -160,13 +162,13 @@ def fit_few_queries(
             [_held_out_curve(tree_parameters, data, part == fold, steps) for fold in range(part.max() + 1)], axis=0
         )  # (steps,)
         choices += [Choice(depth, rounds, float(curve[rounds - 1])) for rounds in range(STEP_GRID, steps + 1, STEP_GRID)]
-    best = max(choices, key=lambda choice: choice.ndcg_at_10)  # the flattest, then the shortest of equals
+    best = max(choices, key=lambda choice: choice.ndcg_at_10)  # of equal choices, the one with the flattest, then the fewest trees
     tree_parameters = parameters.of_few_queries(best.max_depth, seed)
     return BoosterRanker(xgboost.train(tree_parameters, data.matrix(), num_boost_round=best.rounds)), best
 
 
 def _held_out_curve(parameters: dict[str, Any], data: "RankingData", held_out: NDArray[np.bool_], steps: int) -> list[float]:
-    """Return nDCG@10 of the held-out queries after every step of a training on the others."""
+    """Train on all but the held-out queries; return nDCG@10 of the held-out queries after every step."""
     train, validation = (data.take(np.flatnonzero(chosen)).matrix() for chosen in (~held_out, held_out))
     history: dict[str, dict[str, list[float]]] = {}
     evals = [(validation, "held_out")]
@@ -178,25 +180,25 @@ class RankingData:
     """Rows of features with labels, grouped by query."""
 
     def __init__(self, features: Sequence[NDArray[np.float32]], labels: Sequence[NDArray[np.float32]]) -> None:
-        """Gather the queries.
+        """Store the rows of the queries.
 
         Args:
-            features: one (N_q, F) float32 matrix a query.
-            labels: one (N_q,) vector of gains >= 0 a query.
+            features: one (N_q, F) float32 matrix per query.
+            labels: one (N_q,) float32 vector of gains >= 0 per query.
         """
         self._features, self._labels = list(features), list(labels)
 
     def __len__(self) -> int:
-        """Number of queries."""
+        """Return the number of queries."""
         return len(self._features)
 
     @property
     def rows(self) -> int:
-        """Number of candidates of all queries."""
+        """Return the number of candidates of all queries."""
         return sum(len(labels) for labels in self._labels)
 
     def take(self, queries: Iterable[int]) -> "RankingData":
-        """Return the queries with these numbers."""
+        """Return the data of the queries with these indices, from 0."""
         chosen = list(queries)
         return RankingData([self._features[n] for n in chosen], [self._labels[n] for n in chosen])
 
@@ -204,7 +206,7 @@ class RankingData:
         return RankingData([*self._features, *other._features], [*self._labels, *other._labels])
 
     def matrix(self) -> xgboost.DMatrix:
-        """Convert the rows to a DMatrix of XGBoost."""
+        """Return the rows as a DMatrix of XGBoost, grouped by query."""
         labels = np.concatenate(self._labels)
         matrix = xgboost.DMatrix(np.concatenate(self._features), label=labels, feature_names=list(FEATURES))
         matrix.set_group([len(rows) for rows in self._features])

@@ -1,4 +1,4 @@
-"""A least-recently-used cache, bounded in bytes and in age."""
+"""A least-recently-used cache with a maximum number, size and age of its entries."""
 
 import math
 import sys
@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 Value = TypeVar("Value")
-ENTRY_BYTES = 300  # overhead of an entry
+ENTRY_BYTES = 300  # estimated overhead per entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +20,10 @@ class CacheUse:
     """Counts of a cache.
 
     Attributes:
-        entries: stored values.
-        hits: lookups with a value, since the process started.
-        misses: lookups without one.
-        bytes: estimated memory of its entries.
+        entries: number of stored values.
+        hits: number of lookups that found a value, since the process started.
+        misses: number of lookups that found none.
+        bytes: estimated memory of the entries.
     """
 
     entries: int
@@ -38,12 +38,12 @@ class CacheUse:
 
 
 class LruCache(Generic[Value]):
-    """Stores values for a time. Threads may share it.
+    """A cache whose entries expire. Threads may share it.
 
     Args:
         size: maximum number of entries; 0 stores nothing.
-        seconds: maximum age of an entry; older ones are removed at the next use of the cache.
-        max_bytes: of all entries, as size_of() counts them; a larger value is not stored.
+        seconds: maximum age of an entry in seconds; 0 stores nothing.
+        max_bytes: maximum bytes of all entries together, as size_of() estimates them; a value that is larger is not stored.
     """
 
     def __init__(self, size: int, seconds: float = math.inf, max_bytes: float = math.inf) -> None:
@@ -54,7 +54,7 @@ class LruCache(Generic[Value]):
         self._swept = time.monotonic()
 
     def get(self, key: Hashable) -> Value | None:
-        """Return the value of a key; None if there is none or it is too old."""
+        """Return the value of a key; None if there is none, or if it is too old."""
         with self._lock:
             self._sweep()
             entry = self._entries.get(key)
@@ -67,7 +67,7 @@ class LruCache(Generic[Value]):
             return entry[2]
 
     def put(self, key: Hashable, value: Value) -> None:
-        """Store a value."""
+        """Store a value; remove the least recently used entries while the cache is too large."""
         if not self._size:
             return
         size = ENTRY_BYTES + size_of(key) + size_of(value)
@@ -82,7 +82,7 @@ class LruCache(Generic[Value]):
                 self._remove(next(iter(self._entries)))
 
     def drop(self, key: Hashable) -> None:
-        """Remove a key whose value was of no use; its last lookup counts as a miss."""
+        """Remove a key whose value turned out to be unusable, and count its last lookup as a miss."""
         with self._lock:
             self._remove(key)
             self._hits -= 1
@@ -99,7 +99,7 @@ class LruCache(Generic[Value]):
         self._bytes -= entry[1] if entry else 0
 
     def _sweep(self) -> None:
-        """Remove entries that are too old, at most once in `seconds`."""
+        """Remove entries that are too old, at most once per maximum age."""
         now = time.monotonic()
         if now - self._swept > self._seconds:
             self._swept = now
@@ -111,7 +111,7 @@ def size_of(value: Any) -> int:
     """Estimate the bytes of a value in memory with its parts; a part that occurs twice counts twice.
 
     Args:
-        value: text, numbers, arrays, and mappings, sequences and dataclasses of them.
+        value: text, number or array, or a mapping, sequence or dataclass of such values.
     """
     if isinstance(value, np.ndarray):
         return sys.getsizeof(value) + (0 if value.base is None else value.nbytes)

@@ -1,4 +1,4 @@
-"""Candidates of a search from the index. Hybrid search falls back to one of its two lists when the other fails."""
+"""Candidates of a search from the index. If one of the two lists of a hybrid search fails, the other one is used."""
 
 import logging
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ OTHER_LIST: dict[Mode, Mode] = {"semantic": "keyword", "keyword": "semantic"}
 
 
 def retrieve(index: VectorIndex, request: SearchRequest, vector: Vector | None, k: int) -> list[Candidate]:
-    """Return the k best candidates by the mode of the request; by keywords if there is no vector."""
+    """Return the k best candidates by the mode of the request; without a vector always by keywords."""
     text = query_text(request.query)
     if vector is None or request.mode == "keyword":
         return index.keyword(text, k, request.filters)
@@ -33,17 +33,17 @@ def retrieve(index: VectorIndex, request: SearchRequest, vector: Vector | None, 
 
 
 def retrieve_candidates(context: SearchContext, request: SearchRequest, vector: Vector | None, k: int) -> list[Candidate]:
-    """Return the k best candidates by the mode of the request, from one list alone if the other one fails.
+    """Return the k best candidates by the mode of the request; if one list of a hybrid search fails, those of the other.
 
     Args:
-        context: of the request; the list that failed becomes a failed component.
-        request: checked.
+        context: context of the request; a list that fails becomes a failed component.
+        request: checked request.
         vector: (D,) float32, the query vector; None if the query could not be encoded.
-        k: how many.
+        k: maximum number of candidates.
 
     Raises:
         IndexUnavailable: no list could be searched.
-        TowerError: semantic search without a vector.
+        TowerError: the mode is semantic, and there is no vector.
     """
     if vector is None and request.mode == "semantic":
         raise TowerError("the query could not be encoded; the log says why, and mode=keyword does without")
@@ -90,14 +90,18 @@ def fetch_items(context: SearchContext, item_ids: Sequence[str]) -> list[Candida
 
 
 def encode_interactions(context: SearchContext, interactions: Sequence[Interaction]) -> BuyerVector:
-    """Encode a buyer from the stored vectors of the items of their interactions (buyers.buyer_vector).
+    """Encode a buyer from the stored vectors of the items of their interactions; see buyers.vector.buyer_vector().
 
-    Equal interactions at equal distances in time give the same vector, so it is cached; unless an item is unknown, because it may
-    be indexed any moment.
+    Vectors are cached, because the same interactions at the same distances in time give the same vector. A vector is not cached if
+    an item is unknown, because that item may be indexed at any moment.
 
     Args:
-        context: of the request.
-        interactions: at least one.
+        context: context of the request.
+        interactions: interactions of the buyer, at least one.
+
+    Raises:
+        InvalidQuery: no item of the interactions is known, or their vectors cancel each other out.
+        IndexUnavailable: the index does not answer.
     """
     latest = max(one.timestamp for one in interactions)
     key = context.active.index.name, tuple((one.item_id, one.weight, latest - one.timestamp) for one in interactions)

@@ -1,4 +1,4 @@
-"""Context of one request for all its steps: active index, deadline, circuits, timings and failures."""
+"""The context of one request, which all its steps share: active index, deadline, circuits, timings and failures."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,11 +27,11 @@ class SearchLimits:
     Attributes:
         rerank_candidates: number of candidates that are re-ranked.
         retrieve_timeout_s: seconds until one request to the index is given up.
-        deadline_s: seconds after which a search begins no further step, counted from the arrival of its request. The time to load
-            a tower is not counted.
-        cached_queries: maximum number of stored query vectors, and of stored buyer vectors.
-        cached_answers_s: seconds that an answer is stored; 0 stores none.
-        cached_bytes: maximum size of each cache: of query vectors, of photo vectors, of buyer vectors, of answers.
+        deadline_s: seconds after the arrival of a request from which its search begins no further step. The time to load a tower
+            does not count.
+        cached_queries: maximum number of cached query vectors, and of cached buyer vectors.
+        cached_answers_s: seconds that an answer is cached; 0 caches none.
+        cached_bytes: maximum bytes of each cache. The caches hold query vectors, photo vectors, buyer vectors and answers.
     """
 
     rerank_candidates: int = 50
@@ -43,7 +43,7 @@ class SearchLimits:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "SearchLimits":
-        """Take the limits from the settings of a process."""
+        """Return the limits in the settings of a process."""
         return cls(
             rerank_candidates=settings.candidates,
             retrieve_timeout_s=settings.retrieve_timeout_s,
@@ -55,7 +55,7 @@ class SearchLimits:
 
 
 def new_circuits() -> dict[str, Circuit]:
-    """Make the circuits of a service: one an index operation, so that a k-NN search which hangs costs keyword search nothing."""
+    """Return component -> circuit for a service. Each index operation has its own, so slow k-NN cannot stop keyword search."""
     return {
         **{operation: Circuit(f"{operation} on the index", IndexUnavailable) for operation in INDEX_OPERATIONS},
         "rerank": Circuit("the re-ranker", RankerUnavailable),
@@ -67,11 +67,11 @@ class SearchContext:
     """One request on the active index. It belongs to one thread.
 
     Attributes:
-        active: the index and the models of its tower.
-        limits: of the service.
+        active: index to search, and the models of its tower.
+        limits: limits of the service.
         circuits: component -> circuit; threads share them.
         buyer_vectors: cached vectors of buyers; threads share them.
-        deadline: of the request.
+        deadline: deadline of the request.
         timings_ms: step -> milliseconds.
         failed_components: components that the answer does without, in the order of their failures.
     """
@@ -87,11 +87,11 @@ class SearchContext:
         """Start the clock of the request.
 
         Args:
-            active: what is searched.
-            limits: of the service.
-            circuits: as new_circuits() makes them.
-            buyer_vectors: cache of candidates.encode_interactions().
-            timings_ms: of earlier steps.
+            active: index to search, and the models of its tower.
+            limits: limits of the service.
+            circuits: component -> circuit, made by new_circuits().
+            buyer_vectors: cache for candidates.encode_interactions().
+            timings_ms: step -> milliseconds, for earlier steps; None for none.
         """
         self.active, self.limits, self.circuits, self.buyer_vectors = active, limits, circuits, buyer_vectors
         self.deadline = Deadline(limits.deadline_s, ARRIVAL.get())
@@ -99,17 +99,21 @@ class SearchContext:
         self.failed_components: list[str] = []
 
     def branch(self) -> "SearchContext":
-        """Return a context for one request of several: with these timings, no failures, and a deadline that starts now.
+        """Return a context for one of several queries, with the timings so far, no failures, and a new deadline.
 
-        The deadline starts now only if no server has set the arrival of the request.
+        The deadline counts from the arrival of the request if a server has set it, otherwise from now.
         """
         return SearchContext(self.active, self.limits, self.circuits, self.buyer_vectors, self.timings_ms)
 
     def ask(self, operation: str, call: Callable[[VectorIndex], Result]) -> Result:
-        """Call the index within its timeout and the time that is left.
+        """Return the result of `call` on the index, with a timeout that ends at the deadline at the latest.
+
+        Args:
+            operation: one of INDEX_OPERATIONS, whose circuit counts the call.
+            call: function of the index.
 
         Raises:
-            IndexUnavailable: it does not answer in time, its circuit is open, or the deadline has passed.
+            IndexUnavailable: the index does not answer in time, the circuit is open, or the deadline has passed.
             RequestAbandoned: the client has hung up.
         """
         index = self.active.index.within(self.deadline.limit(self.limits.retrieve_timeout_s))
@@ -127,7 +131,7 @@ class SearchContext:
 
         Args:
             step: key of timings_ms.
-            span: name of the span; the step's name by default.
+            span: name of the span; None takes that of the step.
         """
         started = time.perf_counter()
         try:
@@ -137,6 +141,6 @@ class SearchContext:
             self.record(step, started)
 
     def record(self, step: str, started: float) -> None:
-        """Add the time since `started`, by time.perf_counter(), to the time of a step."""
+        """Add the time since `started`, a value of time.perf_counter(), to the time of a step."""
         elapsed_ms = (time.perf_counter() - started) * 1000
         self.timings_ms[step] = round(self.timings_ms.get(step, 0.0) + elapsed_ms, 3)

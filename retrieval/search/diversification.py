@@ -12,7 +12,7 @@ from retrieval.index.port import Candidate
 from retrieval.text.analysis import fold_label
 
 MAX_PER_LABEL = 100
-LABELS = ("brand", "seller", "category")  # fields of a document that can be capped
+LABELS = ("brand", "seller", "category")  # fields of a document that can have a cap
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +20,11 @@ class Diversity:
     """Parameters of the diversification of an answer.
 
     Attributes:
-        strength: 0 to 1. 0 leaves the order of the scores; 1 orders by dissimilarity alone, after the first item.
-        most_per_brand: items of one brand before all items of the others, 1 to 100; None for no cap.
-        most_per_seller: the same of one seller.
-        most_per_category: the same of one category. An item without the label has no cap.
-        drop_surplus: True leaves items over a cap out, instead of placing them behind the others.
+        strength: weight of dissimilarity, 0 to 1. 0 leaves the order of the scores; 1 ignores the scores after the first item.
+        most_per_brand: cap of items per brand, 1 to 100; items over a cap come after all others. None for no cap.
+        most_per_seller: cap of items per seller, likewise.
+        most_per_category: cap of items per category, likewise. An item without a label is under no cap of that kind.
+        drop_surplus: True leaves items over a cap out, instead of placing them after the others.
 
     Raises:
         InvalidQuery: a value is not in its range.
@@ -45,12 +45,12 @@ class Diversity:
 
     @property
     def is_active(self) -> bool:
-        """True if it changes any order."""
+        """True if the order may change, because strength is above 0 or there is a cap."""
         return self.strength > 0 or bool(self.caps)
 
     @property
     def caps(self) -> dict[str, int]:
-        """Return field -> number of items with one label that come first."""
+        """Return field -> cap of items per label, without fields that have no cap."""
         caps = zip(LABELS, (self.most_per_brand, self.most_per_seller, self.most_per_category), strict=True)
         return {label: cap for label, cap in caps if cap is not None}
 
@@ -58,28 +58,28 @@ class Diversity:
 def diversify(
     candidates: Sequence[Candidate], scores: NDArray[np.float32], diversity: Diversity, k: int | None = None
 ) -> list[int]:
-    """Order candidates by maximal marginal relevance (Carbonell & Goldstein, SIGIR 1998) under a cap a label.
+    """Order candidates by maximal marginal relevance (Carbonell & Goldstein, SIGIR 1998), with caps per label.
 
     Each rank goes to the item with the highest (1 - strength) * relevance - strength * (cosine with the most similar item above).
-    Relevance is the score, scaled to 0 to 1 over the candidates, because a re-ranker's scores have no scale of their own. An item
-    over a cap comes after all that are below theirs, unless diversity.drop_surplus leaves it out. The first ranks do not depend on
-    the number of candidates behind, so pages of one list fit together.
+    Relevance is the score, scaled to 0 to 1 over the candidates, because a re-ranker's scores have no scale of their own. Items
+    over a cap come after all others, unless diversity.drop_surplus leaves them out. The first ranks do not depend on k, so pages of
+    one list fit together.
 
     Args:
         candidates: N candidates with vectors of unit length.
-        scores: (N,) float32, higher is better; equal ones keep the candidates' order.
-        diversity: how much they differ.
-        k: number of ranks to give; None gives all.
+        scores: (N,) float32, higher is better; candidates with equal scores keep their order.
+        diversity: parameters of the diversification.
+        k: maximum number of ranks to assign; None assigns all.
 
     Returns:
-        Indices in the new order, the item with the best score first: of all N, of k, or of those within the caps.
+        Indices of the candidates in the new order, that of the best score first.
     """
     if not candidates:
         return []
     vectors = np.stack([c.vector for c in candidates])  # (N, D)
     relevance = (1 - diversity.strength) * _scale_to_1(scores)  # (N,)
     labels = {field: [fold_label(str(c.document.get(field, ""))) for c in candidates] for field in diversity.caps}
-    similarity = np.zeros(len(candidates))  # (N,) with the most similar item above; 0 before the first
+    similarity = np.zeros(len(candidates))  # (N,) cosine with the most similar item above; 0 before the first rank
     left, counts, order = np.ones(len(candidates), dtype=np.bool_), {field: Counter[str]() for field in labels}, list[int]()
     for _ in candidates[:k]:
         allowed = left.copy()

@@ -9,17 +9,17 @@ from retrieval.search.reranking import Scored
 
 
 def preference_chances(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Map scores of the re-ranker to the chance that a buyer prefers each item to an average one of the same list.
+    """Return the chance that a buyer prefers each item to an average item of the same list, from the re-ranker's scores.
 
     Lambda-gradients model the chance that item i is preferred to item j as the logistic function of s_i - s_j (Burges, "From
-    RankNet to LambdaRank to LambdaMART", 2010). Here s_j is the mean of the list, because scores are comparable within one list
-    alone. It is no calibrated probability of a purchase.
+    RankNet to LambdaRank to LambdaMART", 2010). Here s_j is the mean of the list, because only scores of one list are comparable.
+    The chance is no calibrated probability of a purchase.
 
     Args:
-        scores: (N,) of one list, N >= 1.
+        scores: (N,) scores of the N >= 1 items of one list.
 
     Returns:
-        (N,) in (0, 1); an average item has 0.5.
+        (N,) chances in (0, 1); an item with the mean score has 0.5.
     """
     return np.asarray(0.5 * (1 + np.tanh((scores - scores.mean()) / 2)))  # the logistic function, without overflow
 
@@ -31,7 +31,7 @@ def rank_by_expected_value(ranking: Sequence[Scored]) -> list[Scored]:
         ranking: N items of one list with the scores of the re-ranker.
 
     Returns:
-        The items with their expected values, highest first. Without a price it is 0.
+        The items with their expected values, highest first. An item without a price has the value 0.
     """
     if not ranking:
         return []

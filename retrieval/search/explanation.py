@@ -17,7 +17,7 @@ from retrieval.search.response import Explanation
 
 logger = logging.getLogger(__name__)
 
-EXPECTED = "expected"  # the contribution that all items share: the score of an item without any value
+EXPECTED = "expected"  # name of the contribution that all items share: the mean score, before any feature counts
 
 
 def explain_items(
@@ -34,14 +34,14 @@ def explain_items(
     """Explain the items of a page.
 
     Args:
-        items: of the page.
-        rerank_candidates: N candidates that were, or could have been, re-ranked, in the order of retrieval.
-        features: (N, len(FEATURES)) float32 of the rerank candidates.
-        other_list: candidates of the list that the mode leaves out, best first; empty in hybrid mode, whose candidates carry their
-            ranks in both lists.
-        exact_id_match: the item whose id is the query.
-        search_vector: (D,) float32 that was searched with; None if the query could not be encoded.
-        ranker: of the rerank candidates.
+        items: items of the page.
+        rerank_candidates: N candidates that were re-ranked, or would have been with a re-ranker, in the order of retrieval.
+        features: (N, len(FEATURES)) float32, the features of these candidates.
+        other_list: candidates of the list that the mode leaves out, best first; empty in hybrid mode, because its candidates have
+            their ranks in both lists.
+        exact_id_match: item whose id is the query; None if there is none.
+        search_vector: (D,) float32, the vector that was searched with; None if the query could not be encoded.
+        ranker: re-ranker of the request; None if it asks for none, or there is none.
         by_relevance: ids of the rerank candidates by score, before diversity moved them; empty without diversity.
     """
     rows = {candidate.item_id: row for row, candidate in enumerate(rerank_candidates)}
@@ -52,7 +52,7 @@ def explain_items(
     explanations = []
     for item, cosine in zip(items, similarities, strict=True):
         row = rows.get(item.item_id)
-        candidate = item if row is None else rerank_candidates[row]  # an exact match was fetched, and carries no ranks
+        candidate = item if row is None else rerank_candidates[row]  # an exact match was fetched by its id and has no ranks
         other = others.get(item.item_id, candidate)
         explanations.append(
             Explanation(

@@ -1,4 +1,4 @@
-"""Photos as queries: the image encoder of the active tower, loaded for the first photo, and one vector of photo and words."""
+"""Photos as queries: encode them with the active tower, and combine a photo and words in one vector."""
 
 import hashlib
 from collections.abc import Callable
@@ -23,13 +23,13 @@ class PhotoEncoder(Protocol):
 
     @property
     def tower_id(self) -> str:
-        """Return the tower it belongs to."""
+        """Return the id of the encoder's tower."""
 
     def encode(self, photo: bytes) -> Vector:
-        """Return the (D,) float32 vector of unit length of a photo.
+        """Return the vector of a photo, (D,) float32 of unit length.
 
         Raises:
-            InvalidPhoto: these are not the bytes of a still JPEG, PNG or WebP.
+            InvalidPhoto: `photo` is not the bytes of a still JPEG, PNG or WebP.
             TowerError: the encoder cannot be used.
         """
 
@@ -38,12 +38,12 @@ def load_image_branch(towers: str, cache: Path, tower_id: str) -> PhotoEncoder:
     """Load the image encoder of a tower.
 
     Args:
-        towers: folder or s3://bucket/prefix with one sub-folder a tower.
+        towers: folder or s3://bucket/prefix with one sub-folder per tower.
         cache: folder for files from S3.
-        tower_id: of the tower.
+        tower_id: id of the tower; it may name a shorter length of vectors.
 
     Raises:
-        NoImageBranch: the tower has none; the message names the remedy.
+        NoImageBranch: the tower has no image encoder; the message names the remedy.
         TowerError: there is no such tower, or its files are missing or damaged.
     """
     from retrieval.encoders.image_encoder import ImageEncoder  # imports Pillow, only for the first photo
@@ -61,11 +61,11 @@ def no_image_branch(tower_id: str) -> PhotoEncoder:
 
 
 class PhotoQueries:
-    """Encodes photos with the image encoder of the active tower. Threads may share it.
+    """The image encoder of the active tower, loaded for the first photo, with a cache of vectors. Threads may share it.
 
     Args:
-        load: tower_id -> the image encoder of that tower.
-        cached_bytes: maximum size of the cached vectors.
+        load: tower_id -> image encoder of that tower.
+        cached_bytes: maximum size of the cached vectors, in bytes.
     """
 
     def __init__(self, load: Callable[[str], PhotoEncoder], cached_bytes: float) -> None:
@@ -78,9 +78,9 @@ class PhotoQueries:
         """Return the image encoder of a tower.
 
         Raises:
-            NoImageBranch: the tower has none.
-            TowerMismatch: another tower is in its folder.
-            TowerError: it cannot be loaded.
+            NoImageBranch: the tower has no image encoder.
+            TowerMismatch: another tower is in the folder of this tower.
+            TowerError: the encoder cannot be loaded.
         """
         with self._lock:
             if self._encoder is None or self._encoder.tower_id != tower_id:
@@ -95,7 +95,7 @@ class PhotoQueries:
         return self._vectors.use()
 
     def vector(self, encoder: PhotoEncoder, photo: bytes) -> Vector:
-        """Return the (D,) float32 vector of unit length of the bytes of a photo; raises what the encoder raises."""
+        """Return the vector of a photo, (D,) float32 of unit length; the errors are those of PhotoEncoder.encode()."""
         key = encoder.tower_id, hashlib.sha256(photo).digest()
         vector = self._vectors.get(key)
         if vector is None:
@@ -108,11 +108,11 @@ def with_words(photo: Vector, words: Vector | None) -> Vector:
     """Return one vector of a photo and its words.
 
     Args:
-        photo: (D,) of unit length.
-        words: (D,) of unit length, by the query encoder; None without words.
+        photo: (D,) vector of the photo, of unit length.
+        words: (D,) vector of the words, of unit length; None without words.
 
     Returns:
-        (D,) float32 of unit length: the mean, weighted by photo_words_share.
+        (D,) float32 of unit length: the weighted mean, in which words have the weight photo_words_share.
     """
     share = scoring_parameters().photo_words_share
     return photo if words is None else unit_vector((1 - share) * photo + share * words)

@@ -27,10 +27,10 @@ class Encoder(Protocol):
 
     @property
     def tower_id(self) -> str:
-        """Return the tower it belongs to."""
+        """Return the id of the encoder's tower."""
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return the (N, D) float32 vectors of unit length of N texts.
+        """Return the vectors of N texts, (N, D) float32 of unit length.
 
         Raises:
             TowerError: the encoder cannot be used.
@@ -42,12 +42,12 @@ class SearchModels:
     """Loaders of the models of a tower; nothing is loaded before the first search.
 
     Attributes:
-        load_encoder: tower_id -> its query encoder.
-        load_ranker: tower_id -> the re-ranker trained on the candidates of that tower, or None.
-        load_image_encoder: tower_id -> its image encoder; called for the first photo.
-        load_buyer_tower: tower_id -> its buyer tower, else the weighted average.
-        tower_id: the only tower to accept; empty accepts the tower of the active index.
-        query_tower: which query encoder load_encoder loads, `full` or `small`; shown by /health.
+        load_encoder: tower_id -> query encoder of the tower.
+        load_ranker: tower_id -> re-ranker that was trained on candidates of the tower; None if there is none.
+        load_image_encoder: tower_id -> image encoder of the tower; called for the first photo.
+        load_buyer_tower: tower_id -> buyer tower of the tower, or the weighted average if it has none.
+        tower_id: id of the only tower to accept; empty accepts the tower of the active index.
+        query_tower: kind of query encoder that load_encoder returns, `full` or `small`; /health shows it.
     """
 
     load_encoder: Callable[[str], Encoder]
@@ -63,12 +63,12 @@ class ActiveIndex:
     """The index behind the alias, with the models of its tower.
 
     Attributes:
-        index: to search.
-        encoder: its query encoder.
-        ranker: its re-ranker, if there is one.
-        buyer_tower: encodes buyers.
-        checked_at: when the alias was read, by time.monotonic().
-        complete: True if all models could be loaded; one that could not raises at each use.
+        index: index to search.
+        encoder: query encoder of the tower.
+        ranker: re-ranker of the tower; None if there is none.
+        buyer_tower: encoder of buyers.
+        checked_at: time.monotonic() in seconds when the alias was last read.
+        complete: True if all models could be loaded. A model that could not is a stand-in that raises at each use.
     """
 
     index: VectorIndex
@@ -80,7 +80,7 @@ class ActiveIndex:
 
 
 class _UnusableEncoder:
-    """Stands for a tower that could not be loaded, so that search continues by keywords and says so."""
+    """A stand-in for an encoder that could not be loaded, so that search continues by keywords and says so."""
 
     def __init__(self, tower_id: str, reason: str) -> None:
         self.tower_id, self._reason = tower_id, reason
@@ -90,7 +90,7 @@ class _UnusableEncoder:
 
 
 class _UnusableRanker:
-    """Stands for a re-ranker that could not be loaded, so that every answer names it as a failed component."""
+    """A stand-in for a re-ranker that could not be loaded, so that every answer names it as a failed component."""
 
     def __init__(self, reason: str) -> None:
         self._reason = reason
@@ -100,11 +100,13 @@ class _UnusableRanker:
 
 
 class ActiveIndexCache:
-    """Follows the alias of a store. Threads may share it: one reads the alias, the others use the previous state.
+    """The active index of a store, which is renewed when the alias moves.
+
+    Threads may share it. While one thread reads the alias, the others use the previous state.
 
     Args:
-        store: of the indices.
-        models: loaders of the models.
+        store: store of the indices.
+        models: loaders of the models of a tower.
     """
 
     def __init__(self, store: IndexStore, models: SearchModels) -> None:
@@ -117,9 +119,9 @@ class ActiveIndexCache:
         """Return the active index and its models.
 
         Raises:
-            TowerMismatch: it is of another tower than the one to accept.
+            TowerMismatch: the active index is not of the tower to accept.
             FeatureMismatch: the re-ranker was trained on other features.
-            IndexUnavailable: there is no previous state, and the store does not answer; IndexMissing if nothing is published.
+            IndexUnavailable: the store does not answer, and there is no previous state. IndexMissing: nothing is published.
         """
         active = self._active
         if active is not None and (_is_fresh(active) or not self._lock.acquire(blocking=False)):

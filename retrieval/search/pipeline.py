@@ -32,11 +32,11 @@ class _Query:
     """A request with its vectors.
 
     Attributes:
-        request: checked.
-        vector: (D,) the query vector; None if the query could not be encoded.
-        search_vector: (D,) the vector to search with: the query vector, drawn towards the buyer if there is one.
-        buyer: (D,) the buyer vector; None without interactions.
-        unknown_items: ids of the interactions that no item has.
+        request: checked request.
+        vector: (D,) query vector; None if the query could not be encoded.
+        search_vector: (D,) vector to search with: the query vector, moved towards the buyer vector if there is one.
+        buyer: (D,) buyer vector; None without interactions.
+        unknown_items: item ids of the interactions that no item has.
     """
 
     request: SearchRequest
@@ -51,10 +51,10 @@ class _Retrieved:
     """Candidates of a query.
 
     Attributes:
-        rerank_candidates: the best ones, in the order of retrieval.
-        exact_id_match: the item whose id is the query; it goes first.
-        tail: further candidates, if the page reaches that far.
-        has_more: True if there may be more than these.
+        rerank_candidates: best candidates, in the order of retrieval.
+        exact_id_match: item whose id is the query, which gets the first rank; None if there is none.
+        tail: candidates after these, in the order of retrieval; fetched only if the page reaches them.
+        has_more: True if the tail was not fetched and may have candidates.
     """
 
     rerank_candidates: Sequence[Candidate]
@@ -64,18 +64,18 @@ class _Retrieved:
 
 
 def answer_request(context: SearchContext, request: SearchRequest, vector: Vector | None) -> SearchAnswer:
-    """Answer a checked request whose filters have their moment.
+    """Answer a checked request.
 
     All pages are cut from one list: the rerank candidates in the order of the re-ranker, diversified if requested, then the others
     of the MAX_REACH best in the order of retrieval.
 
     Args:
-        context: of the request.
-        request: checked.
+        context: context of the request.
+        request: checked request, whose filters have a `now`.
         vector: (D,) float32, the query vector; None if the query could not be encoded.
 
     Raises:
-        TowerError: semantic search without a vector.
+        TowerError: the mode is semantic, and there is no vector.
         IndexUnavailable: the index does not answer.
     """
     ranker = context.active.ranker if request.rerank else None
@@ -123,10 +123,10 @@ def search_results(
     """Return the results of a page.
 
     Args:
-        page: candidates with their scores, best first.
+        page: candidates of the page with their scores, best first.
         vector: (D,) float32, the query vector; None leaves the similarities out.
-        offset: number of items before them.
-        explanations: one an item; empty for none.
+        offset: number of items before the page.
+        explanations: one explanation per item; empty for none.
     """
     similarities = [None] * len(page) if vector is None else cosines(vector, [c for c, _ in page])
     return [
@@ -138,7 +138,7 @@ def search_results(
 
 
 def _personalised(context: SearchContext, request: SearchRequest, vector: Vector | None) -> _Query:
-    """Draw the query vector towards the items that the buyer interacted with."""
+    """Return the request with its vectors; the search vector is moved towards the items that the buyer interacted with."""
     query = _Query(request, vector, vector)
     if vector is None:
         if request.mode == "hybrid":
@@ -148,7 +148,7 @@ def _personalised(context: SearchContext, request: SearchRequest, vector: Vector
         return query
     try:
         buyer = encode_interactions(context, request.recent)
-    except InvalidQuery:  # none of these items exists any more, and the words are still a query
+    except InvalidQuery:  # none of these items exists any more, but the words can be searched for
         return _Query(request, vector, vector, unknown_items=list(dict.fromkeys(one.item_id for one in request.recent)))
     except IndexUnavailable as error:
         logger.warning("searching without the buyer's interactions: %s", error)
@@ -170,7 +170,7 @@ def _retrieved(context: SearchContext, query: _Query) -> _Retrieved:
 
 
 def _exact_id_match(context: SearchContext, request: SearchRequest) -> Candidate | None:
-    """Return the item whose id is the query, if it passes the filters."""
+    """Return the item whose id is the query, if it matches the filters, else None."""
     if not request.exact_id:
         return None
     try:
@@ -182,7 +182,7 @@ def _exact_id_match(context: SearchContext, request: SearchRequest) -> Candidate
 
 
 def _features(query: _Query, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
-    """Return the (N, F) features; the similarity to a query that could not be encoded is NaN, as any missing value."""
+    """Return the (N, F) features of candidates. The similarity is missing (NaN) if the query could not be encoded."""
     vector = query.vector
     if vector is None:
         vector = np.full(candidates[0].vector.shape if candidates else (0,), np.nan, dtype=np.float32)
@@ -190,7 +190,7 @@ def _features(query: _Query, candidates: Sequence[Candidate]) -> NDArray[np.floa
 
 
 def _with_exact_match_and_tail(ranking: Sequence[Scored], retrieved: _Retrieved) -> list[Scored]:
-    """Return the list that pages are cut from: the exact match, the ranking, the tail."""
+    """Return the list that pages are cut from: the exact match, the rest of the ranking, the tail."""
     match = retrieved.exact_id_match
     tail = [(c, c.score) for c in retrieved.tail]
     if match is None:

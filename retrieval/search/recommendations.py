@@ -1,4 +1,4 @@
-"""Items without a query: nearest to a vector or to a buyer, or popular and fresh ones for a new buyer; and a buyer's history."""
+"""Items without a query: those nearest to a vector or a buyer, or popular and fresh ones for a new buyer; and buyers' histories."""
 
 import logging
 import time
@@ -40,8 +40,8 @@ class PastInteraction:
     """One interaction of a buyer, with its item as it is now.
 
     Attributes:
-        interaction: what the buyer did.
-        fields: visible fields of the item, whose auction may have ended; None if the item is deleted.
+        interaction: interaction of the buyer.
+        fields: listed fields of the item, whose auction may have ended; None if the index does not have the item.
     """
 
     interaction: Interaction
@@ -50,16 +50,16 @@ class PastInteraction:
 
 @dataclass(frozen=True, slots=True)
 class RankingOptions:
-    """How recommended items are ordered.
+    """The order of recommended items.
 
     Attributes:
-        rerank: False keeps the order of nearness.
-        rank_by: `expected_value` orders re-ranked items by chance times price (search.expected_value). Without scores of the
-            re-ranker the order is that of relevance.
-        diversity: how much the items differ, and how many of one label come; None leaves their order.
+        rerank: False keeps the order of the cosines.
+        rank_by: `expected_value` orders re-ranked items by chance times price (search.expected_value); `relevance` by the scores.
+            Without scores of the re-ranker the order is always that of relevance.
+        diversity: parameters of the diversification; None leaves the order.
 
     Raises:
-        InvalidQuery: the expected value is requested without the re-ranker.
+        InvalidQuery: rank_by is unknown, or it is `expected_value` and rerank is False.
     """
 
     rerank: bool = True
@@ -78,9 +78,9 @@ class BuyerEncoding:
     """A buyer as a vector, with its tower.
 
     Attributes:
-        tower_id: of the active index, in whose space the vector is.
-        buyer: the vector and the items that it was made of.
-        failed_components: "buyer" if the stored interactions could not be read.
+        tower_id: id of the active index's tower, in whose space the vector is.
+        buyer: vector of the buyer, with the items that it was made of.
+        failed_components: ["buyer"] if the stored interactions could not be read, else empty.
     """
 
     tower_id: str
@@ -93,9 +93,9 @@ class BuyerProfile:
     """A buyer to recommend items to.
 
     Attributes:
-        interactions: sent by the caller, checked.
-        buyer_id: whose stored interactions count, too; empty for nobody's.
-        exclude: items to leave out: those of any interaction, those that were purchased, or none.
+        interactions: checked interactions that the caller sent.
+        buyer_id: id of the buyer whose stored interactions are added; empty adds none.
+        exclude: items to leave out: "acted" for those of any interaction, "purchased" for purchased ones, or "none".
     """
 
     interactions: Sequence[Interaction] = ()
@@ -104,22 +104,22 @@ class BuyerProfile:
 
 
 class BuyerSearch:
-    """Looks up buyers and recommends items to them. Threads may share it.
+    """Recommendations to buyers, and their histories. Threads may share it.
 
-    A store that fails costs an answer the buyer's history, never the answer: its circuit opens, and `buyer` is a failed component.
+    If the store of histories fails, its circuit opens, and recommendations go on without it; `buyer` is then a failed component.
     """
 
     def __init__(self, store: BuyerStore, circuit: Circuit) -> None:
-        """Read nothing yet.
+        """Keep the arguments; nothing is read yet.
 
         Args:
-            store: of recent interactions.
-            circuit: of the store.
+            store: store of recent interactions.
+            circuit: circuit breaker of the store.
         """
         self._store, self._circuit = store, circuit
 
     def append(self, interactions: Sequence[Interaction]) -> None:
-        """Store interactions if possible; the event log, which training reads, has them already."""
+        """Store interactions, or log a warning if the store fails. Training loses nothing, because the event log has them."""
         try:
             with self._circuit.guard():
                 self._store.append(interactions)
@@ -127,7 +127,7 @@ class BuyerSearch:
             logger.warning("%d acts are in no buyer's history: %s", len(interactions), error)
 
     def erase(self, buyer_id: str) -> int:
-        """Forget a buyer; return the number of erased interactions.
+        """Erase the stored interactions of a buyer, and return their number.
 
         Raises:
             InvalidQuery: buyer_id is not a valid id.
@@ -154,10 +154,10 @@ class BuyerSearch:
         return [PastInteraction(one, fields.get(one.item_id)) for one in reversed(interactions)]
 
     def with_histories(self, requests: Sequence[SearchRequest]) -> tuple[list[SearchRequest], set[str]]:
-        """Add the stored interactions of their buyers to requests.
+        """Add to each request the stored interactions of its buyer.
 
         Returns:
-            The requests in their order, and the ids of the buyers that could not be looked up.
+            The requests in their order, and the ids of the buyers whose interactions could not be read.
         """
         buyer_ids = {request.buyer_id for request in requests if request.buyer_id}
         histories = {buyer_id: self._recent(buyer_id) for buyer_id in buyer_ids}
@@ -173,12 +173,12 @@ class BuyerSearch:
         """Encode a buyer from stored and sent interactions.
 
         Args:
-            context: of the request.
-            buyer_id: whose stored interactions count, too; empty for nobody's.
-            sent: by the caller, checked.
+            context: context of the request.
+            buyer_id: id of the buyer whose stored interactions are added; empty adds none.
+            sent: checked interactions that the caller sent.
 
         Raises:
-            InvalidQuery: there are no interactions, or no item of them is known.
+            InvalidQuery: there are no interactions, or none of their items is known.
             IndexUnavailable: the index does not answer.
         """
         interactions = self._interactions(context, buyer_id, sent)
@@ -189,7 +189,7 @@ class BuyerSearch:
     def recommend(
         self, context: SearchContext, buyer: BuyerProfile, k: int, filters: Filter, options: RankingOptions
     ) -> SearchAnswer:
-        """Return the items nearest to a buyer; popular and fresh ones for a buyer_id without known items.
+        """Return the items nearest to a buyer; popular and fresh ones if there is a buyer_id, but no known item.
 
         Raises:
             InvalidQuery: no item of the interactions is known, and there is no buyer_id.
@@ -242,14 +242,14 @@ class BuyerSearch:
 def nearest_items(context: SearchContext, vector: Vector, k: int, filters: Filter, options: RankingOptions) -> SearchAnswer:
     """Return the items nearest to a vector, in the order of the options.
 
-    The re-ranker takes the vector for that of the query and of the buyer; its features of words are those of a query without words.
+    The re-ranker gets `vector` as the vector of the query and of the buyer, and a query without words.
 
     Args:
-        context: of the request.
+        context: context of the request.
         vector: (D,) float32 of unit length.
-        k: how many, checked.
-        filters: checked.
-        options: how the items are ordered.
+        k: checked number of items.
+        filters: checked conditions on the items.
+        options: order of the items.
 
     Raises:
         IndexUnavailable: the index does not answer.
@@ -284,10 +284,10 @@ def nearest_items(context: SearchContext, vector: Vector, k: int, filters: Filte
 
 
 def popular_and_fresh(context: SearchContext, k: int, filters: Filter, options: RankingOptions) -> SearchAnswer:
-    """Return the items with the most bids and the newest ones in turn, each once; an item without bids is not popular.
+    """Return the items with the most bids and the newest items in turn, each item once. An item without bids is not popular.
 
-    Arguments and errors as those of nearest_items(), of the options only the diversity. A score is 1 / the rank in the list that
-    the item comes from.
+    The arguments and errors are those of nearest_items(); of the options only the diversity is used. The score of an item is
+    1 / its rank in the list that it comes from.
     """
 
     def rank(depth: int) -> _Ranking:
@@ -322,14 +322,16 @@ class _Ranking:
 def _select(
     context: SearchContext, k: int, options: RankingOptions, rank: Callable[[int], _Ranking], *, reorders: bool
 ) -> tuple[list[Scored], _Ranking]:
-    """Return k items of a ranking, spread as requested, and the ranking; look deeper if caps leave fewer than k.
+    """Return at most k items of a ranking, diversified as requested, and the ranking.
+
+    If caps leave fewer than k items, MAX_REACH candidates are ranked instead.
 
     Args:
-        context: of the request.
-        k: how many.
-        options: of the request.
-        rank: number of candidates -> their ranking.
-        reorders: True if the ranking depends on the number of candidates.
+        context: context of the request.
+        k: maximum number of items.
+        options: options of the request.
+        rank: number of candidates -> ranking of so many.
+        reorders: True if the order depends on the number of candidates.
     """
     diversity = options.diversity if options.diversity is not None and options.diversity.is_active else None
     first = max(k, context.limits.rerank_candidates) if reorders or diversity else k
@@ -344,12 +346,12 @@ def _select(
 
 
 def _block_items(filters: Filter, item_ids: Collection[str]) -> Filter:
-    """Add items to the block list of filters."""
+    """Return the filters with these items added to their block list."""
     return replace(filters, blocked=replace(filters.blocked, items=filters.blocked.items | frozenset(item_ids)))
 
 
 def _interleave(*lists: list[Candidate]) -> Iterator[Scored]:
-    """Yield the items of several lists in turn, each item at its first place."""
+    """Yield the items of several lists in turn, each item only once, with the score 1 / rank in its list."""
     item_ids: set[str] = set()
     for rank, row in enumerate(zip_longest(*lists), 1):
         for candidate in row:

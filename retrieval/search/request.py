@@ -14,13 +14,13 @@ from retrieval.text.analysis import check_request_text
 
 Mode = Literal["hybrid", "semantic", "keyword"]
 MODES: tuple[Mode, ...] = get_args(Mode)
-MAX_QUERY_CHARS = 512  # and so fewer words than the 1,024 clauses that OpenSearch allows a query
+MAX_QUERY_CHARS = 512  # so a query has fewer words than the 1,024 clauses that OpenSearch allows
 MAX_K = 100
 MAX_OFFSET = 400
-MAX_REACH = MAX_OFFSET + MAX_K  # items that can be paged through: the longest list of an index
+MAX_REACH = MAX_OFFSET + MAX_K  # number of items that can be paged through, and so the longest list that an index returns
 MAX_INTERACTIONS = MAX_PER_BUYER
-MAX_QUERIES = 20  # in one request
-MAX_BLOCKED = 1_000  # of each kind
+MAX_QUERIES = 20  # per HTTP request
+MAX_BLOCKED = 1_000  # per kind: items, sellers, categories, brands
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +28,17 @@ class SearchRequest:
     """A search request.
 
     Attributes:
-        query: 1 to 512 characters, as typed and as query_text() writes it.
+        query: text as typed; it and its query_text() have 1 to 512 characters.
         k: maximum number of results, 1 to 100.
-        mode: `hybrid` searches vectors and keywords, `semantic` vectors alone, `keyword` keywords alone.
-        filters: which items may come back.
+        mode: `hybrid` searches vectors and keywords, `semantic` only vectors, `keyword` only keywords.
+        filters: conditions on the items.
         rerank: False keeps the order of retrieval.
         offset: number of results to skip, for a later page, 0 to 400.
-        recent: recent interactions of the buyer, at most 200; they draw the query vector towards their items.
-        explain: True to explain the place of every result.
-        fusion: how a hybrid search fuses its two lists; None takes the tuning of the tower.
-        diversity: how much the re-ranked items differ; None leaves their order.
-        buyer_id: whose stored interactions are added to `recent`; empty for nobody's.
+        recent: recent interactions of the buyer, at most 200; they move the search vector towards their items.
+        explain: True adds an explanation to every result.
+        fusion: fusion of the two lists of a hybrid search; None takes the tuning of the tower.
+        diversity: parameters of the diversification; None leaves the order.
+        buyer_id: id of the buyer whose stored interactions are added to `recent`; empty adds none.
     """
 
     query: str
@@ -55,7 +55,7 @@ class SearchRequest:
 
     @property
     def exact_id(self) -> str:
-        """Return the query as an item_id, which is not folded; empty if it cannot be one, such as several words."""
+        """Return the query as an item_id, without folding its letters; empty if it cannot be an id, such as several words."""
         typed = self.query.strip()
         if not typed or any(character.isspace() for character in typed):
             return ""
@@ -69,14 +69,15 @@ def check_request(request: SearchRequest, *, words_needed: bool = True) -> None:
     """Check a request.
 
     Args:
-        request: any.
-        words_needed: False if a photo may stand alone.
+        request: request to check.
+        words_needed: False allows an empty query, for a search by photo.
 
     Raises:
-        InvalidQuery: the message names the value and the limit.
+        InvalidQuery: a value is not allowed; the message names it and the limit.
     """
     check_request_text(request.query, "query")
-    text = request.query if len(request.query) > MAX_QUERY_CHARS else query_text(request.query)  # which writes ligatures out
+    # query_text() may be longer than the query, because it spells ligatures out
+    text = request.query if len(request.query) > MAX_QUERY_CHARS else query_text(request.query)
     if not text and words_needed:
         raise InvalidQuery("the query is empty; type at least one word")
     if len(text) > MAX_QUERY_CHARS:
@@ -91,10 +92,10 @@ def check_request(request: SearchRequest, *, words_needed: bool = True) -> None:
 
 
 def check_page(k: int, offset: int = 0) -> None:
-    """Check the size of an answer, and its offset in the whole list.
+    """Check the size of a page, and its offset in the whole list.
 
     Raises:
-        InvalidQuery: the message names the value and the limit.
+        InvalidQuery: k or offset is not in its range; the message names it and the limit.
     """
     if not 1 <= k <= MAX_K:
         raise InvalidQuery(f"k is {k}; allowed are 1 to {MAX_K}")
@@ -106,7 +107,7 @@ def check_filters(filters: Filter) -> None:
     """Check the values of filters.
 
     Raises:
-        InvalidQuery: the message names the value and the limit.
+        InvalidQuery: a value is not allowed; the message names it and the limit.
     """
     for name in ("category", "brand"):
         check_request_text(getattr(filters, name) or "", name)
@@ -128,7 +129,7 @@ def check_interactions(interactions: tuple[Interaction, ...]) -> None:
     """Check the interactions of a buyer.
 
     Raises:
-        InvalidQuery: there are too many, or an item_id is not valid Unicode.
+        InvalidQuery: there are more than MAX_INTERACTIONS, or an item_id holds half a character or a control character.
     """
     if len(interactions) > MAX_INTERACTIONS:
         raise InvalidQuery(f"{len(interactions)} interactions were sent, at most {MAX_INTERACTIONS} are allowed; send the latest")

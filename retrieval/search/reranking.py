@@ -1,4 +1,4 @@
-"""Order candidates by the re-ranker, and spread the best of them."""
+"""Order candidates by the re-ranker, and diversify the result."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -26,13 +26,13 @@ def rerank(
     """Order candidates by the scores of the re-ranker; equal ones stay in the order of retrieval.
 
     Args:
-        context: of the request; a re-ranker that does not answer becomes a failed component.
-        ranker: None keeps the order of retrieval.
+        context: context of the request; a re-ranker that does not answer becomes a failed component.
+        ranker: re-ranker; None keeps the order of retrieval.
         candidates: N candidates in the order of retrieval.
-        compute_features: candidates -> (N, len(FEATURES)) float32.
+        compute_features: candidates -> their features, (N, len(FEATURES)) float32.
 
     Returns:
-        The candidates with their scores, best first; and True if the scores are the re-ranker's, False if they are of retrieval.
+        The candidates with their scores, best first; and True if these are scores of the re-ranker, False for those of retrieval.
     """
     if ranker is not None and candidates:
         with context.timed("rerank"):
@@ -49,7 +49,7 @@ def rerank(
 
 
 def spread(context: SearchContext, ranking: Sequence[Scored], diversity: Diversity, k: int | None = None) -> list[Scored]:
-    """Return the first k of a ranking, best first, in the order of diversify(); None returns all."""
+    """Return the first k candidates of a ranking in the order of diversify(), with their scores; k=None returns all."""
     with context.timed("diversify"):
         relevance = np.array([score for _, score in ranking], dtype=np.float32)  # (N,)
         return [ranking[i] for i in diversify([candidate for candidate, _ in ranking], relevance, diversity, k)]

@@ -13,20 +13,21 @@ RankBy = Literal["relevance", "expected_value"]
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Explains the place of one result.
+    """An explanation of the place of one result.
 
     Attributes:
-        named_by_id: True if the query is its item_id.
-        first_stage_rank: rank before re-ranking, from 1; None if it is not a rerank candidate.
-        relevance_rank: rank by score alone, before diversity moved it; None without diversity, or if it is not a rerank candidate.
-        fused_score: score of retrieval; in hybrid mode the fused score.
-        semantic_rank: rank in the semantic list; None if it is not in it.
-        cosine: of the search vector and the vector of the item.
-        keyword_rank: rank in the keyword list; None if it is not in it.
-        bm25: BM25 score; None if it shares no word with the query, or is not in the list.
-        features: feature -> value for the re-ranker; None if the item has no such value.
-        contributions: feature -> part of the re-ranker's score (SHAP), and `expected`, the score of an item without any value;
-            None without a re-ranker that explains.
+        named_by_id: True if the query is the id of the item.
+        first_stage_rank: rank before re-ranking, from 1; None if the item is not a rerank candidate.
+        relevance_rank: rank by score, from 1, before diversity moved items; None without diversity, or if the item is not a rerank
+            candidate.
+        fused_score: score of retrieval, which in hybrid mode is the fused score; None if the item is not a rerank candidate.
+        semantic_rank: rank in the semantic list, from 1; None if the item is not in that list.
+        cosine: cosine of the search vector and the vector of the item; None if the query could not be encoded.
+        keyword_rank: rank in the keyword list, from 1; None if the item is not in that list.
+        bm25: BM25 score in the keyword list; None if the item is not in that list.
+        features: feature -> value for the re-ranker, where None is a missing value; None if the item is not a rerank candidate.
+        contributions: feature -> its part of the re-ranker's score (SHAP), and `expected` -> the part that all items share;
+            None without a re-ranker that explains, or if the item is not a rerank candidate.
     """
 
     named_by_id: bool
@@ -46,12 +47,12 @@ class SearchResult:
     """One item of an answer.
 
     Attributes:
-        rank: from 1; a later page continues the ranks of the page before.
-        item_id: its id.
-        score: of the re-ranker, or of retrieval, or the expected value; diversity moves items and leaves their scores.
+        rank: rank in the whole list, from 1; a later page continues the ranks of the page before.
+        item_id: id of the item.
+        score: score of the re-ranker, or of retrieval, or the expected value. Diversity moves items without changing their scores.
         similarity: cosine of query and item in [-1, 1]; None if the query could not be encoded.
         fields: visible fields of the item; times in ms since 1970.
-        explanation: of its place, if requested.
+        explanation: explanation of the rank; None if it was not requested.
     """
 
     rank: int
@@ -67,21 +68,22 @@ class SearchAnswer:
     """Ranked items, and how they were found.
 
     Attributes:
-        results: at most k, best first.
-        tower_id: of the tower that encoded query and items.
-        mode: of the request; `semantic` for the items nearest to a vector, an item or a buyer; `popular` for popular and
-            fresh ones.
-        reranked: True if the order is the re-ranker's.
-        failed_components: what the answer does without: "semantic", "keyword", "rerank" or "buyer".
-        timings_ms: step -> milliseconds: load (of index and models, the first time), history (of the buyer), encode, retrieve,
-            rerank, diversify, spelling, total.
-        cached: True if it is the stored answer to an earlier request.
+        results: at most k results, best first.
+        tower_id: id of the tower that encoded query and items.
+        mode: mode of the request; `semantic` for the items nearest to a vector, an item or a buyer; `popular` for popular and
+            fresh items.
+        reranked: True if the scores are, or were computed from, those of the re-ranker.
+        failed_components: components that the answer does without: "semantic", "keyword", "rerank" or "buyer".
+        timings_ms: step -> milliseconds. The steps are load (of index and models), history (of the buyer), encode, retrieve,
+            rerank, diversify, spelling and total.
+        cached: True if this is the stored answer to an earlier request.
         next_offset: offset of the next page; None if there is none.
         unknown_items: item ids of the buyer's interactions that no item has.
-        did_you_mean: the query with its misspelt words corrected, on the first page; None if there are none, or no correction. The
-            query was searched for as typed.
-        ranked_by: "expected_value" if the scores are expected values; else "relevance".
-        source: of recommendations to a buyer: their history, or popular and fresh items if nothing is known of it; None otherwise.
+        did_you_mean: query with corrected spelling, on the first page; None if there is nothing to correct. The results are those
+            of the query as typed.
+        ranked_by: "expected_value" if the scores are expected values, else "relevance".
+        source: origin of recommendations to a buyer: "history", or "popular_and_fresh" if no item of the history is known; None
+            for other answers.
     """
 
     results: Sequence[SearchResult]
@@ -98,5 +100,5 @@ class SearchAnswer:
     ranked_by: RankBy = "relevance"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the answer for JSON. `failed_components` is named `degraded`, as in the HTTP API."""
+        """Return the answer as a dict for JSON, in which `failed_components` is named `degraded`, as in the HTTP API."""
         return {"degraded" if name == "failed_components" else name: value for name, value in asdict(self).items()}

@@ -78,11 +78,11 @@ CACHED_BUYERS_S = 60.0  # maximum delay until the new vector of an item changes 
 
 
 class SearchService:
-    """Answers searches over the active index of a store. Threads may share it.
+    """The search over the active index of a store. Threads may share it.
 
     Attributes:
-        query_tower: which query encoder is loaded, `full` or `small`.
-        buyers: histories of buyers.
+        query_tower: kind of the query encoder, `full` or `small`.
+        buyers: search for buyers, with their histories.
     """
 
     def __init__(
@@ -92,13 +92,13 @@ class SearchService:
         limits: SearchLimits = SearchLimits(),  # noqa: B008  # frozen
         buyer_store: BuyerStore | None = None,
     ) -> None:
-        """Load nothing before the first search.
+        """Prepare the service; nothing is loaded before the first search.
 
         Args:
-            store: of the indices.
+            store: store of the indices.
             models: loaders of the models of a tower.
-            limits: of this service.
-            buyer_store: of recent interactions; None stores none.
+            limits: limits of this service.
+            buyer_store: store of buyers' recent interactions; None stores none.
         """
         self._limits, self.query_tower = limits, models.query_tower
         self._active = ActiveIndexCache(store, models)
@@ -115,7 +115,7 @@ class SearchService:
             return self._active.get()
 
     def caches(self) -> Mapping[str, CacheUse]:
-        """Return cache -> its use."""
+        """Return name of each cache -> its counts."""
         return {
             "embeddings": self._vectors.use(),
             "photos": self._photos.use(),
@@ -124,15 +124,15 @@ class SearchService:
         }
 
     def circuits(self) -> Mapping[str, str]:
-        """Return component -> `closed`, `open` or `half_open`, the state of its circuit."""
+        """Return component -> state of its circuit: `closed`, `open` or `half_open`."""
         return {name: circuit.state for name, circuit in self._circuits.items()}
 
     def search(self, request: SearchRequest) -> SearchAnswer:
         """Find the items for a query.
 
         Raises:
-            InvalidQuery: query, k, offset, mode, filters or interactions are out of their limits.
-            TowerMismatch: the active index is of another tower than the one to accept.
+            InvalidQuery: a value of the request is not allowed.
+            TowerMismatch: the active index is not of the tower that the service must use.
             TowerError: the query cannot be encoded, and the mode is semantic.
             FeatureMismatch: the re-ranker was trained on other features.
             IndexUnavailable: the index does not answer; IndexMissing if there is none.
@@ -143,7 +143,7 @@ class SearchService:
         """Find the items for several queries, which are encoded together; return the answers in the order of the requests.
 
         Raises:
-            InvalidQuery: a value of one request is not allowed; other errors as search().
+            InvalidQuery: a value of a request is not allowed. Other errors are those of search().
         """
         for request in requests:
             check_request(request)
@@ -180,11 +180,11 @@ class SearchService:
     def search_image(self, photo: bytes, request: SearchRequest) -> SearchAnswer:
         """Find the items whose vectors are nearest to a photo, or to a photo and words combined.
 
-        Only vectors are searched, and nothing is re-ranked: the re-ranker was trained on words.
+        Only vectors are searched, and nothing is re-ranked, because the re-ranker was trained on queries of words.
 
         Args:
-            photo: the bytes of a still JPEG, PNG or WebP.
-            request: its query may be empty; its mode and rerank are ignored.
+            photo: bytes of a still JPEG, PNG or WebP.
+            request: request whose query may be empty; its mode and rerank are ignored.
 
         Raises:
             InvalidQuery: a value of the request is not allowed.
@@ -216,7 +216,7 @@ class SearchService:
         """Return all visible fields of an item; its auction may have ended.
 
         Raises:
-            InvalidQuery: the id holds half a character.
+            InvalidQuery: item_id is not a valid id.
             UnknownItem: no item has this id.
             IndexUnavailable: the index does not answer.
         """
@@ -227,7 +227,7 @@ class SearchService:
         """Return the items nearest to an item by its stored vector, without the item itself. Its own auction may have ended.
 
         Raises:
-            InvalidQuery: k or filters are out of their limits.
+            InvalidQuery: item_id is not a valid id, or k or a filter is not in its range.
             UnknownItem: no item has this id.
             IndexUnavailable: the index does not answer.
         """
@@ -248,14 +248,14 @@ class SearchService:
         """Return the items nearest to a vector, such as encode_buyer() returns.
 
         Args:
-            numbers: (D,) of any length above 0.
-            k: how many.
-            filters: which items may come back.
-            options: how they are ordered.
+            numbers: (D,) vector with any norm above 0.
+            k: maximum number of items, 1 to MAX_K.
+            filters: conditions on the items; None excludes only ended auctions.
+            options: order of the items.
 
         Raises:
-            InvalidQuery: the vector has another number of dimensions than the active index, or no direction; k or filters are out
-                of their limits.
+            InvalidQuery: the vector has another length than those of the active index, or only zeros; or k or a filter is not in
+                its range.
             IndexUnavailable: the index does not answer.
         """
         context = self._context()
@@ -274,20 +274,19 @@ class SearchService:
         exclude: Exclude = "acted",
         options: RankingOptions = RankingOptions(),  # noqa: B008  # frozen
     ) -> SearchAnswer:
-        """Return the items nearest to a buyer, by the interactions given and the stored ones.
+        """Return the items nearest to a buyer, who is known by the given interactions and the stored ones.
 
         Args:
-            interactions: as far as the caller knows them.
-            k: how many.
-            filters: which items may come back.
-            buyer_id: whose stored interactions count, too; empty for nobody's. If no item of a buyer is known, the answer has
-                popular and fresh items, and its `source` says so.
-            exclude: items to leave out: of any interaction, purchased ones, or none.
-            options: how the items are ordered.
+            interactions: interactions that the caller knows; may be empty.
+            k: maximum number of items, 1 to MAX_K.
+            filters: conditions on the items; None excludes only ended auctions.
+            buyer_id: id of the buyer whose stored interactions are added; empty adds none. If no item of this buyer is known,
+                the answer has popular and fresh items, and its `source` says so.
+            exclude: items to leave out: "acted" for those of any interaction, "purchased" for purchased ones, or "none".
+            options: order of the items.
 
         Raises:
-            InvalidQuery: no item of the interactions is known, and there is no buyer_id; or interactions, id, k or filters are out
-                of their limits.
+            InvalidQuery: no item of the interactions is known, and there is no buyer_id; or an argument is not in its range.
             IndexUnavailable: the index does not answer.
         """
         check_interactions(tuple(interactions))
@@ -303,7 +302,8 @@ class SearchService:
         Invented ids would push real interactions out of a history. If index or store does not answer, a warning is logged.
 
         Returns:
-            The item ids that the index does not have, each once, in the order of the interactions.
+            The item ids that the index does not have, each once, in the order of the interactions. It is empty if the index does
+            not answer.
         """
         item_ids = list(dict.fromkeys(interaction.item_id for interaction in interactions))
         try:
@@ -326,14 +326,14 @@ class SearchService:
         return self.buyers.history(self._context(), buyer_id, limit)
 
     def encode_buyer(self, interactions: Sequence[Interaction], *, buyer_id: str = "") -> BuyerEncoding:
-        """Return the vector of a buyer, by the interactions given and the stored ones.
+        """Return the vector of a buyer, who is known by the given interactions and the stored ones.
 
         Args:
-            interactions: as far as the caller knows them.
-            buyer_id: whose stored interactions count, too; empty for nobody's.
+            interactions: interactions that the caller knows; may be empty.
+            buyer_id: id of the buyer whose stored interactions are added; empty adds none.
 
         Raises:
-            InvalidQuery: no item of the interactions is known, there are none or too many of them, or this is no id.
+            InvalidQuery: there are no interactions or too many, none of their items is known, or buyer_id is not a valid id.
             IndexUnavailable: the index does not answer.
         """
         check_interactions(tuple(interactions))
@@ -352,7 +352,7 @@ class SearchService:
         return answer
 
     def _encode(self, encoder: Encoder, texts: Sequence[str]) -> dict[str, Vector]:
-        """Return text -> (D,) vector of the texts that could be encoded; those that are not cached are encoded together."""
+        """Return text -> (D,) vector; texts that are not cached are encoded together, and left out if that fails."""
         cached = {text: self._vectors.get((encoder.tower_id, text)) for text in texts}
         vectors = {text: vector for text, vector in cached.items() if vector is not None}
         new = [text for text in cached if text not in vectors]
@@ -364,17 +364,17 @@ class SearchService:
                 return vectors
             for text, vector in zip(new, encoded, strict=True):
                 vectors[text] = vector
-                self._vectors.put((encoder.tower_id, text), vector.copy())  # a row would keep the whole batch in memory
+                self._vectors.put((encoder.tower_id, text), vector.copy())  # a view of a row would keep the whole batch in memory
         return vectors
 
 
 def _at_this_moment(filters: Filter) -> Filter:
-    """Give filters the time of this call, so that all lists of one answer agree on which auctions have ended."""
+    """Return filters with a fixed `now`, so that all lists of one answer agree on which auctions have ended."""
     return replace(filters, now=filters.moment())
 
 
 def _checked_filters(k: int, filters: Filter | None) -> Filter:
-    """Check k and filters; return the filters at this moment."""
+    """Check k and filters; return the filters with a fixed `now`."""
     check_page(k)
     filters = filters or Filter()
     check_filters(filters)
@@ -389,6 +389,6 @@ def _fetch_item(context: SearchContext, item_id: str) -> Candidate:
 
 
 def _cache_key(active: ActiveIndex, request: SearchRequest) -> tuple[object, ...]:
-    """Return the cache key of a request: index, tower, all fields except the moment, the cleaned query, and the id it may be."""
+    """Return the cache key of a request: index, tower, cleaned query and other fields without the time, and exact_id."""
     timeless = replace(request, query=query_text(request.query), filters=replace(request.filters, now=EPOCH))
     return active.index.name, active.encoder.tower_id, timeless, request.exact_id

@@ -1,7 +1,7 @@
 """Text from outside: checks, normal forms, and tokenisation into words.
 
-Every row, query, filter, event and file name goes through here. Both indices, the ranking features and the spelling take their
-words from words(); the analyzers of OpenSearch (retrieval.index.opensearch.mapping) use the same tables.
+Every row, query, filter, event and file name goes through this module. The embedded index, the ranking features and the spelling
+take their words from words(). The analyzers of OpenSearch (retrieval.index.opensearch.mapping) use the same tables.
 """
 
 import re
@@ -13,21 +13,21 @@ from itertools import groupby
 from retrieval.errors import InvalidInput, InvalidQuery
 from retrieval.text.arabic import fold_arabic, fold_letters
 
-ANALYSIS = 4  # version; raise it when words, stems or files of them change, so that files of older versions are recognised
+ANALYSIS = 4  # version of words and stems; raise it when they or their files change, so that older files are recognised
 JOINERS = "\u200c\u200d"
-# Joiners, variation selectors and tags: emoji and Indian scripts are drawn with them, so texts keep them and words do not
+# Joiners, variation selectors and tags. Emoji and Indian scripts are drawn with them, so they stay in texts, but not in words
 COMBINING = f"{JOINERS}\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0020-\U000e007f\U000e0100-\U000e01ef"
 # The other code points of Unicode's Default_Ignorable_Code_Point: soft hyphen, width zero, marks of direction, fillers
 UNSEEN = (
     "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufff8"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e001f\U000e0080-\U000e00ff\U000e01f0-\U000e0fff"
 )
-UNSEEN_IN_WORDS = f"[{UNSEEN}{COMBINING}]"  # written so that Python and Java read it alike, as is the next
-WORD_CATEGORIES = ("L", "M", "Nd", "Nl", "Pc")  # of Unicode: letters, marks, digits, numerals, underscores
-WORD_PATTERN = "[" + "".join(f"\\p{{{category}}}" for category in WORD_CATEGORIES) + "]+"  # of Java
+UNSEEN_IN_WORDS = f"[{UNSEEN}{COMBINING}]"  # a regular expression that Python and Java read alike
+WORD_CATEGORIES = ("L", "M", "Nd", "Nl", "Pc")  # Unicode categories: letters, marks, digits, numerals, underscores
+WORD_PATTERN = "[" + "".join(f"\\p{{{category}}}" for category in WORD_CATEGORIES) + "]+"  # a regular expression of Java
 
 _HALF = re.compile("[\ud800-\udfff]")
-_CONTROLS = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # but for tabs and line ends
+_CONTROLS = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # except tabs and line ends
 _UNSEEN, _UNSEEN_IN_WORDS = re.compile(f"[{UNSEEN}]"), re.compile(UNSEEN_IN_WORDS)
 _LINES = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
 _ASCII_WORD = re.compile(r"\w+", re.ASCII)
@@ -37,21 +37,21 @@ def check_text(text: str, name: str) -> None:
     """Reject text that cannot be stored.
 
     Args:
-        text: from outside.
-        name: of the field or file that it came from, for the message.
+        text: text from outside.
+        name: name of the text's field or file, for the message.
 
     Raises:
-        InvalidInput: it holds half a character, as a cut JSON escape or a byte that is no UTF-8 leaves one.
+        InvalidInput: the text holds half a character (a lone surrogate), which a cut JSON escape or invalid UTF-8 leaves behind.
     """
     if not text.isascii() and _HALF.search(text):
         raise InvalidInput(f"{name} holds half a character (a lone surrogate) and is no UTF-8: {text[:40]!r}; write it in UTF-8")
 
 
 def check_request_text(text: str, name: str) -> None:
-    """Reject text of a request that cannot be stored or searched for; arguments as check_text()'s.
+    """Reject text of a request that cannot be stored or searched for; the arguments are those of check_text().
 
     Raises:
-        InvalidQuery: it holds half a character, or a control character other than white space.
+        InvalidQuery: the text holds half a character, or a control character other than a tab or line end.
     """
     try:
         check_text(text, name)
@@ -62,21 +62,21 @@ def check_request_text(text: str, name: str) -> None:
 
 
 def readable(text: str) -> str:
-    r"""Escape half characters, so that a text can be written: a byte that is no UTF-8 becomes \xe9, others \ud83d."""
+    r"""Escape half characters, so that the text can be written: an invalid UTF-8 byte as \xe9, a lone surrogate as \ud83d."""
     return text if text.isascii() else _HALF.sub(_escaped, text)
 
 
 def compose(text: str) -> str:
-    """Normalise text to NFC, each control character but tabs and line ends a space."""
+    """Normalise text to NFC; replace control characters, except tabs and line ends, by spaces."""
     return unicodedata.normalize("NFC", _CONTROLS.sub(" ", text))
 
 
 def clean_text(text: str) -> str:
-    """Normalise text to NFKC, without control and unseen characters, white space folded to single spaces."""
+    """Normalise text to NFKC, remove unseen characters, and fold white space and control characters to single spaces."""
     if text.isascii():
         return " ".join(_LINES.sub(" ", text).split())
     visible = _UNSEEN.sub("", unicodedata.normalize("NFKC", text))
-    return " ".join(_LINES.sub(" ", unicodedata.normalize("NFKC", visible)).split())  # characters may compose now
+    return " ".join(_LINES.sub(" ", unicodedata.normalize("NFKC", visible)).split())  # characters that were apart may compose now
 
 
 def fold_text(text: str) -> str:
@@ -87,7 +87,7 @@ def fold_text(text: str) -> str:
 
 
 def fold_label(text: str) -> str:
-    """Fold a brand or category for comparison: NFC, lower case, without unseen characters."""
+    """Fold a brand or category for comparison: to NFC and lower case, without unseen characters."""
     if text.isascii():
         return text.lower()
     return "".join(map(_lower_case, _UNSEEN_IN_WORDS.sub("", unicodedata.normalize("NFC", text))))
@@ -97,7 +97,8 @@ def words(text: str) -> list[str]:
     """Cut a text into words, before stemming.
 
     Returns:
-        Runs of letters, marks and digits, in lower case and NFC, Arabic letters folded, unseen characters gone; in their order.
+        The runs of letters, marks, digits and underscores, in the order of the text. They are in lower case and NFC, with folded
+        Arabic letters and without unseen characters.
     """
     if text.isascii():
         return _ASCII_WORD.findall(text.lower())
@@ -106,11 +107,11 @@ def words(text: str) -> list[str]:
 
 
 def map_words(text: str, replacements: Mapping[str, str]) -> str:
-    """Replace some words of a text, all else as it was.
+    """Replace some words of a text; everything between them stays.
 
     Args:
-        text: in NFC.
-        replacements: word, as words() has it -> its replacement.
+        text: text in NFC.
+        replacements: word, as words() writes it -> its replacement.
     """
     runs = ("".join(run) for _, run in groupby(text, lambda c: _of_word(c) != " " or bool(_UNSEEN_IN_WORDS.match(c))))
     return "".join(replacements.get("".join(words(run)), run) for run in runs)
@@ -122,7 +123,7 @@ def _escaped(half: re.Match[str]) -> str:
 
 
 def _lower_case(character: str) -> str:
-    """Lower case of one character, as Lucene has it: without a final sigma, and İ becomes a plain i."""
+    """Return one character in lower case as Lucene does: sigma has no final form, and İ becomes a plain i."""
     return character.lower()[0]
 
 

@@ -1,9 +1,12 @@
 """One spelling for words in Arabic letters, whoever typed them: with or without vowel signs, on an Arabic or a Persian keyboard.
 
-The letters are folded as Lucene's ArabicNormalizer folds them, with two differences. What it does not know is folded, too: wasla,
-the signs past sukun, the yeh and kaf of Persian keyboards, digits. And teh marbuta stays: it is the last letter of a great part of
-all nouns, published encoders know the words by it, and for keyword search the stemmer takes it off, as it does the heh that stands
-in its place in careless writing. Hamza on waw or yeh stays, as in Lucene. docs/adr/0013-words-of-several-languages.md says why.
+The letters are folded as by Lucene's ArabicNormalizer, with two differences:
+
+- Characters that Lucene leaves alone are folded, too: wasla, the signs past sukun, the yeh and kaf of Persian keyboards, digits.
+- Teh marbuta is not folded to heh. It is the last letter of many nouns, and published encoders were trained on words with it. In
+  keyword search the stemmer strips teh marbuta, and also the heh that careless writing puts in its place.
+
+Hamza on waw or yeh stays, as in Lucene. docs/adr/0013-words-of-several-languages.md gives the reasons.
 """
 
 import re
@@ -20,7 +23,7 @@ _SIGNS = [*range(0x0610, 0x061B), *range(0x064B, 0x0660), 0x0670, *range(0x06D6,
 _SIGNS += [0x06E7, 0x06E8, *range(0x06EA, 0x06EE), *range(0x08D3, 0x08E2), *range(0x08E3, 0x0900)]
 _DIGITS = {chr(zero + digit): str(digit) for zero in (0x0660, 0x06F0) for digit in range(10)}
 
-# letter -> what stands for it; analyzers of an index fold the words of single fields by the same table
+# letter -> its replacement; the analyzers of OpenSearch use the same table
 LETTERS: Mapping[str, str] = {
     TATWEEL: "",
     **{chr(sign): "" for sign in _SIGNS},
@@ -43,20 +46,20 @@ def has_arabic(text: str) -> bool:
 
 
 def fold_letters(text: str) -> str:
-    """Fold the Arabic letters of a text and remove joiners beside them; the rest stays byte for byte."""
+    """Fold the Arabic letters of a text and remove joiners beside them; other characters stay unchanged."""
     return _JOINERS_AT_LETTERS.sub("", text).translate(_TABLE) if has_arabic(text) else text
 
 
 def fold_arabic(text: str) -> str:
-    """Fold a text as text.clean_text() leaves it: in normal form NFKC, which has written presentation forms out.
+    """Fold the Arabic letters of a cleaned text.
 
     Args:
-        text: in any scripts; one without a character of the Arabic script stays byte for byte.
+        text: text in NFKC, as clean_text() returns it, so that it has no presentation forms; in any scripts.
 
     Returns:
-        The text in NFKC with folded letters; joiners are gone where they stand at Arabic letters (those of emoji and of Indian
-        scripts stay). To fold it again changes nothing, and it is no longer than before.
+        The text in NFKC with folded letters, without joiners beside Arabic letters; those of emoji and of Indian scripts stay.
+        A text without Arabic characters stays unchanged. Folding again changes nothing, and no text becomes longer.
     """
     if not has_arabic(text):
         return text
-    return unicodedata.normalize("NFKC", fold_letters(text))  # what stood apart may now compose
+    return unicodedata.normalize("NFKC", fold_letters(text))  # characters that a removed sign separated may compose now

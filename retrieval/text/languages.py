@@ -1,4 +1,4 @@
-"""Languages whose words in Latin letters an index can stem; words in Arabic letters are stemmed in every index."""
+"""Languages of an index, by which it stems words in Latin letters; words in Arabic letters are stemmed in every index."""
 
 from typing import Literal, get_args
 

@@ -1,7 +1,7 @@
-"""Spelling: words of a query that no item has, and the query with corrections.
+"""Spelling: find the words of a query that no item has, and correct the query.
 
-A word is corrected if it has four letters or more, has no digit (a number or a model is no misspelling of another), and occurs in
-no text, brand or category of the index. Its correction is a word of titles.
+A word is corrected if it has four letters or more, has no digit, and occurs in no text, brand or category of the index. Words with
+digits are left alone, because a number or model is rarely a misspelling of another. A correction is a word of some title.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,13 +10,13 @@ from typing import Any
 from retrieval.text.analysis import map_words, words
 
 MIN_LETTERS = 4
-ONE_EDIT_BELOW = 6  # letters; a longer word may have two edits
-MAX_WORDS = 8  # a query with more unmatched words is not misspelt but meant for another shop
-SPOKEN_FIELDS = ("title", "brand", "category", "text")  # short ones first
+ONE_EDIT_BELOW = 6  # words of fewer letters may have one edit, others two
+MAX_WORDS = 8  # a query with more unmatched words is not misspelt; the shop just has no such items
+SPOKEN_FIELDS = ("title", "brand", "category", "text")  # short ones first, because most words match there
 
 
 def max_edits(word: str) -> int:
-    """Return the number of letters that may be wrong: one of a short word, two of a long one."""
+    """Return the number of edits between a word and its correction that are allowed: 1 for short words, 2 for long ones."""
     return 1 if len(word) < ONE_EDIT_BELOW else 2
 
 
@@ -29,11 +29,11 @@ def doubtful_words(text: str, candidates: Iterable[Mapping[str, Any]]) -> list[s
     """Return the words of a query that occur in none of the candidates.
 
     Args:
-        text: the query.
-        candidates: documents of the best ones; all that share a word with the query are among them.
+        text: text of the query.
+        candidates: documents of the best candidates.
 
     Returns:
-        Words in lower case, each once; none if there are more than MAX_WORDS.
+        The words in lower case, sorted, each once; none if there are more than MAX_WORDS.
     """
     unmatched = {word for word in words(text) if can_be_misspelt(word)}
     documents = list(candidates)

@@ -1,6 +1,7 @@
-"""Stems of words, the same as the analyzers of OpenSearch make: Snowball, and for Arabic letters the light stemmer of Lucene.
+"""Stems of words, equal to those of OpenSearch's analyzers: from Snowball, and for Arabic letters from Lucene's light stemmer.
 
-The script of a word decides: Arabic letters are stemmed as Arabic in every index, Latin ones in the one language of the index.
+The script of a word selects the stemmer. Words in Arabic letters are stemmed as Arabic in every index, all others in the language
+of the index.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from retrieval.text.arabic import has_arabic
 
 SNOWBALL = {"en": EnglishStemmer, "de": GermanStemmer, "fr": FrenchStemmer, "es": SpanishStemmer}
 
-# "the" alone and behind "and", "with", "like", "so"; "for the"; "and"
+# "the", by itself and after "and", "with", "like", "so"; "for the"; "and"
 ARTICLES = (
     "\u0627\u0644",
     "\u0648\u0627\u0644",
@@ -39,26 +40,26 @@ ENDINGS = (
     "\u0629",
     "\u064a",
 )
-CACHED_LETTERS = 64  # of a word whose stem is cached; a longer one is no word that many lots have
-MIN_LETTERS = 2  # of what is left
-MIN_LETTERS_AFTER_AND = 3  # "and" is one letter, which many a short word begins with
+CACHED_LETTERS = 64  # stems of longer words are not cached, because few items have them
+MIN_LETTERS = 2  # letters of a word that stripping must leave
+MIN_LETTERS_AFTER_AND = 3  # more after "and", because it is one letter, with which many short words begin
 
 
 def stemmer(language: str) -> Callable[[str], str]:
-    """Return the stemmer of words in lower case with folded letters; threads must not share it."""
+    """Return a new stemmer: word in lower case with folded letters -> its stem. Threads must not share it."""
     latin: Callable[[str], str] = SNOWBALL[language]().stemWord
     return lambda word: stem_arabic(word) if has_arabic(word) else latin(word)
 
 
 def caching_stemmer(language: str, most_words: int) -> Callable[[str], str]:
-    """Make a stemmer() that caches the stems of `most_words` words; long words are stemmed each time."""
+    """Return a stemmer() that caches the stems of at most `most_words` words; long words are stemmed each time."""
     stem_anew = stemmer(language)
     stem_cached = lru_cache(most_words)(stem_anew)
     return lambda word: stem_cached(word) if len(word) <= CACHED_LETTERS else stem_anew(word)
 
 
 def stem(word: str, language: str) -> str:
-    """Stem a word of a query with a new stemmer."""
+    """Return the stem of a word; those of short words are cached. Threads may call it."""
     return _cached_stem(word, language) if len(word) <= CACHED_LETTERS else stemmer(language)(word)
 
 
@@ -68,14 +69,14 @@ def _cached_stem(word: str, language: str) -> str:
 
 
 def has_same_stem(word: str, text: str, language: str) -> bool:
-    """True if a text has a word with the same stem."""
+    """True if `text` has a word with the same stem as `word`."""
     if text.isascii() and word[:2] not in text:  # stemming and folding never change the first two letters
         return False
     return stem(word, language) in (stem(other, language) for other in words(text))
 
 
 def stem_arabic(word: str) -> str:
-    """Strip one article and every ending off a word: light10 of Larkey, Ballesteros and Connell (2007), as Lucene has it."""
+    """Strip one article, then every ending in turn: light10 of Larkey, Ballesteros and Connell (2007), as in Lucene."""
     for article in ARTICLES:
         least = MIN_LETTERS_AFTER_AND if len(article) == 1 else MIN_LETTERS
         if word.startswith(article) and len(word) >= len(article) + least:

@@ -1,8 +1,9 @@
-"""Choice of an index type for a number of items and a memory: byte formulas, and effort and time from a measured table.
+"""Choice of an index type for a number of items and a memory size. Bytes come from formulas, effort and time from a measured table.
 
-calibration.json beside this file names the command that measured it. At each of its sizes, effort and time at the target recall are
-interpolated between measured points. Between sizes both grow as fitted powers of the items, within the limits of the algorithms,
-because few sizes on a busy machine show noise. Beyond the measured sizes the result is an estimate, and marked.
+calibration.json beside this file is the table, and names the command that measured it. For each measured number of items, effort
+and time at the target recall are interpolated between measured points. For other numbers of items, both grow as fitted powers of
+that number. The powers are limited to what the algorithms allow, because few measurements on a busy machine are noisy. Advice for
+numbers outside the measured range is marked as estimated.
 """
 
 import json
@@ -19,22 +20,29 @@ from retrieval.errors import InvalidInput
 from retrieval.files import replace_file
 
 CALIBRATION = Path(__file__).with_name("calibration.json")
-HEADROOM = 0.9  # of the memory; the process itself and the system need the rest
-MIN_MISS = 1e-4  # a smaller miss rate is not visible with 100 queries
-MIN_FRACTION = -1.0  # extrapolation below the lowest measured effort, in steps between two points
+HEADROOM = 0.9  # share of the memory that an index may use; process and system need the rest
+MIN_MISS = 1e-4  # smaller miss rates count as this one, because 100 queries cannot show them
+MIN_FRACTION = -1.0  # lowest fraction in _at_recall(): extrapolation below the lowest effort is limited to one step
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """Lowest and highest power of the items with which a cost grows at equal recall."""
+    """The lowest and highest power of the number of items by which each cost can grow at equal recall.
+
+    Attributes:
+        search_effort: powers of ef_search or nprobe.
+        p50: powers of the median search time.
+        build: powers of the build time.
+    """
 
     search_effort: tuple[float, float]
     p50: tuple[float, float]
     build: tuple[float, float]
 
 
-# Number and length of lists grow with the root of the items; a graph search visits a logarithm of them (Malkov and Yashunin)
+# search effort -> growth. Number and length of lists grow with the square root of the number of items. The number of vectors that a
+# graph search visits grows with its logarithm (Malkov and Yashunin)
 GROWTH: Mapping[str | None, Growth] = {
     None: Growth((0, 0), (1, 1), (0.5, 1)),
     "nprobe": Growth((0, 0.5), (0.5, 1), (1, 1.5)),
@@ -47,12 +55,12 @@ class Measured:
     """The measurement of one index at one effort.
 
     Attributes:
-        spec: with its effort; the number of lists may be open.
+        spec: spec of the index with its search effort; nlist may be 0.
         items: number of vectors.
         dimensions: length of the vectors.
-        recall: @50.
-        p50_ms: of single queries on one thread.
-        build_s: processor time of two threads, divided by two.
+        recall: recall@50, in [0, 1].
+        p50_ms: median time of a query in milliseconds, on one thread.
+        build_s: processor time in seconds of a build with two threads, divided by two.
     """
 
     spec: str
@@ -68,9 +76,9 @@ class Calibration:
     """A table of measurements.
 
     Attributes:
-        command: the command line that measured it; "made_by" in the file.
+        command: command line that measured the table; "made_by" in the file.
         data: description of the vectors and the machine.
-        measured: rows of any index types and sizes.
+        measured: measurements of any index types and numbers of items.
     """
 
     command: str
@@ -82,7 +90,7 @@ class Calibration:
         """Read a calibration file.
 
         Raises:
-            InvalidInput: no such file, or not a calibration.
+            InvalidInput: there is no such file, or it is not a calibration.
         """
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
@@ -92,7 +100,7 @@ class Calibration:
             raise InvalidInput(message) from error
 
     def save(self, path: Path) -> None:
-        """Write it as JSON, a row a line."""
+        """Write the table as JSON, one measurement per line."""
         rows = ",\n".join(f"    {json.dumps(asdict(row))}" for row in self.measured)
         head = f'  "made_by": {json.dumps(self.command)},\n  "data": {json.dumps(self.data)},\n'
         replace_file(path, f'{{\n{head}  "measured": [\n{rows}\n  ]\n}}\n')
@@ -103,17 +111,17 @@ class Advice:
     """The expected costs of one index type.
 
     Attributes:
-        family: the index type, see IndexSpec.
-        spec: with the expected effort for the recall; to be tuned on the vectors themselves.
-        memory_bytes: of the index.
-        disk_bytes: of its files, with full vectors for rescoring.
-        recall: @50, expected at that effort.
-        p50_ms: expected of single queries on one thread, all of the index in memory.
-        build_hours: expected with two threads.
-        estimated: True beyond the measured sizes.
-        fits: True if it is within the memory.
-        reaches: True if its recall is enough.
-        why_not: reasons against it; empty if it could be chosen.
+        family: index type, see IndexSpec.
+        spec: spec with the expected search effort for the recall, which should be tuned on the actual vectors.
+        memory_bytes: bytes of the index in memory.
+        disk_bytes: bytes of the files, with full vectors for rescoring.
+        recall: expected recall@50 with that effort.
+        p50_ms: expected median time of a query in milliseconds, on one thread, with the whole index in memory.
+        build_hours: expected hours of a build with two threads.
+        estimated: True if the number of items is outside the measured range, or vectors of another length were measured.
+        fits: True if the index fits into the memory.
+        reaches: True if the index reaches the target recall.
+        why_not: reasons against this index type; empty if there are none.
     """
 
     family: str
@@ -130,14 +138,14 @@ class Advice:
 
 
 def advise(calibration: Calibration, items: int, dimensions: int, memory_bytes: int, recall: float) -> list[Advice]:
-    """Rate all measured index types: suitable ones by their time, then the others.
+    """Return the expected costs of all measured index types: suitable types by their query time, then the others.
 
     Args:
-        calibration: the measurements.
+        calibration: table of measurements.
         items: number of vectors, > 0.
         dimensions: length of the vectors.
-        memory_bytes: limit for the index and its process.
-        recall: target @50, in (0, 1].
+        memory_bytes: memory of the machine; the index may use 90 % of it.
+        recall: target recall@50, in (0, 1].
     """
     rows: dict[str, list[Measured]] = {}
     for row in calibration.measured:
@@ -147,16 +155,16 @@ def advise(calibration: Calibration, items: int, dimensions: int, memory_bytes: 
 
 
 def shards_needed(advices: Sequence[Advice], memory_bytes: int) -> int:
-    """Return how many machines of this memory the smallest index with enough recall needs; 0 if no index has enough recall."""
+    """Return the number of machines of this memory for the smallest index that reaches the recall; 0 if none reaches it."""
     enough = [advice.memory_bytes for advice in advices if advice.reaches]
     return math.ceil(min(enough) / (HEADROOM * memory_bytes)) if enough else 0
 
 
 def parse_bytes(text: str) -> int:
-    """Read 16GB, 512MB or 1.5TiB as bytes.
+    """Return the number of bytes in a text such as 16GB, 512MB or 1.5TiB.
 
     Raises:
-        InvalidInput: not a number with such a unit.
+        InvalidInput: the text is not a number with a unit in UNITS.
     """
     match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([A-Z]+)", text.strip(), re.IGNORECASE)
     try:
@@ -169,10 +177,10 @@ def parse_bytes(text: str) -> int:
 
 
 def parse_items(text: str) -> int:
-    """Read 50e6, 50000000 or 50_000_000 as a number.
+    """Return the whole number in a text such as 50e6, 50000000 or 50_000_000.
 
     Raises:
-        InvalidInput: not a whole number above 0.
+        InvalidInput: the text is not a whole number above 0.
     """
     try:
         number = float(text)
@@ -184,7 +192,7 @@ def parse_items(text: str) -> int:
 
 
 def _expect(rows: Sequence[Measured], items: int, dimensions: int, memory_bytes: int, recall: float) -> Advice:
-    """Return the expected costs of the index type of all rows."""
+    """Return the expected costs of the one index type of these rows; the other arguments are those of advise()."""
     sizes = {size: [row for row in rows if row.items == size] for size in sorted({row.items for row in rows})}
     at_recall = {size: _at_recall(of_size, recall) for size, of_size in sizes.items()}
     reaches = all(at_recall.values())
@@ -218,7 +226,7 @@ def _expect(rows: Sequence[Measured], items: int, dimensions: int, memory_bytes:
 
 
 def _fit(spec: IndexSpec, measured: int, dimensions: int) -> IndexSpec:
-    """Return the spec for vectors of another length: product codes grow in proportion if their parts stay equal."""
+    """Return the spec for vectors of another length. pq_m changes in proportion, or to a divisor of the new length."""
     if "pq" not in spec.index_type:
         return spec
     parts = max(1, round(spec.pq_m * dimensions / measured))
@@ -231,9 +239,13 @@ def _effort(row: Measured) -> float:
 
 
 def _at_recall(rows: Sequence[Measured], recall: float) -> tuple[float, float] | None:
-    """Return (effort, p50) of a recall at one size, interpolated between the points around it; None if no point reaches it.
+    """Return (effort, p50_ms) at a recall, interpolated between the measured points around it; None if no point reaches it.
 
     The miss rate falls as a power of the effort, so the interpolation is logarithmic.
+
+    Args:
+        rows: measurements of one index type with one number of items.
+        recall: target recall@50.
     """
     ordered = sorted(rows, key=_effort)
     first = next((position for position, row in enumerate(ordered) if row.recall >= recall), None)
@@ -254,7 +266,16 @@ def _at_recall(rows: Sequence[Measured], recall: float) -> tuple[float, float] |
 
 
 def _extrapolate(pairs: Sequence[tuple[int, float]], items: int, lowest: float, highest: float) -> float:
-    """Extrapolate a measured value to another size from the nearest one, by the fitted power within bounds."""
+    """Estimate a value for another number of items, from the measured number nearest to it.
+
+    The value grows with a power of the number, which is fitted to the pairs and limited to `lowest` and `highest`.
+
+    Args:
+        pairs: (number of items, measured value).
+        items: number of items to estimate for.
+        lowest: lowest power.
+        highest: highest power.
+    """
     sizes, values = [math.log(size) for size, _ in pairs], [math.log(max(value, 1e-3)) for _, value in pairs]
     slope = float(np.polyfit(sizes, values, 1)[0]) if len(pairs) > 1 else (lowest + highest) / 2
     nearest = min(range(len(pairs)), key=lambda position: abs(sizes[position] - math.log(items)))

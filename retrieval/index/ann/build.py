@@ -1,11 +1,11 @@
 """A read-only index in a folder of its own, built from vectors that come in batches.
 
 folder/
-    index.faiss     FAISS's own format
-    vectors.f32     (N, D) float32 to score candidates from; only for index types that do not hold the full vectors
-    index.json      written last: the spec, the shape, sizes and checksum of the files
+    index.faiss     index in FAISS's own format
+    vectors.f32     (N, D) float32 vectors, with which candidates are scored; missing if FAISS stores the full vectors
+    index.json      spec, shape, sizes of both files and checksum of the first; written last
 
-The files are mapped read-only, so processes share them and an index may be larger than memory.
+The files are mapped read-only, so processes share their memory, and an index may be larger than memory.
 """
 
 import json
@@ -26,9 +26,9 @@ from retrieval.index.ann.vector_index import AnnIndex
 from retrieval.progress import Progress, ignore_progress
 
 INDEX_FILE, VECTORS_FILE, CARD_FILE = "index.faiss", "vectors.f32", "index.json"
-STEP_ROWS = 10_000  # added between two steps of a progress bar
+STEP_ROWS = 10_000  # vectors added between two steps of a progress bar
 
-_faiss: Any = faiss  # its type stubs know the C++ signatures alone
+_faiss: Any = faiss  # untyped, because FAISS's stubs have only C++ signatures
 
 
 def build_index(
@@ -39,20 +39,20 @@ def build_index(
     *,
     progress: Progress = ignore_progress,
 ) -> AnnIndex:
-    """Build an index of vectors that come in batches, and open it from its files.
+    """Build an index of vectors that come in batches, and return it opened from its files.
 
-    The batches are written to a file first, so the training sample comes from all of them and memory holds only the sample and
-    the index.
+    The batches are written to a file first. So the training sample is drawn from all of them, and only the sample and the index are
+    in memory.
 
     Args:
-        spec: an open number of lists is chosen by the number of vectors.
-        batches: (n, dimensions) float32 of unit length each; together at least one vector.
+        spec: spec of the index; nlist 0 is derived from the number of vectors.
+        batches: batches of vectors of unit length, (n, dimensions) float32, with at least one vector in all.
         dimensions: length of the vectors.
-        folder: created if missing; an index in it is replaced.
-        progress: called with (vectors added, vectors).
+        folder: folder to write to, created if missing; an index in it is replaced.
+        progress: progress of the build; the unit is vectors.
 
     Raises:
-        InvalidInput: the parameters do not suit the dimensions or the number of vectors.
+        InvalidInput: the parameters do not suit the dimensions, a batch has another shape, or there is no vector.
         OSError: the folder cannot be written.
     """
     spec.check_fit(dimensions)
@@ -80,12 +80,12 @@ def open_index(folder: Path, *, mapped: bool = True, check: bool = True) -> AnnI
     """Open the index in a folder, read-only.
 
     Args:
-        folder: written by build_index().
-        mapped: True leaves the index on the disk, where searches read what they need; False reads it into memory.
+        folder: folder that build_index() wrote.
+        mapped: True leaves the index on the disk, from which searches read the parts they need; False reads it into memory.
         check: True reads the index file once to compare its checksum.
 
     Raises:
-        IndexUnavailable: a file is missing, of another size or damaged; the message says which.
+        IndexUnavailable: a file is missing, damaged or has another size; the message names it.
     """
     try:
         card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
@@ -106,7 +106,7 @@ def open_index(folder: Path, *, mapped: bool = True, check: bool = True) -> AnnI
 
 
 def _write_vectors(batches: Iterable[Vector], dimensions: int, path: Path) -> int:
-    """Write all vectors, one after the other; return their number."""
+    """Write all vectors, one after the other, and return their number."""
     items = 0
     with path.open("wb") as file:
         for batch in batches:

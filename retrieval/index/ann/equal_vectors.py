@@ -1,8 +1,8 @@
-"""Equal vectors in an HNSW graph: one of them is linked, the others hang on it (docs/adr/0017-equal-vectors.md).
+"""Equal vectors in an HNSW graph: only one of them is linked, the others hang on it (docs/adr/0017-equal-vectors.md).
 
-Five hundred linked copies of one vector would have only each other as neighbours: an island where searches for other items end,
-too. So a vector that nearly equals one in the graph is stored without links. It joins an answer together with the vector that it
-hangs on.
+Hundreds of linked copies of one vector would have only each other as neighbours, and searches for other items would end there. So a
+vector that nearly equals a linked vector is stored without links: it hangs on that vector. When a search finds the linked vector,
+the hanging ones are added to its result.
 """
 
 from collections.abc import Callable
@@ -17,22 +17,22 @@ from retrieval.contracts.documents import Vector
 from retrieval.index.ann.full_vectors import VectorIds
 from retrieval.index.port import Mask
 
-_faiss: Any = faiss  # its type stubs know the C++ signatures alone
+_faiss: Any = faiss  # untyped, because FAISS's stubs have only C++ signatures
 
-# Squared distance up to which vectors count as equal. A float32 inner product cannot tell them apart below 1e-7; vectors further
-# apart than this link well by themselves
+# Largest squared distance of vectors that count as equal. A float32 inner product cannot distinguish vectors below 1e-7. Vectors
+# that are further apart than 1e-5 link well
 EQUAL_DISTANCE = 1e-5
-EF_SEARCH = 32  # for an equal vector, the nearest of all, so little effort finds it
-BLOCK_ROWS = 512  # compared with their batch at a time
-PAIR_BYTES = 16
+EF_SEARCH = 32  # low, because an equal vector is the nearest of all and easily found
+BLOCK_ROWS = 512  # vectors that are compared with all vectors of their batch at a time
+PAIR_BYTES = 16  # bytes per pair in a file: two int64
 
 
 class EqualVectors:
-    """The vector ids of a graph that hang on others. Searches may share it.
+    """The pairs of a hanging and a linked vector in a graph. Searches may share it.
 
     Args:
-        hanging: (C,) the ids without links.
-        linked: (C,) ascending, the id that each of them hangs on.
+        hanging: (C,) ids of the vectors without links; None for none.
+        linked: (C,) id of the vector that each of them hangs on, ascending; None for none.
     """
 
     def __init__(self, hanging: VectorIds | None = None, linked: VectorIds | None = None) -> None:
@@ -43,16 +43,16 @@ class EqualVectors:
         return len(self._hanging)
 
     def copy(self) -> Self:
-        """Return the same ids, which may be added to."""
+        """Return a copy, to which vectors may be added without changing this object."""
         return type(self)(self._hanging, self._linked)
 
     def add_to(self, index: Any, vectors: Vector, take: Callable[[VectorIds], Vector]) -> None:
-        """Append vectors to a graph, and link only those that equal no other.
+        """Append vectors to a graph; those that equal a linked vector, or an earlier one of `vectors`, get no links.
 
         Args:
-            index: an IndexHNSW of FAISS in memory.
+            index: IndexHNSW of FAISS, in memory.
             vectors: (n, D) float32, C-contiguous.
-            take: returns the (m, D) vectors of ids that the index has before.
+            take: function that returns the (m, D) vectors of m ids in the graph.
         """
         first, count = int(index.ntotal), len(vectors)
         on = _find_linked(index, vectors, take)
@@ -63,7 +63,7 @@ class EqualVectors:
         _faiss.downcast_index(index.storage).add(vectors[~alone])
         index.hnsw.prepare_level_tab(int(np.count_nonzero(~alone)), False)
         index.ntotal = first + count
-        order = np.arange(first + count)  # ids follow the order of the vectors, FAISS has the linked ones first
+        order = np.arange(first + count)  # FAISS has the linked vectors first; ids must follow the order of `vectors`
         order[first:][alone] = first + np.arange(np.count_nonzero(alone))
         order[first:][~alone] = first + np.arange(np.count_nonzero(alone), count)
         index.permute_entries(order)
@@ -73,7 +73,7 @@ class EqualVectors:
         self._hanging, self._linked = hanging[ascending], linked[ascending]
 
     def leading_to(self, allowed: Mask) -> Mask:
-        """Return (N,) bool: the allowed ids, and those on which an allowed one hangs."""
+        """Return a (N,) bool mask of the allowed ids, and of the ids on which an allowed vector hangs."""
         if not len(self):
             return allowed
         leading = allowed.copy()
@@ -81,7 +81,7 @@ class EqualVectors:
         return leading
 
     def with_equals(self, vector_ids: VectorIds) -> VectorIds:
-        """Return these ids and all that hang on them."""
+        """Return these ids, and the ids of all vectors that hang on them."""
         if not len(self):
             return vector_ids
         starts, ends = np.searchsorted(self._linked, vector_ids, "left"), np.searchsorted(self._linked, vector_ids, "right")
@@ -102,11 +102,11 @@ class EqualVectors:
 
 
 def _find_linked(index: Any, vectors: Vector, take: Callable[[VectorIds], Vector]) -> VectorIds:
-    """Return (n,) for each of (n, D) new vectors the id of an equal one that has or gets links; its own id if none is equal."""
+    """Return, for each of (n, D) new vectors, the id of the vector that it hangs on; its own id if it gets links itself."""
     first, count = int(index.ntotal), len(vectors)
     own = np.arange(count)
     before = _first_equals(vectors)
-    # a vector equal to one that hangs on a third is linked itself, because hanging has one level
+    # a vector never hangs on a hanging one: if its first equal hangs on a third vector, it is linked itself
     alone = (before == own) | (before[before] != before)
     before[alone] = own[alone]
     on = first + own
@@ -121,7 +121,7 @@ def _find_linked(index: Any, vectors: Vector, take: Callable[[VectorIds], Vector
 
 
 def _first_equals(vectors: Vector) -> NDArray[np.int64]:
-    """Return (n,) the first row of (n, D) that equals each row; the row itself if no earlier one does."""
+    """Return, for each row of (n, D) vectors, the first row that equals it, which may be itself."""
     lengths = np.einsum("nd,nd->n", vectors, vectors)
     first = np.arange(len(vectors))
     for start in range(0, len(vectors), BLOCK_ROWS):

@@ -1,10 +1,10 @@
 """Export of a release as plain files for other tools: vectors, ids, and a FAISS index over them.
 
-product_embeddings.npy       (N, D) float32 of unit length
-product_ids.npy              (N,) text, the id of each row
-product_id_to_index.json     id -> row
-product_index.faiss          over the rows in their order; inner product, equal to the cosine
-export.json                  written last: which release and tower, and the sha256 of the files
+product_embeddings.npy       (N, D) float32 vectors of unit length, one row per item
+product_ids.npy              (N,) text, the item id of each row
+product_id_to_index.json     item id -> row, from 0
+product_index.faiss          FAISS index over the rows in their order, by inner product, which is the cosine
+export.json                  release, tower, and sha256 of the files; written last
 """
 
 import json
@@ -39,12 +39,12 @@ class Export:
     """The content of `export.json`.
 
     Attributes:
-        release_id: the exported release.
-        tower_id: the tower of the vectors; queries must be encoded with the same tower.
-        lots: rows, ended auctions included; a search over the files must leave those out.
-        dimensions: length of a row.
-        spec: of the FAISS index, with the number of its lists.
-        files: name -> sha256.
+        release_id: id of the exported release.
+        tower_id: id of the tower of the vectors; queries must be encoded with the same tower.
+        lots: number of rows, ended auctions included; a search over the files must leave these out.
+        dimensions: length of the vectors.
+        spec: spec of the FAISS index, with its number of lists.
+        files: file name -> hexadecimal sha256.
     """
 
     release_id: str
@@ -63,18 +63,18 @@ def export_release(
     on_read: Progress = ignore_progress,
     on_built: Progress = ignore_progress,
 ) -> Export:
-    """Write a release as plain files; memory holds all of its vectors, twice while the index is built.
+    """Write a release as plain files. All vectors are in memory, and twice while the index is built.
 
     Args:
-        release: `embeddings/<release_id>`.
-        folder: created if missing; files of an older export are replaced, each in one step.
-        spec: of any index type; training needs enough items (IndexSpec.min_to_train).
-        on_read: called with (entries read, entries).
-        on_built: called with (rows in the index, rows).
+        release: folder of the release, `embeddings/<release_id>`.
+        folder: folder to write to, created if missing; files of an older export are replaced, each in one step.
+        spec: spec of the FAISS index; training needs enough items (IndexSpec.min_to_train).
+        on_read: progress of reading; the unit is operations.
+        on_built: progress of building the index; the unit is rows.
 
     Returns:
-        The export. Rows have the order of the items in the release. An item that comes twice has the place of the first and the
-        vector of its newest version, as in an index.
+        The content of export.json. Rows have the order of the items in the release. An item with several versions has the row of
+        the first one and the vector of the newest one.
 
     Raises:
         ReleaseError: the release is unfinished, damaged or has no item.
@@ -102,7 +102,7 @@ def export_release(
 
 
 def _rows(release: Path, progress: Progress) -> tuple[list[str], Vector]:
-    """Return the ids (N) and vectors (N, D) of the items that an index of the release would hold."""
+    """Return the N ids and (N, D) vectors of the items that an index of the release would store."""
     manifest = load_release(release)
     vectors = np.empty((manifest.items_embedded, manifest.dimensions), dtype=np.float32)
     rows: dict[str, int] = {}
@@ -141,7 +141,7 @@ def _build(vectors: Vector, spec: IndexSpec, progress: Progress) -> Any:
 
 
 def _write(path: Path, write: Callable[[Path], None]) -> str:
-    """Write a file in one step; return its sha256."""
+    """Write a file in one step, and return its hexadecimal sha256."""
     with replacing(path) as partial:
         write(partial)
         return sha256_of(partial)

@@ -1,4 +1,4 @@
-"""Empty and trained FAISS indexes of an IndexSpec."""
+"""Make the FAISS index of an IndexSpec, trained and without vectors."""
 
 import logging
 from typing import Any
@@ -11,8 +11,8 @@ from retrieval.contracts.documents import Vector
 from retrieval.index.ann.full_vectors import FullVectors
 
 SAMPLE_SEED = 7
-OPQ_ROUNDS, OPQ_SAMPLE = 5, 10_000  # alternations of rotating and coding; FAISS's 50 rounds of 65,536 vectors take minutes
-FACTORY = {  # np: without polysemous codes, which nothing here reads and which take minutes
+OPQ_ROUNDS, OPQ_SAMPLE = 5, 10_000  # training of the rotation: FAISS's default, 50 rounds with 65,536 vectors, takes minutes
+FACTORY = {  # index type -> FAISS's factory text; "np" leaves out polysemous codes, which are not used here and take minutes
     "flat": "Flat",
     "fp16": "SQfp16",
     "sq8": "SQ8",
@@ -26,13 +26,18 @@ FACTORY = {  # np: without polysemous codes, which nothing here reads and which 
 }
 
 logger = logging.getLogger(__name__)
-_faiss: Any = faiss  # its type stubs know the C++ signatures alone
+_faiss: Any = faiss  # untyped, because FAISS's stubs have only C++ signatures
 
 
 def train_faiss_index(spec: IndexSpec, vectors: Vector | FullVectors) -> Any:
-    """Return an empty FAISS index of a spec with a number of lists, trained on a random sample of (N, D) vectors."""
+    """Return an empty FAISS index, trained on a random sample of the vectors.
+
+    Args:
+        spec: spec of the index, with an nlist above 0 if its type has lists.
+        vectors: (N, D) vectors of unit length, from which the sample is drawn.
+    """
     items, dimensions = vectors.shape
-    # vectors cut by PCA are compared by distance, because their axes start at the mean; others by inner product, their cosine
+    # after PCA, vectors are compared by distance, because PCA subtracts the mean; others by inner product, which is the cosine
     metric = faiss.METRIC_L2 if spec.pca else faiss.METRIC_INNER_PRODUCT
     factory_text = FACTORY[spec.index_type].format(nlist=spec.nlist, m=spec.m, pq_m=spec.pq_m, pq_bits=spec.pq_bits)
     index: Any = _faiss.index_factory(dimensions, f"PCA{spec.pca},{factory_text}" if spec.pca else factory_text, metric)
@@ -45,7 +50,7 @@ def train_faiss_index(spec: IndexSpec, vectors: Vector | FullVectors) -> Any:
     if hasattr(inner, "hnsw"):
         inner.hnsw.efConstruction = spec.ef_construction
     if hasattr(inner, "nlist"):
-        inner.cp.spherical = not spec.pca  # centroids of unit length, because long ones would attract all vectors
+        inner.cp.spherical = not spec.pca  # scale centroids to unit length, because long ones would attract all vectors
     sample = spec.training_sample(items)
     if sample:
         rows = np.sort(np.random.default_rng(SAMPLE_SEED).choice(items, sample, replace=False))
@@ -60,7 +65,7 @@ def _train_on_cpu(index: Any, sample: Vector) -> Any:
 
 
 def _uses_gpu(spec: IndexSpec) -> bool:
-    """True if FAISS was built for GPUs, one is present, and the index type's k-means gains from it."""
+    """True if FAISS was built for GPUs, a GPU is present, and the index type has lists, whose k-means is faster there."""
     return spec.search_effort == "nprobe" and getattr(faiss, "get_num_gpus", lambda: 0)() > 0
 
 
@@ -70,6 +75,6 @@ def _train_on_gpu(index: Any, sample: Vector) -> Any:
         on_gpu = _faiss.index_cpu_to_all_gpus(index)
         on_gpu.train(sample)
         return _faiss.index_gpu_to_cpu(on_gpu)
-    except RuntimeError as error:  # codes that the GPU kernels do not support
+    except RuntimeError as error:  # the GPU kernels do not support some codes
         logger.warning("the index is trained without a GPU (%s)", error)
         return _train_on_cpu(index, sample)

@@ -1,4 +1,4 @@
-"""Full vectors on the disk, from which an index of compressed vectors scores its candidates."""
+"""Full vectors on the disk, with which the candidates of an index of compressed vectors are scored."""
 
 import mmap
 import os
@@ -13,19 +13,19 @@ from retrieval.contracts.documents import Vector
 from retrieval.errors import IndexUnavailable
 
 VectorIds = NDArray[np.int64]
-BLOCK_ROWS = 65_536  # vectors gathered at a time
+BLOCK_ROWS = 65_536  # vectors that are copied into memory at a time
 
 
 class FullVectors:
-    """(N, D) float32 in two mapped files: the saved vectors, and after them those added since.
+    """An array of (N, D) float32 vectors in two mapped files: first the saved vectors, then those that were added later.
 
-    The second file has no name, so nothing remains of it after its last reader ends, even by a crash. Copies share it: each adds
-    after its own last vector, and reads no further. So of several copies, only one may be added to and stored.
+    The second file has no name, so nothing remains of it once no process uses it, even after a crash. Copies share the second file,
+    and each copy writes behind its own last vector. So only one of several copies may be added to and saved.
 
     Args:
         dimensions: length of the vectors.
-        folder: the second file lies on its disk; None takes the system's temporary folder.
-        saved: (N, D), mapped; None for none.
+        folder: folder on the disk of the second file; None takes the system's temporary folder.
+        saved: saved (M, D) vectors, mapped from a file; None for none.
     """
 
     def __init__(self, dimensions: int, folder: Path | None, saved: Vector | None = None) -> None:
@@ -40,11 +40,11 @@ class FullVectors:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(N, D)."""
+        """Return (N, D): number and length of the vectors."""
         return len(self), self._dimensions
 
     def copy(self) -> Self:
-        """Return the same vectors, which may be added to."""
+        """Return a copy, which shares the files; see the class for which copy may be added to."""
         copied = type(self)(self._dimensions, self._folder, self._saved)
         copied._added, copied._file = self._added, self._file
         return copied
@@ -53,12 +53,12 @@ class FullVectors:
         """Append (n, D) vectors.
 
         Raises:
-            IndexUnavailable: the disk does not take them.
+            IndexUnavailable: the vectors cannot be written to the disk.
         """
         try:
             file = self._file = self._file or tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 -- open as long as it is read
             start, rest = 4 * self._dimensions * self._added, memoryview(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
-            while rest:  # at a given place, because copies share the file and its position
+            while rest:  # pwrite() at an offset, because copies share the file and its position
                 written = os.pwrite(file.fileno(), rest, start)
                 start, rest = start + written, rest[written:]
         except OSError as error:
@@ -68,7 +68,7 @@ class FullVectors:
         self._mapped = None
 
     def __getitem__(self, vector_ids: VectorIds) -> Vector:
-        """Return (n, D) float32, a copy of the vectors with these ids."""
+        """Return a copy of the vectors with these n ids, (n, D) float32."""
         first = len(self._saved)
         if not self._added:
             return self._saved[vector_ids]
@@ -80,11 +80,11 @@ class FullVectors:
         return vectors
 
     def rows(self, start: int, stop: int) -> Vector:
-        """Return (stop - start, D) float32, a copy of the vectors from vector id `start` to before `stop`."""
+        """Return a copy of the vectors from id `start` to before `stop`, or to the last one, as (n, D) float32."""
         return self[np.arange(start, min(stop, len(self)))]
 
     def scores(self, query: Vector, vector_ids: VectorIds) -> NDArray[np.float32]:
-        """Return (n,) dot products of a query with the vectors of these ids."""
+        """Return (n,) float32 dot products of a (D,) query with the vectors of these n ids."""
         blocks = [self[vector_ids[i : i + BLOCK_ROWS]] @ query for i in range(0, len(vector_ids), BLOCK_ROWS)]
         return np.concatenate(blocks) if blocks else np.empty(0, dtype=np.float32)
 
@@ -98,6 +98,6 @@ class FullVectors:
 
 
 def map_vectors(path: Path, shape: tuple[int, int], start: int = 0) -> Vector:
-    """Map the (N, D) float32 numbers of a file from byte `start` on, read-only."""
-    plain: Vector = np.asarray(np.memmap(path, dtype="<f4", mode="r", offset=start, shape=shape))  # quicker to index than a memmap
+    """Return the vectors of this shape in a file from byte `start` on, as a read-only map of float32 numbers."""
+    plain: Vector = np.asarray(np.memmap(path, dtype="<f4", mode="r", offset=start, shape=shape))  # indexed faster than a memmap
     return plain

@@ -1,6 +1,7 @@
-"""Inner products of a query with many vectors by FAISS's own loops, which read mapped files in place, at any address.
+"""Inner products of a query with many vectors, by FAISS's own loops, which read vectors in mapped files without a copy.
 
-numpy would copy rows that it gathers. It would copy all of an array at an odd address, such as vectors in FAISS's mapped files.
+numpy would copy the selected rows. If an array starts at an unaligned address, as vectors in FAISS's mapped files do, numpy would
+even copy all of it.
 """
 
 from typing import Any
@@ -11,19 +12,19 @@ from numpy.typing import NDArray
 
 from retrieval.contracts.documents import Vector
 
-_faiss: Any = faiss  # its type stubs leave these functions out
+_faiss: Any = faiss  # untyped, because FAISS's stubs lack these functions
 
 
 def inner_products(vectors: Vector, query: Vector, vector_ids: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-    """Return the inner products of some vectors with a query, on one thread.
+    """Return the inner products of vectors with a query, computed on one thread.
 
     Args:
         vectors: (N, D) float32, C-contiguous.
         query: (D,) float32.
-        vector_ids: (n,), each below N; None for all.
+        vector_ids: (n,) rows of `vectors`; None takes all.
 
     Returns:
-        (n,) float32, in the order of the ids.
+        (n,) float32, in the order of the rows.
     """
     dimensions, pointer = vectors.shape[1], _faiss.swig_ptr
     query_row = np.ascontiguousarray(query, dtype=np.float32)

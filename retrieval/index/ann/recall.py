@@ -1,4 +1,4 @@
-"""Recall of an index against the exact answer, and the least effort that reaches a target recall."""
+"""Recall of an index against exact results, and the least search effort that reaches a target recall."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -10,8 +10,8 @@ from retrieval.config.index_spec import IndexSpec
 from retrieval.contracts.documents import Vector
 from retrieval.index.ann.vector_index import AnnIndex
 
-BLOCK_ROWS = 50_000  # vectors compared with all queries at a time
-SAME_COSINE = 1e-5  # vectors within the rounding error of the cut count as part of the exact answer
+BLOCK_ROWS = 50_000  # vectors that are compared with all queries at a time
+SAME_COSINE = 1e-5  # a vector within this rounding error of the k-th cosine counts as one of the k nearest
 RESCORES = (1, 2, 4, 8, 16, 32)
 MAX_EF_SEARCH = 4_096
 
@@ -23,9 +23,9 @@ class Tuned:
     """The result of tune().
 
     Attributes:
-        spec: with its search parameters set.
-        recall: on the tuning queries, in [0, 1].
-        reached: True if that is at least the target.
+        spec: spec with the search parameters that were found.
+        recall: mean recall on the tuning queries, in [0, 1].
+        reached: True if the recall is at least the target.
     """
 
     spec: IndexSpec
@@ -34,12 +34,12 @@ class Tuned:
 
 
 def exact_cut(vectors: Vector, queries: Vector, k: int) -> Cut:
-    """Return the cosine of the k-th nearest vector of each query, by comparing with all vectors.
+    """Return the cosine of each query with its k-th nearest vector, by comparing with all vectors.
 
     Args:
-        vectors: (N, D) of unit length; may be mapped from a file.
-        queries: (Q, D) of unit length.
-        k: at most N.
+        vectors: (N, D) vectors of unit length; may be mapped from a file.
+        queries: (Q, D) queries of unit length.
+        k: rank of the vector, 1 to N.
 
     Returns:
         (Q,) float64.
@@ -53,12 +53,26 @@ def exact_cut(vectors: Vector, queries: Vector, k: int) -> Cut:
 
 
 def recall_of(cosines: NDArray[np.float64], cut: float, k: int) -> float:
-    """Return the share of the k nearest in an answer; all vectors as near as the k-th count."""
+    """Return the share of the k nearest vectors that a result contains, in [0, 1].
+
+    Args:
+        cosines: cosines of the result.
+        cut: cosine of the k-th nearest vector; every vector with at least this cosine counts.
+        k: number of nearest vectors.
+    """
     return min(int(np.count_nonzero(cosines >= cut - SAME_COSINE)), k) / k
 
 
 def mean_recall(index: AnnIndex, queries: Vector, cut: Cut, k: int, spec: IndexSpec | None = None) -> float:
-    """Return the mean recall@k over queries; `cut` is their exact_cut()."""
+    """Return the mean recall@k over queries.
+
+    Args:
+        index: index to search.
+        queries: (Q, D) queries of unit length.
+        cut: (Q,) exact_cut() of these queries at k.
+        k: depth of the recall.
+        spec: search parameters; None takes those of the index.
+    """
     recalls = [recall_of(index.search(query, k, spec=spec).cosines, limit, k) for query, limit in zip(queries, cut, strict=True)]
     return float(np.mean(recalls))
 
@@ -66,18 +80,18 @@ def mean_recall(index: AnnIndex, queries: Vector, cut: Cut, k: int, spec: IndexS
 def tune(index: AnnIndex, queries: Vector, cut: Cut, k: int, target: float) -> Tuned:
     """Find the search parameters of least effort whose recall on sample queries reaches a target.
 
-    Recall grows with either parameter, so doubling and halving finds each: first the fewest candidates to score again at full
-    effort, then the least effort with so many.
+    First the smallest sufficient `rescore` is found at full effort, then the smallest sufficient effort with that `rescore`. Both
+    searches rely on the recall growing with the parameter.
 
     Args:
-        index: of any index type.
-        queries: (Q, D) that no other measurement uses.
-        cut: (Q,) their exact_cut() at k.
-        k: > 0.
-        target: recall@k, in (0, 1].
+        index: index to search.
+        queries: (Q, D) queries of unit length, which no other measurement uses.
+        cut: (Q,) exact_cut() of these queries at k.
+        k: depth of the recall, > 0.
+        target: required recall@k, in (0, 1].
 
     Returns:
-        The parameters; those of highest recall if none reaches the target.
+        The parameters; if none reaches the target, those of the largest effort.
     """
 
     def measure(spec: IndexSpec) -> float:
@@ -100,7 +114,7 @@ def tune(index: AnnIndex, queries: Vector, cut: Cut, k: int, target: float) -> T
 def _lowest_effort(
     spec: IndexSpec, effort: str, lowest: int, measure: Callable[[IndexSpec], float], target: float, recall: float
 ) -> Tuned:
-    """Double the lowest effort until it is enough, then bisect to within an eighth."""
+    """Return the lowest sufficient effort, to within an eighth: double the lowest one until it suffices, then bisect."""
     enough, best, too_low, trial = getattr(spec, effort), recall, 0, lowest
     while enough - too_low > max(1, enough // 8) and trial < enough:
         trial_recall = measure(spec.at(trial))

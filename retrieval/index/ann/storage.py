@@ -1,4 +1,4 @@
-"""The vector file of an embedded index: FAISS's own format and more, row ids, and a footer with a checksum of all."""
+"""The vector file of an embedded index: FAISS's own format, further data, row ids, and a footer with a checksum of all these."""
 
 import os
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from retrieval.files import BLOCK_BYTES, crc32_of, seal_json, unseal_json
 
-_faiss: Any = faiss  # its type stubs leave out readers by callback
+_faiss: Any = faiss  # untyped, because FAISS's stubs lack readers by callback
 RowIds = NDArray[np.int64]
 
 FOOTER_LENGTH_BYTES = 8
@@ -20,14 +20,14 @@ FOOTER_LENGTH_BYTES = 8
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """The end of the file; the attributes are the names that it is stored with.
+    """The footer of a vector file. Its JSON has the names of the attributes as keys.
 
     Attributes:
-        database_id: the database of the row ids.
+        database_id: id of the database of the row ids.
         slots: number of vectors.
-        payload: bytes before the footer; the last of them are the row ids.
-        crc32: of the payload.
-        told: meta data of the index type.
+        payload: number of bytes before the footer, which end with the row ids.
+        crc32: CRC-32 of these bytes.
+        told: metadata of the index type.
     """
 
     database_id: str
@@ -38,13 +38,13 @@ class Footer:
 
 
 def seal(path: Path, row_ids: RowIds, database_id: str, meta: Mapping[str, Any] | None = None) -> Footer:
-    """Append row ids and a footer to a file.
+    """Append row ids and a footer to a file, and return the footer.
 
     Args:
-        path: as FAISS wrote it.
-        row_ids: (N,) the database row of each vector id.
-        database_id: the database of the row ids.
-        meta: further values that loading needs.
+        path: path of the file, which is complete otherwise.
+        row_ids: (N,) row id in the database of each vector.
+        database_id: id of the database.
+        meta: further metadata that loading needs, stored as `told`.
     """
     with path.open("r+b") as file:
         file.seek(0, os.SEEK_END)
@@ -58,11 +58,11 @@ def seal(path: Path, row_ids: RowIds, database_id: str, meta: Mapping[str, Any] 
 
 
 def read_footer(path: Path, database_id: str) -> Footer:
-    """Return the footer of a file, which is read to its end to compare the checksum.
+    """Return the footer of a file, after reading the whole file to compare its checksum.
 
     Raises:
-        OSError: no such file.
-        ValueError: damaged, or of another database.
+        OSError: there is no such file.
+        ValueError: the file is damaged, or of another database.
     """
     footer = _footer(path)
     if footer.database_id != database_id:
@@ -73,10 +73,12 @@ def read_footer(path: Path, database_id: str) -> Footer:
 
 
 def read_row_ids(path: Path, footer: Footer) -> RowIds:
-    """Return (N,) the database row of each vector id; call it last, because it checks that the file is still the same.
+    """Return (N,) the row id in the database of each vector.
+
+    Call it after all other reads, because it checks that the file is still the one of the footer.
 
     Raises:
-        OSError: the file is gone.
+        OSError: the file does not exist any more.
         ValueError: the file was replaced since its footer was read.
     """
     if _footer(path) != footer:
@@ -88,10 +90,10 @@ def read_row_ids(path: Path, footer: Footer) -> RowIds:
 
 
 class MappedIndex:
-    """A FAISS index mapped from a file; the file stays open, because a newer one may take its name.
+    """A FAISS index mapped from a file. The file stays open for copy(), because a newer one may take its name.
 
     Args:
-        path: begins with FAISS's own format.
+        path: path of a file that begins with FAISS's own format.
     """
 
     def __init__(self, path: Path) -> None:
@@ -99,7 +101,7 @@ class MappedIndex:
         self._file: BinaryIO = path.open("rb")
 
     def copy(self) -> Any:
-        """Return the same index in memory, because FAISS aborts the process if a mapped index is modified."""
+        """Return a copy of the index in memory, which may be modified. FAISS aborts the process if a mapped index is modified."""
         self._file.seek(0)
         return _faiss.read_index(_faiss.PyCallbackIOReader(self._file.read, BLOCK_BYTES))
 

@@ -1,6 +1,7 @@
-"""Filtered nearest-neighbour search in any FAISS index type; the filter applies before the search.
+"""Filtered nearest-neighbour search in any index type of IndexSpec; it finds k vectors whenever a filter allows k.
 
-HNSW is Malkov and Yashunin (TPAMI 2020). Index types that compress vectors find candidates, which full vectors score again.
+Index types that compress vectors only find candidates, which are scored again with full vectors. HNSW is by Malkov and Yashunin
+(TPAMI 2020).
 """
 
 import math
@@ -25,30 +26,32 @@ from retrieval.index.ann.inner_products import inner_products
 from retrieval.index.ann.storage import Footer, MappedIndex, RowIds, read_footer, read_row_ids, seal
 from retrieval.index.port import OVERFETCH, Mask
 
-_faiss: Any = faiss  # its type stubs leave out search parameters and know the C++ signature of selectors
+_faiss: Any = faiss  # untyped, because FAISS's stubs lack search parameters and have C++ signatures of selectors
 
 HNSW = IndexSpec("hnsw")
 TIE_MARGIN = 1e-5  # far above the rounding error of a float32 dot product of unit vectors, far below a relevant difference
-EXACT_PER_EF_SEARCH = 40  # vectors compared one by one in the time that a graph search takes for each unit of ef_search
-EXACT_PER_CODE = 0.5  # vectors at random places compared in the time of one code in a list
-ENOUGH_PASS = 0.8  # share of the unfiltered candidates that pass: they are answer enough
-SAMPLE_NEAR = 100  # vectors near a query from which the share that passes a filter is estimated
-SIFT_MARGIN = 1.5  # times what would be enough if the allowed vectors were spread evenly
-ADD_ROWS = 10_000  # coded between two chances to give up
-RETRAIN_GROWTH = 4  # times the vectors of the last training
-ALIGNED_BYTES = 64  # full vectors begin at a multiple of it in the file
+EXACT_PER_EF_SEARCH = 40  # vectors that are compared exactly in the time of a graph search per unit of ef_search
+EXACT_PER_CODE = 0.5  # vectors at random places that are compared exactly in the time of one code in a list
+ENOUGH_PASS = 0.8  # if at least this share of the unfiltered candidates is allowed, these are the answer
+SAMPLE_NEAR = 100  # vectors near a query from which the share of allowed vectors is estimated
+SIFT_MARGIN = 1.5  # candidates fetched, as a multiple of those needed if allowed vectors were spread evenly
+ADD_ROWS = 10_000  # vectors that train() adds between two calls of before_step
+RETRAIN_GROWTH = 4  # retraining is due with so many times the vectors of the last training
+ALIGNED_BYTES = 64  # full vectors begin at a multiple of this in the file
 
 Cosines = NDArray[np.float64]
-Candidates = tuple[VectorIds, NDArray[np.float32]]  # (n,) both, with FAISS's own scores
+Candidates = tuple[VectorIds, NDArray[np.float32]]  # (n,) ids and (n,) scores, as FAISS computes them
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """An answer, best first.
+    """The result of a search: n <= k vectors by descending cosine, ties by vector id.
+
+    If vectors are added in the order of their item ids, ties are so broken by item id.
 
     Attributes:
-        vector_ids: (n,), n <= k; a vector's id is its place in the order of addition.
-        cosines: (n,) float64, exact; ties by vector id, so adding in the order of item ids breaks ties by item id.
+        vector_ids: (n,) ids of the vectors, from 0 in the order in which they were added.
+        cosines: (n,) float64, exact cosines with the query.
     """
 
     vector_ids: VectorIds
@@ -56,23 +59,24 @@ class Neighbours:
 
 
 class AnnIndex:
-    """Unit vectors in one FAISS index; vector id i is the i-th that was added. Threads may share it for searches.
+    """Unit vectors in one FAISS index. Vector ids are 0, 1, … in the order of addition. Threads may share it for searches.
 
-    "hnsw" and "flat" without PCA store the full vectors inside FAISS. All other index types store them beside it, on the disk.
+    "hnsw" and "flat" without PCA store the full vectors inside FAISS. All other index types store them in a file beside FAISS.
 
-    Too few vectors cannot train an index, so below IndexSpec.min_to_train() all are compared. Later vectors are added to a copy
-    and coded like the first, so a merge costs what is new and no training. With four times as many vectors as at training, or
-    enough for the first training, the index needs retraining. Over time that is a third of all work, for suitable lists and codes.
+    With fewer vectors than IndexSpec.min_to_train(), the index is not trained, and searches compare with every vector. Vectors that
+    are added after the training are coded with the lists and codes of that training. The index needs retraining once it has four
+    times as many vectors as at training, or enough for the first training. Retraining is about a third of all work over time.
 
-    The file holds FAISS's own format, full vectors (N, D) float32 unless FAISS has them, pairs of equal ids, row ids, footer.
+    The saved file holds, in this order: FAISS's own format, full vectors (N, D) float32 unless FAISS stores them, pairs of equal
+    ids, row ids, and a footer.
 
     Args:
         dimensions: length of the vectors.
-        spec: of any index type.
-        folder: where full vectors lie until they are saved; None takes the system's temporary folder.
+        spec: spec of the index.
+        folder: folder of the full vectors until they are saved; None takes the system's temporary folder.
 
     Attributes:
-        spec: with the number of its lists.
+        spec: spec of the index, after training with its number of lists.
 
     Raises:
         InvalidInput: the parameters do not suit the dimensions.
@@ -82,12 +86,12 @@ class AnnIndex:
         spec.check_fit(dimensions)
         self.spec = self._requested = spec
         self._dimensions, self._folder = dimensions, folder
-        self._full: FullVectors | None = None  # beside the index; None if FAISS holds them
+        self._full: FullVectors | None = None  # the full vectors; None if FAISS stores them
         self._index: Any = None  # None until there are enough vectors to train
         self._trained_for = 0
-        self._mapped: MappedIndex | None = None  # the file that the index is a view of
-        self._equal = EqualVectors()  # of a graph
-        self._unfiltered: dict[int, Any] = {}  # effort -> parameters, which cost as much to make as a small search
+        self._mapped: MappedIndex | None = None  # the file that the index is mapped from
+        self._equal = EqualVectors()  # used only by graphs
+        self._unfiltered: dict[int, Any] = {}  # effort -> search parameters, cached because making them costs as much as a search
         if spec.index_type in ("flat", "hnsw") and not spec.pca:
             self._index = train_faiss_index(spec, np.empty((0, dimensions), dtype=np.float32))
         else:
@@ -95,7 +99,13 @@ class AnnIndex:
 
     @classmethod
     def wrap(cls, index: Any, spec: IndexSpec, full: FullVectors | None) -> Self:
-        """Search in a FAISS index of the spec; `full` are (N, D) vectors to score from, None if FAISS holds them."""
+        """Return an AnnIndex over a FAISS index that is built already.
+
+        Args:
+            index: FAISS index of the spec.
+            spec: spec of the index.
+            full: full (N, D) vectors; None if FAISS stores them.
+        """
         wrapped = cls(int(index.d), spec)
         wrapped._index, wrapped._full = index, full
         return wrapped
@@ -105,12 +115,12 @@ class AnnIndex:
 
     @property
     def dimensions(self) -> int:
-        """Length of the vectors."""
+        """Return the length of the vectors."""
         return self._dimensions
 
     @property
     def is_trained(self) -> bool:
-        """True if FAISS searches; False while all vectors are compared."""
+        """True if searches use FAISS; False while they compare with every vector, because there are too few to train."""
         return self._index is not None
 
     @property
@@ -123,7 +133,7 @@ class AnnIndex:
 
     @property
     def vectors(self) -> Vector:
-        """(N, D) float32 inside FAISS: its own storage, not a copy; no longer valid after add()."""
+        """Return the (N, D) float32 vectors inside FAISS, without a copy. The array is invalid after add()."""
         storage: Any = faiss.downcast_index(self._index.storage) if self.spec.index_type == "hnsw" else self._index
         size = int(storage.ntotal)
         if not size:
@@ -132,7 +142,7 @@ class AnnIndex:
         return view
 
     def copy(self) -> Self:
-        """Return the same vectors with an index in memory of its own; of several copies, only one may be added to and stored."""
+        """Return a copy with a FAISS index of its own in memory. Of several copies, only one may be added to and saved."""
         copied = type(self)(self._dimensions, self._requested, self._folder)
         copied.spec, copied._trained_for, copied._equal = self.spec, self._trained_for, self._equal.copy()
         if self._full is not None:
@@ -142,14 +152,14 @@ class AnnIndex:
         return copied
 
     def take(self, vector_ids: VectorIds) -> Vector:
-        """Return (n, D) float32, a copy of the vectors with these ids."""
+        """Return a copy of the vectors with these n ids, (n, D) float32."""
         return self._full[vector_ids] if self._full is not None else self.vectors[vector_ids]
 
     def add(self, vectors: Vector) -> None:
         """Append (N, D) unit vectors. In-memory indexes only: FAISS aborts the process if a memory-mapped index is modified.
 
         Raises:
-            IndexUnavailable: the disk does not take them.
+            IndexUnavailable: the vectors cannot be written to the disk.
         """
         assert self._mapped is None
         if self._full is not None:
@@ -158,10 +168,12 @@ class AnnIndex:
             self._add_to(self._index, vectors)
 
     def train(self, before_step: Callable[[], None]) -> None:
-        """Train the index on a sample of the added vectors and add all of them, if they are enough; a graph needs no training.
+        """Train the index on a sample of the vectors, and add all vectors to it; do nothing with too few vectors.
+
+        A "flat" or "hnsw" index without PCA needs no training.
 
         Args:
-            before_step: called before every 10,000 vectors; may give up by raising.
+            before_step: function that is called before every 10,000 vectors; it may raise to give up.
         """
         if self._full is None or len(self) < (self._requested.min_to_train() or MIN_TO_TRAIN):
             return
@@ -175,14 +187,14 @@ class AnnIndex:
     def search(
         self, query: Vector, k: int, allowed: Mask | None = None, spec: IndexSpec | None = None, *, compare: bool = True
     ) -> Neighbours:
-        """Find the allowed vectors with the highest cosine.
+        """Return the allowed vectors with the highest cosine.
 
         Args:
             query: (D,) float32 of unit length.
-            k: > 0.
-            allowed: (N,) bool; None for all.
-            spec: search parameters instead of the index's own; of the same index type.
-            compare: True compares all allowed vectors where a filter makes that quicker, which is exact.
+            k: maximum number of vectors, > 0.
+            allowed: (N,) bool mask of the allowed vectors; None allows all.
+            spec: spec of the same index type, whose search parameters are used; None takes those of the index.
+            compare: True compares with every allowed vector, which is exact, if the filter makes that quicker.
         """
         count = len(self) if allowed is None else int(np.count_nonzero(allowed))
         if not count:
@@ -194,31 +206,33 @@ class AnnIndex:
         return _best(vector_ids, scores.astype(np.float64) if self._full is None else self._cosines(query, vector_ids), k)
 
     def search_exact(self, query: Vector, k: int, allowed: Mask | None = None) -> Neighbours:
-        """Find the same by comparing with every allowed vector."""
+        """Return the allowed vectors with the highest cosine, like search(), but by comparing with every allowed vector."""
         if self._full is not None or self.spec.search_effort != "nprobe":
             vector_ids = self.exact(query, k, np.ones(len(self), dtype=bool) if allowed is None else allowed)
             return _best(vector_ids, self._cosines(query, vector_ids), k)
-        lists: Any = faiss.downcast_index(self._index)  # they hold the vectors
+        lists: Any = faiss.downcast_index(self._index)  # the lists store the vectors, so a search of all lists is exact
         parameters = _faiss.SearchParametersIVF(nprobe=lists.nlist, sel=_selector(allowed))
         vector_ids, scores = _without_padding(*lists.search(query[None], min(k + OVERFETCH, len(self)), params=parameters))
         return _best(vector_ids, scores.astype(np.float64), k)
 
     def nearest(self, query: Vector, k: int, allowed: Mask, exact_below: int) -> VectorIds:
-        """Find the ids with the highest cosine among the allowed ones.
+        """Return the allowed ids with the highest cosine.
 
-        All allowed vectors are compared where that is quicker, and the answer is exact. Otherwise an unfiltered search shows the
-        share of vectors near the query that pass. If most pass, they are the answer. If some pass, a filtered search takes more
-        effort, in proportion to the vectors between them. If hardly any pass, comparing is quicker after all: the filter excludes
-        what the query is about, and the graph leads there.
+        If few vectors are allowed, comparing with all of them is quicker, and exact. Otherwise an unfiltered search estimates the
+        share of allowed vectors near the query:
+
+        - Most are allowed: those that were found are the answer.
+        - Some are allowed: a filtered search follows, with the effort divided by that share.
+        - Hardly any are allowed: comparing with all allowed vectors is quicker after all.
 
         Args:
             query: (D,) float32 of unit length.
-            k: > 0.
-            allowed: (N,) bool.
-            exact_below: up to so many allowed ids are always compared one by one; 0 compares only if FAISS finds fewer than k.
+            k: number of ids, > 0.
+            allowed: (N,) bool mask of the allowed vectors.
+            exact_below: if at most so many vectors are allowed, all are compared; 0 compares only if FAISS finds fewer than k.
 
         Returns:
-            At least min(k, allowed) ids, in no order; more than k so that ties at the cut can be broken.
+            At least min(k, number of allowed vectors) ids, in no order. There may be more, so that ties at the cut can be broken.
         """
         count = int(np.count_nonzero(allowed))
         if self._index is None or (self.spec.index_type == "flat" and self._full is None) or count <= exact_below:
@@ -233,21 +247,21 @@ class AnnIndex:
         return candidates[0] if self._full is None else _top(candidates[0], self._scores(query, candidates[0]), k)
 
     def exact(self, query: Vector, k: int, allowed: Mask) -> VectorIds:
-        """Return the k allowed ids with the highest cosine and all that tie with the last of them, in no order."""
+        """Return the k allowed ids with the highest cosine, and all ids that tie with the last of these, in no order."""
         vector_ids = np.flatnonzero(allowed)
         return vector_ids if len(vector_ids) <= k else _top(vector_ids, self._scores(query, vector_ids), k)
 
     def write(self, path: Path) -> None:
-        """Write the bare index in FAISS's own format, which any program with FAISS reads."""
+        """Write only the FAISS index, in FAISS's own format, which other programs can read."""
         faiss.write_index(self._index, str(path))
 
     def save(self, path: Path, row_ids: RowIds, database_id: str) -> Self:
-        """Write all to a file in one step, with a footer that has a checksum.
+        """Write everything to one file in one step, with a footer that has a checksum.
 
         Args:
-            path: replaced if it is there.
-            row_ids: (N,) the database row of each vector id.
-            database_id: the database of the rows.
+            path: path of the file; an existing file is replaced.
+            row_ids: (N,) row id in the database of each vector.
+            database_id: id of the database.
 
         Returns:
             The same vectors, mapped from the file.
@@ -267,14 +281,20 @@ class AnnIndex:
 
     @classmethod
     def load(cls, path: Path, dimensions: int, database_id: str, spec: IndexSpec = HNSW) -> tuple[Self, RowIds]:
-        """Map what save() wrote for searches only: processes share the memory, and a start reads nothing into it.
+        """Map a file of save(), for searches only. Processes share its memory, and nothing is copied into memory at a start.
+
+        Args:
+            path: path of the file.
+            dimensions: required length of the vectors.
+            database_id: required id of the database.
+            spec: spec to search with, see IndexSpec.lies_like().
 
         Returns:
             The index and its (N,) row ids.
 
         Raises:
-            OSError: no such file.
-            ValueError: damaged, of another database or of another index type.
+            OSError: there is no such file.
+            ValueError: the file is damaged, or of another database or index type.
         """
         footer = read_footer(path, database_id)
         loaded = cls._from_file(path, footer, dimensions, spec, path.parent)
@@ -283,7 +303,7 @@ class AnnIndex:
     @classmethod
     def _from_file(cls, path: Path, footer: Footer, dimensions: int, spec: IndexSpec, folder: Path | None) -> Self:
         opened, meta = cls(dimensions, spec, folder), footer.told
-        equal = meta.get("equal", 0)  # missing in old files
+        equal = meta.get("equal", 0)  # files of older versions have no such number
         if opened._full is None:
             mapped = MappedIndex(path)
             if not isinstance(mapped.index, faiss.IndexHNSWFlat if spec.index_type == "hnsw" else faiss.IndexFlat):
@@ -303,12 +323,12 @@ class AnnIndex:
                 return opened
             try:
                 built = IndexSpec.parse(meta["spec"])
-            except InvalidInput as error:  # of a newer version
+            except InvalidInput as error:  # a newer version wrote the file
                 raise ValueError(str(error)) from error
             if not spec.lies_like(built):
                 raise ValueError(f"it is {built}, not {spec}")
             mapped, opened._trained_for = MappedIndex(path), int(meta["trained_for"])
-            opened.spec = replace(spec, nlist=built.nlist)  # effort and rescoring are those that were asked for
+            opened.spec = replace(spec, nlist=built.nlist)  # search parameters are those of `spec`
         opened._index, opened._mapped = mapped.index, mapped
         opened._equal = EqualVectors.read_from(path, footer.payload - 8 * footer.slots, equal)
         return opened
@@ -321,7 +341,10 @@ class AnnIndex:
             index.add(rows)
 
     def _candidates(self, query: Vector, k: int, allowed: Mask | None, spec: IndexSpec, compare: bool) -> Candidates | None:
-        """Return at least min(k, allowed) ids that pass; None if all allowed vectors should be compared. See nearest()."""
+        """Return at least min(k, number of allowed vectors) allowed ids with scores, see nearest().
+
+        Return None if all allowed vectors should be compared instead.
+        """
         size = len(self)
         count = size if allowed is None else int(np.count_nonzero(allowed))
         target, share = min(k * spec.candidates + OVERFETCH, count), count / max(size, 1)
@@ -355,7 +378,10 @@ class AnnIndex:
         return vector_ids, self._scores(query, vector_ids)
 
     def _sift(self, query: Vector, target: int, allowed: Mask, share: float) -> Candidates | None:
-        """Search codes that take no selector (IndexPQ): fetch so many that enough of them are allowed."""
+        """Search an index that takes no selector (IndexPQ): fetch more and more candidates until `target` of them are allowed.
+
+        Return None if that would take more than half of all vectors.
+        """
         fetched = math.ceil(SIFT_MARGIN * target / share)
         while 2 * fetched <= len(self):
             scores, labels = self._index.search(query[None], fetched)
@@ -374,20 +400,33 @@ class AnnIndex:
         return inner_products(vectors, query, vector_ids)
 
     def _cosines(self, query: Vector, vector_ids: VectorIds) -> Cosines:
-        """Return (n,) exact cosines of unit vectors with a unit query."""
+        """Return (n,) float64 exact cosines of these vectors with a query of unit length."""
         cosines: Cosines = self.take(vector_ids).astype(np.float64) @ query.astype(np.float64)
         return cosines
 
     def _exact_is_cheaper(self, spec: IndexSpec, target: int, count: int, share: float) -> bool:
-        """True if comparing all `count` allowed vectors takes less time than a search where this share passes."""
+        """True if comparing with all `count` allowed vectors takes less time than a search.
+
+        Args:
+            spec: spec with the search parameters.
+            target: number of candidates to find.
+            count: number of allowed vectors.
+            share: share of allowed vectors near the query, in (0, 1].
+        """
         if spec.search_effort == "ef_search":
             return count * share <= EXACT_PER_EF_SEARCH * max(spec.ef_search_for(len(self)), target)
-        if spec.search_effort == "nprobe":  # a wider search compares with no more allowed vectors, because others are skipped
+        if spec.search_effort == "nprobe":  # the share does not matter, because lists skip vectors that are not allowed
             return count <= EXACT_PER_CODE * spec.nprobe / self.spec.nlist * len(self)
-        return spec.index_type == "pq" and count <= EXACT_PER_CODE * len(self)  # it takes no selector, and compares all codes
+        return spec.index_type == "pq" and count <= EXACT_PER_CODE * len(self)  # pq takes no selector and compares with all codes
 
     def _effort(self, spec: IndexSpec, target: int, share: float = 1.0) -> int:
-        """Return ef_search or nprobe of one search where this share passes; 0 for an index type that has neither."""
+        """Return ef_search or nprobe of one search; 0 for an index type that has neither.
+
+        Args:
+            spec: spec with the search parameters.
+            target: number of candidates to find.
+            share: share of allowed vectors near the query, in (0, 1]; the effort is divided by it.
+        """
         if spec.search_effort is None:
             return 0
         if spec.search_effort == "nprobe":
@@ -412,15 +451,17 @@ class AnnIndex:
 
 
 def estimate_pass_share(near: VectorIds, allowed: Mask, share: float) -> float:
-    """Estimate the share of vectors near a query that pass a filter, from the nearest ones and a little from all.
+    """Estimate the share of allowed vectors near a query.
+
+    The share of all vectors counts like one further vector, so that the estimate is never 0.
 
     Args:
-        near: (n,) ids that an unfiltered search finds.
-        allowed: (N,) bool.
-        share: of all vectors, in (0, 1].
+        near: (n,) ids that an unfiltered search found.
+        allowed: (N,) bool mask of the allowed vectors.
+        share: share of allowed vectors among all, in (0, 1].
 
     Returns:
-        In (0, 1].
+        The estimate, in (0, 1].
     """
     return float((np.count_nonzero(allowed[near]) + share) / (len(near) + 1))
 
@@ -430,7 +471,7 @@ def _selector(allowed: Mask | None) -> Any:
 
 
 def _without_padding(scores: NDArray[np.float32], labels: VectorIds) -> Candidates:
-    """Return (n,) ids and scores of one query's (1, k) answer without FAISS's padding of -1."""
+    """Return the (n,) ids and scores in FAISS's (1, k) answer to one query, without its padding by the id -1."""
     if labels[0, -1] >= 0:
         return labels[0], scores[0]
     padded = labels[0] < 0
@@ -438,7 +479,7 @@ def _without_padding(scores: NDArray[np.float32], labels: VectorIds) -> Candidat
 
 
 def _top(vector_ids: VectorIds, scores: NDArray[np.float32], k: int) -> VectorIds:
-    """Return the ids of the k highest of (N,) scores, and of all ties with the last of them; unordered."""
+    """Return the ids of the k highest of (N,) scores, and all ids that tie with the last of these, in no order."""
     if len(vector_ids) <= k:
         return vector_ids
     top: VectorIds = vector_ids[scores >= np.partition(scores, -k)[-k] - TIE_MARGIN]
@@ -451,7 +492,7 @@ def _best(vector_ids: VectorIds, cosines: Cosines, k: int) -> Neighbours:
 
 
 def _append_vectors(path: Path, vectors: FullVectors) -> int:
-    """Append full vectors to a file; return the byte where they begin."""
+    """Append full vectors to a file, and return the offset in bytes where they begin."""
     with path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
         start = size + -size % ALIGNED_BYTES

@@ -1,9 +1,9 @@
 """Inverted lists of an embedded index, scored with BM25 as Lucene computes it (Kamphuis et al., ECIR 2020).
 
-Tokens, stems, statistics and document lengths follow the analyzer of schema.index_body(), so that the embedded index and
-OpenSearch put the same items in the same order.
+Tokens, stems, statistics and document lengths follow the analyzer of opensearch.mapping.index_body(), so that the embedded index
+and OpenSearch put the same items in the same order.
 
-A Bm25Index is an immutable segment: an array of all postings, term after term. A Bm25Buffer gathers the postings of later
+A Bm25Index is an immutable segment, which stores the postings term after term. A Bm25Buffer collects the postings of later
 documents, document after document, until they are merged into a new Bm25Index.
 """
 
@@ -27,47 +27,49 @@ from retrieval.text.stemming import caching_stemmer, stem
 STATISTICS_FILE = "statistics.json"
 VOCABULARY_FILE = "vocabulary.txt"
 ARRAYS = ("positions", "lengths", "starts", "rows", "counts", "shares")  # files of row_ids, lengths, Postings and tf_weights
-TEXTS_PER_STEP = 10_000  # added to a buffer at a time
-CACHED_STEMS = 1 << 18  # of a buffer: more than stem() caches, because a large catalogue has more words
-POSTINGS_PER_STRIDE = 1 << 20  # merged at a time: searches wait for the interpreter for milliseconds at most
-GROWTH = 1.2  # of the space of a full array
+TEXTS_PER_STEP = 10_000  # texts that are added to a buffer at a time
+CACHED_STEMS = 1 << 18  # stems that a buffer caches; more than stem() does, because a large catalogue has more words than queries
+POSTINGS_PER_STRIDE = 1 << 20  # postings merged at a time, so that searches wait milliseconds at most for the interpreter
+GROWTH = 1.2  # factor by which a full array grows
 NO_DOC = -1
-EXACT_LENGTHS = 40  # Lucene stores a document's length in one byte (SmallFloat.intToByte4): exact up to here, then 4 bits of it
-FREE_VALUES = 24  # of that byte: the first lengths, which stand for themselves
+# Lucene stores a document's length in one byte (SmallFloat.intToByte4): exactly up to 40, then with 4 significant bits
+EXACT_LENGTHS = 40
+FREE_VALUES = 24  # lengths below 24 are values of the byte themselves; the others are counted from there
 SIGNIFICANT_BITS = 4
 
 DocIds = NDArray[np.int32]
-"""Places of documents in a segment, from 0; only items that have a term are documents."""
+"""Numbers of documents in a segment, from 0; an item is a document only if it has a term."""
 IsLive = Callable[[RowIds], NDArray[np.bool_]]
-"""Tells of (N,) rows which ones were not replaced or deleted."""
+"""Function: (N,) row ids -> (N,) bool, True for rows that were not replaced or deleted."""
 
 
 class Segment(Protocol):
-    """Documents that can be scored.
-
-    Attributes:
-        row_ids: (N,) int64, ascending: the row of each document's item.
-    """
+    """A set of N documents that can be scored."""
 
     @property
     def row_ids(self) -> RowIds:
-        """See above."""
+        """Return the row ids of the documents' items, (N,) int64, ascending."""
         ...
 
     def find(self, term: str) -> tuple[DocIds, NDArray[np.float64]]:
-        """Return the (n,) documents that have a term, ascending, and its tf / (tf + norm) in each."""
+        """Return the (n,) ascending ids of the documents that have a term, and (n,) tf / (tf + norm) of the term in each."""
         ...
 
 
 def bm25_scores(segments: Sequence[Segment], text: str, language: str) -> list[NDArray[np.float32]]:
-    """Score the documents of several segments as one index; a word that the text repeats counts each time.
+    """Return the BM25 scores of the documents of several segments, which count as one index.
 
     The number of documents, and of those that have a term, is counted over all segments.
 
+    Args:
+        segments: segments with N documents each.
+        text: text of the query; a repeated word counts each time.
+        language: language of words in Latin letters.
+
     Returns:
-        For every segment (N,) float32 >= 0.
+        (N,) float32 >= 0 for every segment.
     """
-    # summed in double and only then cut to float, as Lucene does: equal sums stay equal in whatever order they are made
+    # summed in float64 and then cut to float32, as Lucene does, so that sums do not depend on the order of their summands
     totals = [np.zeros(len(segment.row_ids)) for segment in segments]
     documents = sum(map(len, totals))
     for word in words(text):
@@ -81,13 +83,13 @@ def bm25_scores(segments: Sequence[Segment], text: str, language: str) -> list[N
 
 @dataclass(frozen=True, slots=True)
 class Postings:
-    """The documents of every term, term after term.
+    """The P postings of V terms, term after term.
 
     Attributes:
-        vocabulary: term -> term id.
-        starts: (V + 1,) int64: where the postings of each term begin in the two arrays below.
-        doc_ids: (P,) int32, ascending within a term.
-        counts: (P,) uint16: occurrences of the term in the document.
+        vocabulary: term -> term id, from 0.
+        starts: (V + 1,) int64, the index of each term's first posting in `doc_ids` and `counts`; the last number is P.
+        doc_ids: (P,) int32, the document of each posting, ascending within a term.
+        counts: (P,) uint16, occurrences of the term in the document.
     """
 
     vocabulary: dict[str, int]
@@ -101,22 +103,22 @@ class Postings:
         return cls({}, np.zeros(1, dtype=np.int64), np.empty(0, dtype=np.int32), np.empty(0, dtype=np.uint16))
 
     def find(self, term: str) -> slice:
-        """Return the place of a term's postings; empty for an unknown term."""
+        """Return the slice of a term's postings in `doc_ids` and `counts`; empty for an unknown term."""
         term_id = self.vocabulary.get(term)
         return slice(0, 0) if term_id is None else slice(int(self.starts[term_id]), int(self.starts[term_id + 1]))
 
 
 @dataclass(frozen=True, slots=True)
 class Bm25Index:
-    """An immutable inverted index over the texts of items.
+    """An immutable inverted index over the texts of items. It has N documents and P postings.
 
     Attributes:
-        row_ids: (N,) int64, ascending: see Segment.
-        lengths: (N,) int32: words of each document.
-        postings: of the documents' stems.
-        tf_weights: (P,) float64: tf / (tf + norm) of every posting.
-        language: of words in Latin letters, a key of SNOWBALL of retrieval.text.stemming.
-        last_row_id: the last row that was read, whether it has a term or not; -1 before the first.
+        row_ids: (N,) int64 row ids of the documents' items, ascending.
+        lengths: (N,) int32, number of words of each document.
+        postings: postings of the documents' stems.
+        tf_weights: (P,) float64, tf / (tf + norm) of every posting.
+        language: language of words in Latin letters, a key of SNOWBALL in retrieval.text.stemming.
+        last_row_id: last row id that was read, even if its text has no term; -1 before the first.
     """
 
     row_ids: RowIds
@@ -128,12 +130,12 @@ class Bm25Index:
 
     @classmethod
     def empty(cls, language: str = DEFAULT_LANGUAGE) -> "Bm25Index":
-        """Return the index of no text."""
+        """Return an index without documents."""
         return cls(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int32), Postings.empty(), np.empty(0), language, -1)
 
     @classmethod
     def build(cls, texts: Iterable[tuple[int, str]], language: str = DEFAULT_LANGUAGE) -> "Bm25Index":
-        """Index (row_id, text) pairs, which come by ascending row id."""
+        """Return an index of (row_id, text) pairs, which must come by ascending row id."""
         empty = cls.empty(language)
         buffer = Bm25Buffer(empty)
         for batch in batches(texts, TEXTS_PER_STEP, lambda text: len(text[1])):
@@ -142,11 +144,11 @@ class Bm25Index:
 
     @property
     def average_length(self) -> float:
-        """Words of a document on average; 0 where there is none."""
+        """Return the mean number of words of a document; 0 without documents."""
         return float(self.lengths.mean()) if len(self.lengths) else 0.0
 
     def find(self, term: str) -> tuple[DocIds, NDArray[np.float64]]:
-        """See Segment."""
+        """Return the documents that have a term; see Segment.find()."""
         place = self.postings.find(term)
         return self.postings.doc_ids[place], self.tf_weights[place]
 
@@ -155,12 +157,12 @@ class Bm25Index:
         return bm25_scores([self], text, self.language)[0]
 
     def merge(self, buffer: "Bm25BufferView", is_live: IsLive, checkpoint: Callable[[], None] = lambda: None) -> "Bm25Index":
-        """Return an index of its documents and those of its buffer, without the deleted ones, which no statistics count.
+        """Return an index of these documents and those of a buffer, without deleted documents, also in its statistics.
 
         Args:
-            buffer: of this index.
-            is_live: tells which documents' items are not deleted.
-            checkpoint: called between strides; may raise to give up.
+            buffer: content of a buffer of this index.
+            is_live: function that returns which rows are not deleted, see IsLive.
+            checkpoint: function that is called between strides; it may raise to give up.
         """
         live, live_buffered = is_live(self.row_ids), is_live(buffer.row_ids)
         doc_ids, buffered_ids = _renumber(live, 0), _renumber(live_buffered, int(np.count_nonzero(live)))
@@ -179,8 +181,8 @@ class Bm25Index:
         """Write the index to a new folder, durably and in one step; an existing folder stays as it is.
 
         Args:
-            folder: created here.
-            database_id: the database of the row ids.
+            folder: folder to create.
+            database_id: id of the database of the row ids.
         """
         with building_folder(folder) as partial:
             for name, values in self._arrays().items():
@@ -200,16 +202,16 @@ class Bm25Index:
 
     @classmethod
     def load(cls, folder: Path, language: str = DEFAULT_LANGUAGE, database_id: str | None = None) -> "Bm25Index":
-        """Map the files of save().
+        """Return an index that maps the files of save().
 
         Args:
-            folder: of the files.
-            language: that they must be of.
-            database_id: the database that they must be of; None for any.
+            folder: folder of the files.
+            language: required language of the index.
+            database_id: required id of the database; None accepts any.
 
         Raises:
-            OSError: no such folder.
-            ValueError: damaged, or of another version, language or database.
+            OSError: there is no such folder.
+            ValueError: the files are damaged, or are of another version, language or database, or of other BM25 parameters.
         """
         try:
             statistics = unseal_json((folder / STATISTICS_FILE).read_bytes())
@@ -241,17 +243,17 @@ class Bm25Index:
 
 @dataclass(frozen=True, slots=True)
 class Bm25BufferView:
-    """The content of a Bm25Buffer at one moment: postings document after document. It does not change.
+    """The content of a Bm25Buffer at one moment, which does not change: P postings, document after document.
 
     Attributes:
-        row_ids: (N,) int64, ascending: see Segment.
-        lengths: (N,) int32: words of each document.
-        vocabulary: term -> term id; may have later terms, too.
-        term_ids: (P,) int32, of each posting.
-        doc_ids: (P,) int32, ascending.
-        counts: (P,) uint16: occurrences of the term in the document.
-        tf_weights: (P,) float64: tf / (tf + norm).
-        last_row_id: the last row that was read; that of the index where none came after it.
+        row_ids: (N,) int64 row ids of the documents' items, ascending.
+        lengths: (N,) int32, number of words of each document.
+        vocabulary: term -> term id; the buffer may add later terms.
+        term_ids: (P,) int32, the term of each posting.
+        doc_ids: (P,) int32, the document of each posting, ascending.
+        counts: (P,) uint16, occurrences of the term in the document.
+        tf_weights: (P,) float64, tf / (tf + norm) of every posting.
+        last_row_id: last row id that was read; that of the index if nothing was added.
     """
 
     row_ids: RowIds
@@ -264,16 +266,16 @@ class Bm25BufferView:
     last_row_id: int
 
     def find(self, term: str) -> tuple[DocIds, NDArray[np.float64]]:
-        """See Segment."""
+        """Return the documents that have a term; see Segment.find()."""
         places = np.flatnonzero(self.term_ids == self.vocabulary.get(term, NO_DOC))
         return self.doc_ids[places], self.tf_weights[places]
 
 
 class Bm25Buffer:
-    """Documents that come after those of an index, weighted by its average length. One thread at a time adds.
+    """Documents that come after those of an index, weighted with the average length of the index. One thread at a time may add.
 
     Args:
-        main: the index.
+        main: index that the documents come after.
     """
 
     def __init__(self, main: Bm25Index) -> None:
@@ -285,7 +287,7 @@ class Bm25Buffer:
         self._tf_weights = _GrowingArray(np.float64)
 
     def add(self, texts: Iterable[tuple[int, str]]) -> None:
-        """Add (row_id, text) pairs, which come by ascending row id; those that were read already are skipped."""
+        """Add (row_id, text) pairs, which must come by ascending row id; rows that were read already are skipped."""
         new = [(row_id, [self._stem(word) for word in words(text)]) for row_id, text in texts if row_id > self._last_row_id]
         if documents := [(row_id, terms) for row_id, terms in new if terms]:
             self._add(documents)
@@ -293,7 +295,7 @@ class Bm25Buffer:
             self._last_row_id = new[-1][0]
 
     def view(self) -> Bm25BufferView:
-        """Return what is in it now."""
+        """Return the present content of the buffer."""
         return Bm25BufferView(
             *(self._row_ids.values, self._lengths.values, self._vocabulary, self._term_ids.values),
             *(self._doc_ids.values, self._counts.values, self._tf_weights.values, self._last_row_id),
@@ -307,7 +309,7 @@ class Bm25Buffer:
         pairs, counts = np.unique(doc_ids * len(vocabulary) + term_ids, return_counts=True)
         term_ids, doc_ids = pairs % len(vocabulary), pairs // len(vocabulary)
         counts = np.minimum(counts, np.iinfo(np.uint16).max)
-        # where the index has no document, these are all that there is to take an average of
+        # if the index is empty, the average length is that of the added documents
         norms = _norms(lengths, self._average or float(lengths.mean()))
         self._row_ids.append(np.array([row_id for row_id, _ in documents]))
         self._lengths.append(lengths)
@@ -318,7 +320,7 @@ class Bm25Buffer:
 
 
 class _GrowingArray:
-    """Numbers that are only appended to: views that were handed out do not change."""
+    """An array that only grows, so that earlier `values` do not change."""
 
     def __init__(self, kind: type[np.generic]) -> None:
         self._space: NDArray[Any] = np.empty(0, dtype=kind)
@@ -335,7 +337,7 @@ class _GrowingArray:
 
 
 def lucene_length(length: int) -> int:
-    """Round the length of a document as Lucene does, which stores it in one byte."""
+    """Return the length of a document as Lucene rounds it to store it in one byte."""
     if length <= EXACT_LENGTHS:
         return length
     rest = length - FREE_VALUES
@@ -344,7 +346,12 @@ def lucene_length(length: int) -> int:
 
 
 def _norms(lengths: NDArray[np.int32], average: float) -> NDArray[np.float64]:
-    """Return (N,) float64: the BM25 norms of documents of some lengths, to be added to their term counts."""
+    """Return the (N,) float64 BM25 norms of documents with these lengths, in tf / (tf + norm).
+
+    Args:
+        lengths: (N,) number of words of each document.
+        average: mean number of words.
+    """
     numbers = scoring_parameters()
     distinct, places = np.unique(lengths, return_inverse=True)
     rounded = np.array([lucene_length(int(length)) for length in distinct], dtype=np.float64)[places]
@@ -352,21 +359,21 @@ def _norms(lengths: NDArray[np.int32], average: float) -> NDArray[np.float64]:
 
 
 def _renumber(live: NDArray[np.bool_], first: int) -> DocIds:
-    """Return the (N,) new ids of documents, of which only the live ones stay: from `first` on, NO_DOC for the others."""
+    """Return (N,) new ids of documents: `first` and up for the live ones, NO_DOC for the others."""
     return np.where(live, np.cumsum(live) - 1 + first, NO_DOC).astype(np.int32)
 
 
 def _merge_postings(
     main: Postings, buffer: Bm25BufferView, main_ids: DocIds, buffer_ids: DocIds, checkpoint: Callable[[], None]
 ) -> Postings:
-    """Merge postings without deleted documents, and without terms that no document has any more.
+    """Return the postings of an index and its buffer, without deleted documents and without terms that only those have.
 
     Args:
-        main: stays as it is.
-        buffer: stays as it is.
-        main_ids: (N,) new id of each document of main, in the old order; NO_DOC for a deleted one.
-        buffer_ids: (M,) the same of the buffer's documents; they come after those of main.
-        checkpoint: called between strides; may raise to give up.
+        main: postings of the index.
+        buffer: content of the buffer.
+        main_ids: (N,) new id of each document of the index, ascending; NO_DOC for a deleted document.
+        buffer_ids: (M,) new id of each document of the buffer, likewise; they come after those of the index.
+        checkpoint: function that is called between strides; it may raise to give up.
     """
     vocabulary = dict(main.vocabulary)
     merged_terms = np.array([vocabulary.setdefault(term, len(vocabulary)) for term in list(buffer.vocabulary)], dtype=np.int32)
@@ -398,6 +405,10 @@ def _merge_postings(
 
 
 def _strides(starts: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Cut the terms into strides of POSTINGS_PER_STRIDE postings or little more: (first term, term behind the last)."""
+    """Return strides of about POSTINGS_PER_STRIDE postings, or of one longer term, as (first term id, last term id + 1).
+
+    Args:
+        starts: (V + 1,) index of each term's first posting.
+    """
     cuts = np.searchsorted(starts, np.arange(0, starts[-1], POSTINGS_PER_STRIDE))
     return list(pairwise(np.unique(np.append(cuts, len(starts) - 1)).tolist()))

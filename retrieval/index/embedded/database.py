@@ -1,10 +1,10 @@
-"""Store the items of one embedded index in SQLite, the durable truth from which every other file can be rebuilt.
+"""Store the items of one embedded index in SQLite, from which every other file of the index can be rebuilt.
 
-A row is never changed: a newer version of an item is a new row with a higher row id. So a reader that has read up to a row id
-reads on from there, and a snapshot of any age is either right or only behind.
+A row is never changed. A newer version of an item is a new row with a higher row id, and the old row is deleted. So a reader that
+has read up to a row id can continue from there.
 
-Every row has a checksum. A damaged row is left out, logged and counted; the others are found. The file lots.json beside the
-database holds the checksum of the whole file at publication, so that a start need not check every row.
+Every row has a checksum. A damaged row is left out, logged and counted. The file lots.json beside the database holds the checksum
+of the whole file at publication, so that a start need not check every row.
 """
 
 import json
@@ -30,14 +30,14 @@ from retrieval.index.validation import entry_fault
 logger = logging.getLogger(__name__)
 
 CommitSeq = NewType("CommitSeq", int)
-"""Number of commits that led to a state of a database: equal numbers mean equal items."""
+"""Number of commits that led to a state of a database; states with equal numbers have equal items."""
 NO_COMMIT = CommitSeq(-1)
 RowId = NewType("RowId", int)
-"""Of a version of an item, ascending from 1; the column `position`."""
+"""Id of a row, which holds one version of an item; ascending from 1. The column is named `position`."""
 
 SEAL_FILE = "lots.json"
-BUSY_TIMEOUT_S = 60.0  # how long a writer waits for another process to commit
-KEYS_PER_QUERY = 500  # bound variables of one statement; SQLite allows 999 at least
+BUSY_TIMEOUT_S = 60.0  # seconds that a writer waits for another process to commit
+KEYS_PER_QUERY = 500  # bound variables per statement; SQLite allows at least 999
 
 SCHEMA = """
 CREATE TABLE meta (
@@ -51,9 +51,9 @@ CREATE TABLE tombstones (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT, item_id TEXT NOT NULL UNIQUE, version INTEGER NOT NULL
 );
 """
-# missing in a database of an older version, whose rows have no checksum until they are written again
+# columns that databases of older versions lack; their rows have no checksum until they are written again
 ADDED_COLUMNS = (("lots", "checksum INTEGER"), ("meta", "language TEXT"))
-# as blobs, because a damaged text cannot be handed to a function
+# texts are cast to blobs, because a damaged text cannot be passed to a function
 IS_SOUND = "is_sound(position, CAST(item_id AS BLOB), version, CAST(document AS BLOB), vector, checksum)"
 FIELDS = ("ends_at", "current_price", "seller_rating", "category", "brand", "bid_count", "listed_at", "seller")
 FIELD_COLUMNS = ", ".join(f"json_extract(document, '$.{name}')" for name in FIELDS)
@@ -71,7 +71,7 @@ class StoredItem:
 
 @dataclass(frozen=True, slots=True)
 class ItemFields:
-    """The numbers and labels by which items are filtered and ordered: FIELDS, None where an item has no such field."""
+    """The numbers and labels by which items are filtered and ordered (FIELDS); None if the item lacks the field."""
 
     row_id: RowId
     item_id: str
@@ -86,17 +86,21 @@ class ItemFields:
 
 
 class ItemDatabase:
-    """The database of one physical index; many threads may read while one process at a time writes.
+    """The database of one physical index. Many threads may read, while one process at a time writes.
 
     Args:
-        path: of the file that create() wrote.
+        path: path of the file that create() wrote.
 
     Raises:
-        IndexUnavailable: the file is missing or damaged. Every method raises it, too.
+        IndexUnavailable: the file is missing or damaged. Every method may raise it, too.
 
     Attributes:
-        language: of words in Latin letters; None in a database of a version that did not store it here.
-        damaged: row ids of the damaged items that a read came upon; they are left out.
+        path: path of the file.
+        database_id: random id of the database.
+        tower_id: id of the tower of the vectors.
+        dimensions: length of the vectors.
+        language: language of words in Latin letters; None in a database of an older version, which did not store it.
+        damaged: row ids of damaged rows that were found by reads; their items are left out.
     """
 
     def __init__(self, path: Path) -> None:
@@ -106,7 +110,7 @@ class ItemDatabase:
         with translated(path):
             self._reader = self._connect()
             self._writer = self._connect()
-            self._writer.execute("PRAGMA synchronous = FULL")  # acknowledged means on the disk
+            self._writer.execute("PRAGMA synchronous = FULL")  # so acknowledged writes are on the disk
             if _missing_columns(self._writer):
                 with _transaction(self._writer) as writer:  # another worker may have added them by now
                     for table, column in _missing_columns(writer):
@@ -119,28 +123,28 @@ class ItemDatabase:
 
     @classmethod
     def create(cls, path: Path, tower_id: str, dimensions: int, language: str | None = None) -> None:
-        """Make an empty database."""
+        """Create an empty database."""
         with translated(path), closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(SCHEMA)
             connection.execute("INSERT INTO meta VALUES (?, ?, ?, 0, ?)", (uuid.uuid4().hex, tower_id, dimensions, language))
 
     def commit_seq(self) -> CommitSeq:
-        """Return the number of commits so far."""
+        """Return the number of commits until now."""
         with self._read_lock, translated(self.path):
             return _commit_seq(self._reader)
 
     def count(self) -> int:
-        """Return the number of items, without the damaged ones that reads came upon."""
+        """Return the number of items, without those in `damaged`."""
         with self._read_lock, translated(self.path):
             return _count(self._reader, self.damaged)
 
     def write(self, entries: Sequence[IndexedItem | Deletion], *, overwrite: bool = False) -> UpsertReport:
-        """Write entries in order, in one transaction that outlives a crash.
+        """Carry out operations in order, in one durable transaction.
 
         Args:
-            entries: the operations.
-            overwrite: write an entry even where a newer version is stored.
+            entries: items and deletions.
+            overwrite: True carries out an operation even if a newer version is stored.
         """
         indexed = changed = 0
         deleted_ids, stale_ids = list[str](), list[str]()
@@ -163,35 +167,38 @@ class ItemDatabase:
         return UpsertReport(indexed, tuple(deleted_ids), tuple(stale_ids), tuple(rejected))
 
     def by_row_id(self, row_ids: Sequence[int]) -> dict[RowId, StoredItem]:
-        """Return the items of these rows; an item that was replaced or deleted in the meantime is left out."""
+        """Return row id -> item for these rows; rows that were deleted meanwhile and damaged rows are left out."""
         return {item.row_id: item for item in self._read("position", row_ids)}
 
     def by_item_id(self, item_ids: Sequence[str]) -> dict[str, StoredItem]:
-        """Return the items of these ids; unknown ids are left out."""
+        """Return item_id -> item for these ids; unknown ids and damaged rows are left out."""
         return {item.item_id: item for item in self._read("item_id", item_ids)}
 
     def damaged_count(self) -> int:
-        """Return the number of damaged items that reads came upon and that were not written again since."""
-        if not self.damaged:  # /health asks often, and a count reads every row
+        """Return the number of damaged rows that were found by reads, without items that were written again since."""
+        if not self.damaged:  # /health calls this often, and a count reads every row
             return 0
         with self._read_lock, translated(self.path):
             return int(self._reader.execute("SELECT count(*) FROM lots").fetchone()[0]) - _count(self._reader, self.damaged)
 
     def deletions(self) -> list[Deletion]:
-        """Return the deletions that are remembered, oldest first."""
+        """Return the deletions of items that were not written again, oldest first."""
         with self._read_lock, translated(self.path):
             rows = self._reader.execute("SELECT item_id, version FROM tombstones ORDER BY sequence").fetchall()
         return [Deletion(item_id, version) for item_id, version in rows]
 
     @contextmanager
     def snapshot(self) -> Iterator["ItemSnapshot"]:
-        """Yield one state of the database, whatever is committed while it is read."""
+        """Yield one state of the database, which does not change while others commit."""
         with translated(self.path), closing(self._connect()) as connection:
             connection.execute("BEGIN")
             yield ItemSnapshot(connection, self.dimensions, self._scan_condition, self.damaged)
 
     def seal(self) -> None:
-        """Move all commits into the database's own file and write its checksum; while others use it, the commit number alone."""
+        """Move all commits from the write-ahead log into the database file, and write the file's checksum to lots.json.
+
+        If other processes use the database, or rows are damaged, lots.json gets the number of commits without a checksum.
+        """
         with self._write_lock, translated(self.path):
             self._writer.execute("PRAGMA busy_timeout = 1000")
             busy = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
@@ -200,7 +207,7 @@ class ItemDatabase:
             if busy or self.damaged or _commit_seq(self._writer) != seal["generation"]:
                 if self._last_seal().get("generation", -1) >= seal["generation"]:
                     return
-                seal["crc32"] = None  # the file is not whole without its log; if that is lost, the commit number shows it
+                seal["crc32"] = None  # the file is not complete without its log; the commit number shows if the log is lost
         try:
             replace_file(self.path.with_name(SEAL_FILE), seal_json(seal))
         except OSError as error:
@@ -218,17 +225,17 @@ class ItemDatabase:
         return {**identity, "generation": _commit_seq(self._writer), "deletions": deletions, "crc32": checksum}
 
     def _last_seal(self) -> dict[str, Any]:
-        """Return the content of lots.json; empty if that is missing or damaged."""
+        """Return the content of lots.json; empty if the file is missing or damaged."""
         try:
             return unseal_json(self.path.with_name(SEAL_FILE).read_bytes())
         except (OSError, ValueError):
             return {}
 
     def _is_sealed(self) -> bool:
-        """True if the file is unchanged since seal(); False if every row must be checked.
+        """True if the file is unchanged since seal(), so that rows need not be checked.
 
         Raises:
-            ValueError: more than rows is damaged, or it is the database of another index.
+            ValueError: more than single rows is damaged, commits are missing, or this is the database of another index.
         """
         sealed = self._last_seal()
         if not {"database_id", "generation", "crc32"} <= sealed.keys():
@@ -257,7 +264,7 @@ class ItemDatabase:
         return connection
 
     def _is_sound(self, row_id: RowId, item_id: bytes, version: int, document: bytes, vector: bytes, checksum: int | None) -> bool:
-        """True if a row is as it was written; if it has no checksum, true if it can be read at all."""
+        """True if the content of a row has its checksum; for a row without a checksum, true if it can be read."""
         try:
             if len(vector) == 4 * self.dimensions and isinstance(vector, bytes):
                 if checksum is None and isinstance(json.loads(document), dict) and np.isfinite(_decode(vector)).all():
@@ -291,11 +298,18 @@ class ItemDatabase:
 
 @dataclass(frozen=True, slots=True)
 class ItemSnapshot:
-    """One state of the database."""
+    """One state of the database.
+
+    Attributes:
+        connection: connection with an open read transaction.
+        dimensions: length of the vectors.
+        scan_condition: SQL condition that is true for sound rows.
+        damaged: row ids of damaged rows that were found by reads.
+    """
 
     connection: sqlite3.Connection
     dimensions: int
-    scan_condition: str  # SQL that is true of the sound rows
+    scan_condition: str
     damaged: set[RowId]
 
     def commit_seq(self) -> CommitSeq:
@@ -303,21 +317,21 @@ class ItemSnapshot:
         return _commit_seq(self.connection)
 
     def count(self) -> int:
-        """Return the number of items, without the damaged ones that reads came upon."""
+        """Return the number of items, without those in `damaged`."""
         return _count(self.connection, self.damaged)
 
     def last_row_id(self) -> RowId:
-        """Return the highest row id that was ever given; 0 before the first."""
+        """Return the highest row id that was ever assigned; 0 before the first."""
         row = self.connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'lots'").fetchone()
         return RowId(int(row[0]) if row else 0)
 
     def deleted_after(self, sequence: int) -> list[tuple[int, str]]:
-        """Return (sequence, item_id) of the deletions after a sequence number, oldest first."""
+        """Return (sequence number, item_id) of the deletions after a sequence number, oldest first."""
         query = "SELECT sequence, item_id FROM tombstones WHERE sequence > ? ORDER BY sequence"
         return list(self.connection.execute(query, (sequence,)))
 
     def fields_to(self, last_row_id: int, batch_rows: int) -> Iterator[list[ItemFields]]:
-        """Yield the fields of the items up to a row id, inclusive, by ascending row id, in batches of at most `batch_rows`."""
+        """Yield batches of at most `batch_rows` items with their fields, up to and including a row id, by ascending row id."""
         query = (
             f"SELECT position, item_id, {FIELD_COLUMNS} FROM lots WHERE position <= ? AND {self.scan_condition} ORDER BY position"
         )
@@ -326,7 +340,7 @@ class ItemSnapshot:
             yield [ItemFields(*row) for row in rows]
 
     def items_after(self, row_id: int, batch_rows: int) -> Iterator[tuple[list[ItemFields], Vector]]:
-        """Yield fields and (N, D) vectors of the items after a row id, by ascending row id, in batches of at most `batch_rows`."""
+        """Yield batches of N <= `batch_rows` items after a row id, by ascending row id: their fields and (N, D) vectors."""
         columns = f"vector, position, item_id, {FIELD_COLUMNS}"
         query = f"SELECT {columns} FROM lots WHERE position > ? AND {self.scan_condition} ORDER BY position"
         cursor = self.connection.execute(query, (row_id,))
@@ -335,7 +349,7 @@ class ItemSnapshot:
             yield [ItemFields(*row[1:]) for row in rows], vectors
 
     def texts_after(self, row_id: int, fields: Sequence[str]) -> Iterator[tuple[RowId, tuple[str | None, ...]]]:
-        """Yield (row_id, text of each field) of the items after a row id, by ascending row id; None where a field is missing."""
+        """Yield (row id, texts of the fields) of the items after a row id, by ascending row id; None for a missing field."""
         extracted = ", ".join("json_extract(document, ?)" for _ in fields)
         query = f"SELECT position, {extracted} FROM lots WHERE position > ? AND {self.scan_condition} ORDER BY position"
         for row, *texts in self.connection.execute(query, (*(f"$.{field}" for field in fields), row_id)):
@@ -344,7 +358,7 @@ class ItemSnapshot:
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Turn errors of SQLite into IndexUnavailable with the remedy."""
+    """Translate errors of SQLite in the block into IndexUnavailable with the remedy."""
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -356,14 +370,14 @@ def translated(path: Path) -> Iterator[None]:
 
 
 def damaged(path: Path, reason: object) -> IndexUnavailable:
-    """Return the error of a file that an index needs; a shortage of disk or memory is not called damage."""
+    """Return the error for a file of an index that cannot be used; a shortage of disk or memory is not called damage."""
     return IndexUnavailable(
         shortage(path, reason) or f"{path} is missing, closed or damaged ({' '.join(str(reason).split())}); {REBUILD}"
     )
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    uri = f"{path.absolute().as_uri()}?mode=rw"  # never make an empty database where one was expected
+    uri = f"{path.absolute().as_uri()}?mode=rw"  # mode=rw does not create an empty database if the file is missing
     return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
 
 
@@ -379,7 +393,7 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]
 
 
 def _missing_columns(connection: sqlite3.Connection) -> list[tuple[str, str]]:
-    """Return those of ADDED_COLUMNS that a database does not have."""
+    """Return those of ADDED_COLUMNS that a database lacks."""
     names = {table: {row[1] for row in connection.execute(f"PRAGMA table_info({table})")} for table in ("lots", "meta")}
     return [(table, column) for table, column in ADDED_COLUMNS if column.split()[0] not in names[table]]
 
@@ -399,7 +413,7 @@ def _commit_seq(connection: sqlite3.Connection) -> CommitSeq:
 
 
 def _encode(entry: IndexedItem | Deletion, dimensions: int) -> tuple[str, bytes] | str | None:
-    """Return an item's document and vector as they are stored, None for a deletion, the reason for an invalid entry."""
+    """Return document and vector of an item as they are stored; None for a deletion; the fault of an invalid operation."""
     fault = entry_fault(entry, dimensions)
     if fault or isinstance(entry, Deletion):
         return fault
@@ -416,13 +430,13 @@ def _decode(blob: bytes) -> Vector:
 
 
 def _newest_version(writer: sqlite3.Connection, item_id: str) -> int:
-    """Return the highest version of an item or of its deletion; -1 if it has neither."""
+    """Return the stored version of an item or of its deletion; -1 if neither is stored."""
     query = "SELECT version FROM lots WHERE item_id = ?1 UNION ALL SELECT version FROM tombstones WHERE item_id = ?1"
     return max((int(row[0]) for row in writer.execute(query, (item_id,))), default=-1)
 
 
 def _delete(writer: sqlite3.Connection, entry: IndexedItem | Deletion) -> int:
-    """Delete an item and remember its version, so that an older event that comes late is stale. Return 1."""
+    """Delete an item and store the version of the deletion, so that late operations of older versions are stale. Return 1."""
     writer.execute("DELETE FROM lots WHERE item_id = ?", (entry.item_id,))
     writer.execute("DELETE FROM tombstones WHERE item_id = ?", (entry.item_id,))
     writer.execute("INSERT INTO tombstones (item_id, version) VALUES (?, ?)", (entry.item_id, entry.version))
@@ -430,7 +444,7 @@ def _delete(writer: sqlite3.Connection, entry: IndexedItem | Deletion) -> int:
 
 
 def _insert(writer: sqlite3.Connection, entry: IndexedItem | Deletion, document: str, vector: bytes) -> int:
-    """Write an item to a new row and return 1; 0 if that version is stored already, as when a part is indexed twice."""
+    """Write an item to a new row and return 1; return 0 if an equal row is stored already, as when a part is indexed twice."""
     query = "SELECT 1 FROM lots WHERE item_id = ?1 AND version = ?2 AND document = ?3 AND vector = ?4 AND ifnull(checksum, ?5) = ?5"
     checksum = _checksum(entry.item_id.encode(), entry.version, document.encode(), vector)
     values = (entry.item_id, entry.version, document, vector, checksum)

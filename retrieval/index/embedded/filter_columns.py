@@ -1,4 +1,4 @@
-"""Hold the fields by which items are filtered and ordered, in columns by vector id, so that a filter is one mask."""
+"""Store the fields by which items are filtered and ordered in columns by vector id, so that a filter is computed as one mask."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,22 +14,22 @@ from retrieval.index.port import Mask, TopField
 from retrieval.text.analysis import fold_label
 
 VectorIds = NDArray[np.int64]
-"""Places of vectors in the vector index, from 0 in the order in which they were added."""
+"""Ids of vectors, from 0 in the order in which they were added to the vector index."""
 RowIds = NDArray[np.int64]
-"""RowId of each item."""
+"""Row ids of items in the database, see RowId."""
 
 NEVER_ENDS = np.iinfo(np.int64).max
-GROWTH = 1.2  # of the space of a full column, so that an append seldom copies the columns
+GROWTH = 1.2  # factor by which a full column grows, so that an append seldom copies the columns
 NO_LABEL = -1  # code of a missing category, brand or seller
 COLUMNS: Mapping[str, type[np.generic]] = {
     "row_id": np.int64,
     "ends_at": np.int64,
-    "current_price": np.float32,  # float32 like the field of schema.index_body, so that a limit cuts at the same items
+    "current_price": np.float32,  # float32, as in opensearch.mapping, so that limits exclude the same items
     "seller_rating": np.float32,
     "category": np.int32,
     "brand": np.int32,
     "seller": np.int32,
-    "bid_count": np.float64,  # missing is NaN; float64 holds a count, and a time in ms, to the unit
+    "bid_count": np.float64,  # NaN if missing; float64 represents counts and times in ms exactly
     "listed_at": np.float64,
     "live": np.bool_,
 }
@@ -43,16 +43,16 @@ class DeletedItem:
 
 
 class FilterColumns:
-    """The filter columns of all vectors. A vector is deleted once its row is replaced or deleted.
+    """The filter columns of all vectors. A vector counts as deleted once its row is replaced or deleted.
 
     Attributes:
-        item_ids: of each vector; "" for a DeletedItem.
+        item_ids: item id of each vector; "" for a DeletedItem.
     """
 
     def __init__(self) -> None:
         self.item_ids: list[str] = []
         self._space: dict[str, NDArray[Any]] = {name: np.empty(0, dtype=kind) for name, kind in COLUMNS.items()}
-        self._columns = dict(self._space)  # the used part of each
+        self._columns = dict(self._space)  # used part of each array in _space
         self._vector_ids: dict[str, int] = {}
         self._codes: dict[str, int] = {}
         self._sellers: dict[str, int] = {}
@@ -62,28 +62,28 @@ class FilterColumns:
 
     @property
     def row_ids(self) -> RowIds:
-        """(N,) int64, ascending: the row of each vector."""
+        """Return the row id of each vector, (N,) int64, ascending."""
         row_ids: RowIds = self._columns["row_id"]
         return row_ids
 
     @property
     def live_row_ids(self) -> RowIds:
-        """(N,) int64, ascending: the rows of the vectors that are not deleted."""
+        """Return the row ids of the vectors that are not deleted, int64, ascending."""
         live: RowIds = self.row_ids[self._columns["live"]]
         return live
 
     @property
     def labels(self) -> list[str]:
-        """Every category and brand that an item has or had, in lower case."""
+        """Return every category and brand that an item has or had, as fold_label() writes them."""
         return list(self._codes)
 
     @property
     def deleted(self) -> int:
-        """Number of deleted vectors."""
+        """Return the number of deleted vectors."""
         return len(self) - len(self._vector_ids)
 
     def append(self, items: Sequence[ItemFields | DeletedItem]) -> None:
-        """Give the next vector ids to these items, and delete the vectors of their older versions."""
+        """Append the items, which get the next vector ids, and mark the vectors of their older versions as deleted."""
         if not items:
             return
         first, end = len(self), len(self) + len(items)
@@ -102,13 +102,18 @@ class FilterColumns:
             self.item_ids.append(item.item_id)
 
     def delete(self, item_id: str) -> None:
-        """Mark the vector of an item deleted; does nothing for an unknown item."""
+        """Mark the vector of an item as deleted; do nothing for an unknown item."""
         vector_id = self._vector_ids.pop(item_id, None)
         if vector_id is not None:
             self._columns["live"][vector_id] = False
 
     def matches(self, filters: Filter, vector_ids: VectorIds | None = None) -> Mask:
-        """Return a (N,) mask, true where an item passes a filter: of all vectors, or of these."""
+        """Return a (N,) bool mask of the items that match the filters; deleted items never match.
+
+        Args:
+            filters: conditions on the items.
+            vector_ids: (N,) vectors whose items are checked; None checks all.
+        """
 
         def column(name: str) -> NDArray[Any]:
             return self._columns[name] if vector_ids is None else self._columns[name][vector_ids]
@@ -141,7 +146,7 @@ class FilterColumns:
         return mask
 
     def numbers(self, field: TopField) -> NDArray[np.float64]:
-        """Return a field of each vector's item as (N,) float64; NaN where the item has none."""
+        """Return a field of each vector's item as (N,) float64; NaN for an item without the field."""
         numbers: NDArray[np.float64] = self._columns[field]
         return numbers
 

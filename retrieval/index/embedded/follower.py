@@ -1,7 +1,7 @@
-"""Keep a view of an index in step with the commits of its database.
+"""Keep a view of an index up to date with the commits of its database.
 
-A search refreshes the view that it uses. Work that takes longer, such as a merge or a new training, runs in a background rebuild:
-one low-priority thread with one FAISS thread.
+A search refreshes the view before it uses it. Longer work, such as a merge or a new training, runs in a background rebuild: one
+low-priority thread, in which FAISS uses one thread.
 """
 
 import logging
@@ -22,7 +22,7 @@ from retrieval.index.embedded.database import CommitSeq, ItemDatabase
 logger = logging.getLogger(__name__)
 
 NICENESS = 10
-FIRST_WAIT_S, MAX_WAIT_S = 1.0, 300.0  # before a rebuild that failed is tried again; the wait doubles each time
+FIRST_WAIT_S, MAX_WAIT_S = 1.0, 300.0  # wait after a failed rebuild before the next attempt; it doubles with each failure
 
 
 class Closed(Exception):
@@ -34,24 +34,24 @@ class View(Protocol):
 
     @property
     def commit_seq(self) -> CommitSeq:
-        """The last commit of the database that is in it."""
+        """Return the last commit of the database that is in the view."""
 
 
 V = TypeVar("V", bound=View)
 
 
 class Follower(ABC, Generic[V]):
-    """Hold the view of a database that searches use. Threads may share it.
+    """The holder of the view of a database that searches use. Threads may share it.
 
-    One thread at a time refreshes the view, and one at a time rebuilds it; searches go on meanwhile.
+    One thread at a time refreshes the view, and one at a time rebuilds it. Searches go on meanwhile.
 
     Args:
-        database: the database.
-        name: of rebuilds, in the log and in errors.
-        on_failure: the consequence of a failed background rebuild, for the log.
+        database: database to follow.
+        name: name of rebuilds, in the log and in errors.
+        on_failure: consequence of a failed background rebuild, for the log.
 
     Attributes:
-        view: the view of the last refresh; None before the first, and after one that ran out of memory.
+        view: view of the last refresh; None before the first refresh, and after a refresh that ran out of memory.
     """
 
     def __init__(self, database: ItemDatabase, name: str, on_failure: str) -> None:
@@ -69,7 +69,7 @@ class Follower(ABC, Generic[V]):
     def current(self, min_commit: CommitSeq) -> V:
         """Return the current view, and start a background rebuild if one is due.
 
-        While another thread refreshes, return the previous view if it is at least `min_commit`; otherwise wait.
+        While another thread refreshes, return the previous view if its commit is at least `min_commit`; otherwise wait.
         """
         view, commit_seq = self.view, self._database.commit_seq()
         if view is not None and view.commit_seq == commit_seq:
@@ -83,7 +83,7 @@ class Follower(ABC, Generic[V]):
                 view = self._refresh(view)
             self.view = view
         except MemoryError:
-            self.view = None  # an item may be in one part of it and not in another
+            self.view = None  # a part of the view may have an item that another part lacks
             raise
         finally:
             self._refresh_lock.release()
@@ -92,19 +92,19 @@ class Follower(ABC, Generic[V]):
         return view
 
     def rebuild_if_due(self, min_commit: CommitSeq) -> None:
-        """Rebuild the view if that is due and did not fail just now.
+        """Rebuild the view if a rebuild is due and the last one did not fail just now.
 
         Raises:
-            IndexUnavailable: out of memory or disk space.
+            IndexUnavailable: the rebuild ran out of memory or disk space.
         """
         if self._is_rebuild_due(self.current(min_commit)) and self._backoff.due:
             self.rebuild(min_commit)
 
     def rebuild(self, min_commit: CommitSeq) -> None:
-        """Rebuild and save the view, whether that is due or not, once no other thread does.
+        """Rebuild and save the view, even if no rebuild is due; wait first for a running rebuild.
 
         Raises:
-            IndexUnavailable: out of memory or disk space.
+            IndexUnavailable: the rebuild ran out of memory or disk space.
         """
         with self._rebuild_lock:
             self._attempt(self.current(min_commit), in_background=False)
@@ -119,15 +119,15 @@ class Follower(ABC, Generic[V]):
 
     @abstractmethod
     def _open(self) -> V:
-        """Return the first view, of whatever commit."""
+        """Return the first view, of any commit."""
 
     @abstractmethod
     def _refresh(self, view: V, checkpoint: Callable[[], None] = lambda: None) -> V:
-        """Return a view with all commits: this one, extended, or another.
+        """Return a view with all commits, which may be `view` itself.
 
         Args:
-            view: of any commit; unless this raises MemoryError, it stays valid and can be refreshed again.
-            checkpoint: called between steps; may raise to give up.
+            view: view of any commit. It stays valid and can be refreshed again, except after a MemoryError.
+            checkpoint: function that is called between steps; it may raise to give up.
         """
 
     def _is_rebuild_due(self, view: V) -> bool:
@@ -136,20 +136,20 @@ class Follower(ABC, Generic[V]):
 
     @abstractmethod
     def _rebuild(self, view: V, *, in_background: bool) -> None:
-        """Rebuild the view and save the result, with _check_open() between steps.
+        """Rebuild the view and save the result. Call _check_open() between steps.
 
         Args:
-            view: what searches use.
-            in_background: true if no caller waits. Then the result of another process will do, and a little may stay unsaved.
+            view: view that searches use.
+            in_background: True if no caller waits. Then files of another process may be used, and a small part may stay unsaved.
         """
 
     @abstractmethod
     def _save(self, view: V) -> object:
-        """Write what the next start would have to build again. Nobody refreshes or rebuilds meanwhile."""
+        """Save the parts that the next start would have to build again. No thread refreshes or rebuilds meanwhile."""
 
     def _swap(self, view: V) -> None:
-        """Let searches use another view; searches that come meanwhile wait, so that none sees an older commit than before."""
-        view = self._refresh(view, self._check_open)  # takes in most new commits while searches go on
+        """Let searches use another view. New searches wait for the swap, so that none gets an older commit than before."""
+        view = self._refresh(view, self._check_open)  # adds most new commits while searches go on
         self._swapping = True
         try:
             with self._refresh_lock:
@@ -173,18 +173,18 @@ class Follower(ABC, Generic[V]):
             return
         try:
             threading.Thread(target=self._rebuild_in_background, name=self._name, daemon=True).start()
-        except (RuntimeError, MemoryError) as error:  # no more threads; the search goes on without
+        except (RuntimeError, MemoryError) as error:  # no thread can be started; the search goes on
             self._backoff.postpone()
             logger.error("%s: %s", self._on_failure, error)
 
     def _rebuild_in_background(self) -> None:
-        faiss.omp_set_num_threads(1)  # of this thread: the other cores are for searches
-        if sys.platform == "linux":  # elsewhere a thread has no priority of its own
+        faiss.omp_set_num_threads(1)  # affects only this thread, and leaves the other cores to searches
+        if sys.platform == "linux":  # on other systems a thread has no priority of its own
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         if not self._rebuild_lock.acquire(blocking=False):
             return
         try:
-            # not current(): this thread is slow, and searches that came during its refresh would use the view before
+            # not current(), because this thread is slow, and searches would use the previous view during its refresh
             if self.view is not None:
                 self._attempt(self.view, in_background=True)
         except GavelError as error:
@@ -194,10 +194,10 @@ class Follower(ABC, Generic[V]):
 
 
 class Backoff:
-    """Space out attempts that fail: the wait after a failure doubles with each, and ends with a success.
+    """A wait between failed attempts, which doubles with each failure and ends with a success.
 
     Args:
-        name: of what is attempted, for errors.
+        name: name of the work, for errors.
     """
 
     def __init__(self, name: str) -> None:
@@ -206,36 +206,36 @@ class Backoff:
 
     @property
     def due(self) -> bool:
-        """True unless an attempt failed just now."""
+        """True unless the wait after a failed attempt still runs."""
         return time.monotonic() >= self._not_before
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
-        """Count the block as an attempt.
+        """Run the block as an attempt; if it fails, postpone the next one.
 
         Raises:
-            IndexUnavailable: out of memory or disk space; the next attempt is due later.
+            IndexUnavailable: the block failed, for example without enough memory or disk space.
         """
         try:
             with enough_memory(self._name):
                 yield
-        except (IndexUnavailable, OSError, RuntimeError) as error:  # RuntimeError is FAISS's
+        except (IndexUnavailable, OSError, RuntimeError) as error:  # FAISS raises RuntimeError
             self.postpone()
             raise error if isinstance(error, IndexUnavailable) else IndexUnavailable(f"{self._name}: {error}") from error
         self._wait_s = 0.0
 
     def postpone(self) -> None:
-        """Let no attempt be due before a wait."""
+        """Start the wait before the next attempt, twice as long as the last one."""
         self._wait_s = min(max(2 * self._wait_s, FIRST_WAIT_S), MAX_WAIT_S)
         self._not_before = time.monotonic() + self._wait_s
 
 
 @contextmanager
 def enough_memory(name: str) -> Iterator[None]:
-    """Turn a MemoryError into IndexUnavailable.
+    """Translate a MemoryError in the block into IndexUnavailable.
 
     Args:
-        name: of what needs the memory, for the message.
+        name: name of the index or work that needs the memory, for the message.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Search one embedded index: SQLite is the truth, FAISS and inverted lists follow it (docs/adr/0002-embedded-index.md)."""
+"""Search one embedded index: SQLite stores the items, FAISS and inverted lists follow it (docs/adr/0002-embedded-index.md)."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -28,28 +28,28 @@ from retrieval.text.stemming import has_same_stem
 logger = logging.getLogger(__name__)
 
 LOTS_FILE = "lots.sqlite"
-LANGUAGE_FILE = "language.txt"  # read if the database has no language, in indices of older versions; without it: English
+LANGUAGE_FILE = "language.txt"  # language of an index of an older version, whose database stores none; English if it is missing
 EXACT_BELOW = 1_000
 ENTRIES_PER_COMMIT = 1_000
-ATTEMPTS = 12  # of a search whose results a writer replaced before their documents were read
+ATTEMPTS = 12  # a search is repeated so often if writers replace its results before their documents are read
 
 
 class EmbeddedIndex:
-    """One physical index in a folder. Threads may share it; a second process may read, and write in its turn.
+    """One physical index in a folder. Threads may share it. Other processes may read it, and write while no other one does.
 
     Args:
-        folder: of create(); its name is the index's name.
-        exact_below: up to so many items that pass a filter are compared one by one (see AnnIndex.nearest); 0 never does.
-        spec: of the vector index, any index type; None for the graph of the hyperparameters.
-        tuning: boosts of keyword searches, and the fusion of hybrid ones.
+        folder: folder that create() filled; its name is the name of the index.
+        exact_below: if at most so many items match the filters, all are compared (see AnnIndex.nearest); 0 never prefers that.
+        spec: spec of the vector index; None takes an HNSW graph with this process's scoring parameters.
+        tuning: boosts of keyword searches and fusion of hybrid searches; None takes the defaults.
 
     Raises:
         InvalidInput: the parameters of the spec do not suit the vectors.
         IndexUnavailable: the database is missing or damaged.
 
     Attributes:
-        language: by which words in Latin letters are stemmed; see create().
-        closed: true after close().
+        language: language by which words in Latin letters are stemmed.
+        closed: True after close().
     """
 
     def __init__(
@@ -64,42 +64,49 @@ class EmbeddedIndex:
         boosts, live_rows = self._tuning.boosts, self._vectors.live_rows
         self._keywords = KeywordFollower(self._database, folder, boosts, self.language, live_rows)
         self._titles = TitleFollower(self._database, folder)
-        self._min_commit = CommitSeq(0)  # what every search must see
+        self._min_commit = CommitSeq(0)  # commit that every search must include
         self.closed = False
 
     @classmethod
     def create(cls, folder: Path, tower_id: str, dimensions: int, language: str = DEFAULT_LANGUAGE) -> None:
-        """Make an empty index in a new folder."""
-        (folder / LANGUAGE_FILE).write_text(language)  # an older version, to which one may go back, reads it here
+        """Create an empty index.
+
+        Args:
+            folder: new, empty folder.
+            tower_id: id of the tower of the vectors.
+            dimensions: length of the vectors.
+            language: language of words in Latin letters.
+        """
+        (folder / LANGUAGE_FILE).write_text(language)  # for older versions of Gavel, which read the language here
         ItemDatabase.create(folder / LOTS_FILE, tower_id, dimensions, language)
 
     @property
     def name(self) -> str:
-        """Physical name, auction-items-<tower_id>-<stamp>."""
+        """Return the physical name, <alias>-<tower_id>-<UTC stamp>."""
         return self._folder.name
 
     @property
     def tower_id(self) -> str:
-        """The tower whose vectors it holds."""
+        """Return the id of the tower that encoded the vectors."""
         return self._database.tower_id
 
     @property
     def dimensions(self) -> int:
-        """Length of its vectors."""
+        """Return the length of the vectors."""
         return self._database.dimensions
 
     @property
     def rebuilding_vectors(self) -> bool:
-        """True while the vector index takes new items in, or is built again."""
+        """True while new items are merged into the vector index, or it is built again."""
         return self._vectors.rebuilding
 
     @property
     def rebuilding_keywords(self) -> bool:
-        """True while the inverted lists take the words of new items in."""
+        """True while new items are merged into the inverted lists."""
         return self._keywords.rebuilding
 
     def count(self, filters: Filter | None = None) -> int:
-        """Return the number of items, ended ones included; with a filter, of those that pass it."""
+        """Return the number of items, ended ones included; with filters, the number of items that match."""
         with enough_memory(self.name):
             if filters is None:
                 return self._database.count()
@@ -117,7 +124,7 @@ class EmbeddedIndex:
             return self._database.deletions()
 
     def upsert(self, entries: Iterable[IndexedItem | Deletion], *, overwrite: bool = False) -> UpsertReport:
-        """Write and delete items, in order, in transactions of 1,000 entries; what is acknowledged is durable."""
+        """Write items and apply deletions, in order, in transactions of at most 1,000; acknowledged writes are durable."""
         report = UpsertReport()
         with enough_memory(self.name):
             for batch in batches(entries, ENTRIES_PER_COMMIT, entry_chars):
@@ -134,7 +141,7 @@ class EmbeddedIndex:
             logger.warning("%s: %s; the new lots are searched beside the others", self.name, error)
 
     def prepare(self) -> None:
-        """Build and save all that a first search needs."""
+        """Build and save everything that a first search needs."""
         self.refresh()
         with enough_memory(self.name):
             for follower in (self._vectors, self._keywords, self._titles):
@@ -142,18 +149,18 @@ class EmbeddedIndex:
         self._database.seal()
 
     def semantic(self, vector: Vector, k: int, filters: Filter, *, exact: bool = False) -> list[Candidate]:
-        """Return the items whose vectors have the highest cosine with `vector`; exact=True compares with all that match."""
+        """Return the items with the highest cosine to `vector`; exact=True compares with every matching item."""
         self._check_vector(vector)
         results = self._answer(lambda: self._rank_vectors(vector, k, filters, exact))
         return add_ranks(results, semantic=results)
 
     def keyword(self, text: str, k: int, filters: Filter) -> list[Candidate]:
-        """Return the items whose text has the highest BM25 score for `text` under its boosts; none without a common word."""
+        """Return the items with the highest tuned BM25 score for `text`; items that share no word with it are left out."""
         results = self._answer(lambda: self._rank_keywords(text, k, filters))
         return add_ranks(results, keyword=results)
 
     def hybrid(self, text: str, vector: Vector, k: int, filters: Filter, fusion: Fusion | None = None) -> list[Candidate]:
-        """Return the k best of semantic() and keyword(), fused as the request says, else as tuned."""
+        """Return the k best of the fused lists of semantic() and keyword(); fusion=None takes the tuned fusion."""
         self._check_vector(vector)
         lists: tuple[Ranking, Ranking] = ((), ())
 
@@ -168,11 +175,11 @@ class EmbeddedIndex:
         return add_ranks(results, semantic=lists[1], keyword=lists[0])
 
     def top(self, field: TopField, k: int, filters: Filter) -> list[Candidate]:
-        """Return the items with the most bids, or those listed last; none without such a number."""
+        """Return the items with the highest values of a field; items without the field are left out."""
         return self._answer(lambda: self._rank_field(field, k, filters))
 
     def corrections(self, words: Sequence[str]) -> dict[str, str]:
-        """Correct words in lower case that no item has: word -> the nearest term of a title."""
+        """Return misspelt word -> the most similar word of a title, for words in lower case that no item has."""
         return corrections(self.near_titles(words))
 
     def near_titles(self, words: Sequence[str]) -> dict[str, dict[str, int]]:
@@ -185,18 +192,18 @@ class EmbeddedIndex:
                 return {}
             with vectors.lock.reading():
                 labels = vectors.columns.labels
-            titles = self._titles.current(NO_COMMIT)  # a correction may be of an older commit
+            titles = self._titles.current(NO_COMMIT)  # any commit, because corrections need not be up to date
             in_labels = {word for word in unknown for label in labels if has_same_stem(word, label, self.language)}
             return {word: titles.near(word) for word in unknown if word not in in_labels}
 
     def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
-        """Return the items of these ids, in the order of the ids, score 0; unknown ids are left out, ended items are not."""
+        """Return the items of these ids in the order of the ids; unknown ids are left out, ended items are not."""
         with enough_memory(self.name):
             items = self._database.by_item_id(list(dict.fromkeys(item_ids)))
             return [Candidate(i, 0.0, items[i].document, items[i].vector) for i in item_ids if i in items]
 
     def sample(self, count: int, filters: Filter, seed: int) -> list[Vector]:
-        """Return at most `count` stored (D,) vectors of random items that pass a filter; the same ones for the same seed."""
+        """Return at most `count` stored (D,) vectors of random matching items; the same ones for the same seed."""
         view = self._current_vectors()
         with enough_memory(self.name), view.lock.reading():
             vector_ids = np.flatnonzero(view.columns.matches(filters))
@@ -204,11 +211,11 @@ class EmbeddedIndex:
             return list(view.vectors.take(sampled))
 
     def within(self, seconds: float) -> "EmbeddedIndex":
-        """Return itself: an embedded search cannot be cancelled."""
+        """Return this index without a time limit, because an embedded search cannot be cancelled."""
         return self
 
     def close(self) -> None:
-        """Save what a next start would have to build again, and close the database."""
+        """Save the parts that the next start would have to build again, and close the database."""
         if self.closed:
             return
         self.closed = True
@@ -234,14 +241,15 @@ class EmbeddedIndex:
             return []
         min_commit, settled = self._min_commit, False
         while True:
-            vectors = self._vectors.current(min_commit)  # first: its columns leave out the words of deleted items
+            vectors = self._vectors.current(min_commit)  # before the keywords, because its columns tell which items are deleted
             keywords = self._keywords.current(min_commit)
             with vectors.lock.reading():
                 columns = vectors.columns
                 if settled or not len(columns) or columns.row_ids[-1] <= keywords.last_row_id:
                     segments = keywords.scores(text)
                     return top_k((hit for segment in segments for hit in top_k_keyword(*segment, columns, filters, k)), k)
-            # another search took in the new version of an item whose old words are here; or the last items are deleted again
+            # The columns are newer than the inverted lists, so the old words of a replaced item would be lost: try again. If no
+            # commit came meanwhile, only deleted items make the difference, and the lists are used
             newest = self._database.commit_seq()
             settled, min_commit = newest == min_commit, newest
 
@@ -253,7 +261,7 @@ class EmbeddedIndex:
             return top_k_field(view.columns, field, filters, k)
 
     def _answer(self, search: Callable[[], Ranking]) -> list[Candidate]:
-        """Read the items of a ranking; search again if a writer replaced one of them in between."""
+        """Return the items of a ranking with their documents; search again if a writer replaced an item in between."""
         candidates: list[Candidate] = []
         for attempt in range(ATTEMPTS):
             if attempt:
@@ -263,7 +271,7 @@ class EmbeddedIndex:
                 items = self._database.by_row_id([hit.row_id for hit in hits])
             if damaged_ids := [hit.item_id for hit in hits if hit.row_id in self._database.damaged]:
                 view = self._current_vectors()
-                with view.lock.writing():  # or they would take the places of other items in each search
+                with view.lock.writing():  # otherwise damaged items would take the ranks of others in every search
                     for item_id in damaged_ids:
                         view.columns.delete(item_id)
             stored = [(hit, items[hit.row_id]) for hit in hits if hit.row_id in items]

@@ -1,12 +1,14 @@
 """Follow a database with the inverted lists of its items.
 
-The main segment of each field is mapped from files and never changed. Items that were committed since go into a buffer in memory
-and are found by the next search. Where the buffer has grown, a background rebuild merges both into a new main segment without
-deleted items, writes it, and swaps it in while searches go on. Until then deleted items count in the number of items and of items
-with a term, which are counted over main segment and buffer; the average length of a text is that of the main segment.
+Each field has a main segment, which is mapped from files and never changed. Items that are committed later go into a buffer in
+memory, where the next search finds them. Once the buffer is large, a background rebuild merges both into a new main segment without
+deleted items. It writes the new segment to files, and swaps it in while searches go on.
 
-bm25-<commit>            a main segment of the text, with the first <commit> commits
-bm25-<commit>-<field>    and of a field that a boost counts in
+The number of items, and of items with a term, is counted over main segment and buffer, with deleted items until a merge. The
+average length of a text is that of the main segment.
+
+bm25-<commit>            main segment of the text, with the first <commit> commits
+bm25-<commit>-<field>    main segment of a field with a boost
 """
 
 import logging
@@ -33,21 +35,24 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "bm25-"
 SNAPSHOT_NAME = re.compile(rf"{PREFIX}(\d+)")
-SMALL = 5_000  # items that are merged after each commit, in some milliseconds, so that their statistics are never behind
-MERGE_SHARE = 0.01  # of the items in the main segment; a larger buffer is merged
-MIN_MERGE_ITEMS = 1_000  # up to so many items are searched faster than files are written
+SMALL = 5_000  # an index of at most so many items is merged after each commit, within milliseconds, for exact statistics
+MERGE_SHARE = 0.01  # a buffer with a larger share of the main segment's items is merged
+MIN_MERGE_ITEMS = 1_000  # a buffer of at most so many items is not merged, because searching it is cheaper than writing files
 
 Scores = tuple[NDArray[np.float32], RowIds]
-"""(N,) scores of items, and the ascending rows of these."""
+"""(N,) scores of items, and the (N,) ascending row ids of these items."""
 LiveRows = Callable[[], tuple[RowIds, RowId]]
-"""Returns the ascending rows of all items, and the last row that they cover."""
+"""Function that returns the ascending row ids of all items, and the last row id that was read for them."""
 
 
 class AlignedFields:
     """The documents of several fields, aligned by their items.
 
+    Args:
+        fields: segments, one per field.
+
     Attributes:
-        row_ids: (N,) int64, ascending: of the items that have a term in any of the fields.
+        row_ids: (N,) int64 row ids, ascending, of the items that have a term in any field.
     """
 
     def __init__(self, fields: Sequence[Segment]) -> None:
@@ -56,7 +61,12 @@ class AlignedFields:
         self._places = [np.searchsorted(self.row_ids, each) for each in row_ids] if len(row_ids) > 1 else []
 
     def sum_scores(self, boosts: Sequence[float], scores: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Return (N,) float32 >= 0: the boosted scores of all fields, summed per item."""
+        """Return (N,) float32 >= 0: the sum over all fields of boost * score, per item.
+
+        Args:
+            boosts: one boost per field.
+            scores: one array per field, with the scores of the field's documents.
+        """
         if not self._places:
             return scores[0]
         total = np.zeros(len(self.row_ids))
@@ -68,18 +78,18 @@ class AlignedFields:
 
 @dataclass(frozen=True, slots=True)
 class KeywordView:
-    """The inverted lists of all fields up to one commit, searched as OpenSearch's `most_fields` does: scores are summed.
+    """The inverted lists of all fields up to one commit. The scores of fields are summed, like OpenSearch's `most_fields`.
 
     Attributes:
-        commit_seq: the last commit that is in it.
-        main_commit_seq: the last commit that is in the main segments.
-        saved: true if the main segments are mapped from files.
-        boosts: of each field; the first is that of the text, 1.
-        mains: the main segment of each field.
-        main_fields: these, aligned.
-        buffers: the buffer of each field, which takes later commits in.
-        buffered: the part of each buffer that belongs to this view.
-        buffered_fields: these, aligned.
+        commit_seq: last commit in this view.
+        main_commit_seq: last commit in the main segments.
+        saved: True if the main segments are mapped from files.
+        boosts: boost of each field; the first one is 1, for the text.
+        mains: main segment of each field.
+        main_fields: alignment of the main segments.
+        buffers: buffer of each field, to which later commits are added.
+        buffered: content of each buffer that belongs to this view.
+        buffered_fields: alignment of `buffered`.
     """
 
     commit_seq: CommitSeq
@@ -101,18 +111,18 @@ class KeywordView:
         return cls(commit_seq, commit_seq, saved, boosts, mains, fields[0], buffers, buffered, fields[1])
 
     def advance(self, commit_seq: CommitSeq) -> "KeywordView":
-        """Return the view of a later commit, with all that is in the buffers now."""
+        """Return the view of a later commit, with everything that is in the buffers now."""
         buffered = [buffer.view() for buffer in self.buffers]
         return replace(self, commit_seq=commit_seq, buffered=buffered, buffered_fields=AlignedFields(buffered))
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Numbers of items in the main segments and in the buffers, deleted ones included."""
+        """Return the numbers of items in the main segments and in the buffers, deleted items included."""
         return len(self.main_fields.row_ids), len(self.buffered_fields.row_ids)
 
     @property
     def last_row_id(self) -> int:
-        """The last row that was read."""
+        """Return the last row id that was read into all buffers."""
         return min(buffer.last_row_id for buffer in self.buffered)
 
     @property
@@ -122,13 +132,13 @@ class KeywordView:
         return in_buffer > max(MIN_MERGE_ITEMS, MERGE_SHARE * in_main)
 
     def contains(self, word: str) -> bool:
-        """True if an item has the stem of a word in any field."""
+        """True if an item has a word with the same stem in any field; deleted items count until a merge."""
         term = stem(word, self.mains[0].language)
         segments: list[Segment] = [*self.mains, *self.buffered]
         return any(len(segment.find(term)[0]) for segment in segments)
 
     def scores(self, text: str) -> tuple[Scores, Scores]:
-        """Return the boosted BM25 scores of the items of the main segments, and those of the buffers."""
+        """Return the boosted BM25 scores of the items in the main segments, and of those in the buffers."""
         of_fields = [bm25_scores([*pair], text, pair[0].language) for pair in zip(self.mains, self.buffered, strict=True)]
         of_main, of_buffer = zip(*of_fields, strict=True)
         main, buffer = self.main_fields, self.buffered_fields
@@ -136,14 +146,14 @@ class KeywordView:
 
 
 class KeywordFollower(Follower[KeywordView]):
-    """Follow a database with a KeywordView. Processes may share the folder; each has a buffer of its own.
+    """A follower of a database with a KeywordView. Processes may share the folder; each process has its own buffers.
 
     Args:
-        database: the database.
-        folder: of the files.
-        boosts: of the fields.
-        language: of words in Latin letters.
-        live_rows: see LiveRows.
+        database: database to follow.
+        folder: folder of the files.
+        boosts: boosts of the fields.
+        language: language of words in Latin letters.
+        live_rows: function that returns the row ids of all items, see LiveRows.
     """
 
     def __init__(self, database: ItemDatabase, folder: Path, boosts: FieldBoosts, language: str, live_rows: LiveRows) -> None:
@@ -152,12 +162,15 @@ class KeywordFollower(Follower[KeywordView]):
         self._boosts = {TEXT_FIELD: 1.0, **boosts.nonzero}
 
     def _open(self) -> KeywordView:
-        """Return the newest usable files, else an empty view."""
+        """Return a view of the newest usable files, else an empty view."""
         empty = [Bm25Index.empty(self._language) for _ in self._boosts]
         return self._load(after=NO_COMMIT) or self._view(empty, NO_COMMIT, saved=False)
 
     def _refresh(self, view: KeywordView, checkpoint: Callable[[], None] = lambda: None) -> KeywordView:
-        """Take new items into the buffers. Merge these at once if the index is small, or the main segments are no larger."""
+        """Return a view with the new items in its buffers.
+
+        The buffers are merged at once if the index is small, or if they hold more items than the main segments.
+        """
         with self._database.snapshot() as snapshot:
             commit_seq = snapshot.commit_seq()
             if commit_seq == view.commit_seq:
@@ -203,7 +216,7 @@ class KeywordFollower(Follower[KeywordView]):
         return KeywordView.of(mains, [*self._boosts.values()], commit_seq, saved=saved)
 
     def _load(self, after: CommitSeq) -> KeywordView | None:
-        """Return the newest usable files of a commit after another one; None if there are none."""
+        """Return a view of the newest usable files whose commit is later than `after`; None if there are none."""
         skipped: set[CommitSeq] = set()
         newest = self._database.commit_seq()
         while candidates := [commit for commit in self._saved_commits() if after < commit <= newest and commit not in skipped]:
@@ -213,14 +226,17 @@ class KeywordFollower(Follower[KeywordView]):
             except (OSError, ValueError) as error:
                 skipped.add(commit_seq)
                 if not all(self._path(commit_seq, field).is_dir() for field in self._boosts):
-                    continue  # of another tuning, or another process has just put a newer one in its place
+                    continue  # the files are of another tuning, or another process has just replaced them by newer ones
                 logger.warning("the keyword snapshot of %s is not usable (%s); it is built again", self._folder, error)
                 for field in self._boosts:
                     shutil.rmtree(self._path(commit_seq, field), ignore_errors=True)
         return None
 
     def _save(self, view: KeywordView) -> KeywordView:
-        """Write the main segments in the place of older ones, unless they are saved, and return a view that maps the files."""
+        """Write the main segments, remove older files, and return a view that maps the new files.
+
+        A saved view is returned unchanged, and so is a view that cannot be written.
+        """
         if view.saved:
             return view
         try:

@@ -6,7 +6,10 @@ from contextlib import contextmanager
 
 
 class ReadWriteLock:
-    """Readers share it; a writer has it alone, and new readers wait for a writer that waits. Not reentrant."""
+    """A lock that either any number of readers or one writer holds. It is not reentrant.
+
+    New readers wait while a writer waits, so that readers cannot keep it waiting for ever.
+    """
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -16,7 +19,7 @@ class ReadWriteLock:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Hold the lock beside other readers."""
+        """Hold the lock during the block, together with other readers."""
         with self._condition:
             self._condition.wait_for(lambda: not self._writing and not self._writers_waiting)
             self._readers += 1
@@ -29,7 +32,7 @@ class ReadWriteLock:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the lock alone."""
+        """Hold the lock during the block, without any reader or other writer."""
         with self._condition:
             self._writers_waiting += 1
             self._condition.wait_for(lambda: not self._writing and not self._readers)

@@ -1,8 +1,8 @@
 """The vectors of an embedded index: an immutable main segment, and a small exact buffer for vectors that came later.
 
-A vector in the buffer is found at once, and costs a copy; adding it to a graph costs a hundred times as much. So a background merge
-extends a copy of the main segment, which replaces the old one in one step while searches go on in both. Vector ids count on from
-the main segment into the buffer, so a merge does not change them.
+Adding a vector to the buffer costs a copy; adding it to a graph would cost a hundred times as much. So a background merge adds the
+buffer to a copy of the main segment, which then replaces the old one in one step. Searches go on meanwhile. Vector ids in the
+buffer continue those of the main segment, so a merge does not change them.
 """
 
 from collections.abc import Callable
@@ -19,11 +19,11 @@ from retrieval.index.embedded.read_write_lock import ReadWriteLock
 from retrieval.index.port import Mask
 
 DEFAULT_INDEX = "hnsw"
-MERGE_ROWS = 4_096  # added at a time to an index that nobody searches; FAISS pays for every vector of a graph at each step
+MERGE_ROWS = 4_096  # vectors added per step; not fewer, because each step of FAISS costs time for all vectors of a graph
 
 
 def embedded_spec(text: str = DEFAULT_INDEX) -> IndexSpec:
-    """Read the spec of an index in this process; the scoring parameters fill what a text leaves open of a graph.
+    """Read the spec of an embedded index; graph parameters that the text does not name are this process's scoring parameters.
 
     Raises:
         InvalidInput: see IndexSpec.parse.
@@ -45,10 +45,10 @@ class VectorBuffer(AnnIndex):
 
 
 class SegmentedVectors:
-    """Unit vectors by vector id. Callers hold a lock: for reading to search, for writing to add().
+    """The unit vectors of an index by vector id. Callers must hold a lock: for reading to search, for writing to add().
 
     Args:
-        main: holds the first ids; from now on owned by this object.
+        main: index with the first vectors, which from now on only this object changes.
     """
 
     def __init__(self, main: AnnIndex) -> None:
@@ -63,7 +63,7 @@ class SegmentedVectors:
         self.buffer.add(vectors)
 
     def take(self, vector_ids: VectorIds) -> Vector:
-        """Return (N, D) float32, a copy of the vectors with these ids."""
+        """Return a copy of the vectors with these N ids, (N, D) float32."""
         in_main = vector_ids < len(self.main)
         vectors = np.empty((len(vector_ids), self.main.dimensions), dtype=np.float32)
         vectors[in_main] = self.main.take(vector_ids[in_main])
@@ -71,29 +71,29 @@ class SegmentedVectors:
         return vectors
 
     def nearest(self, query: Vector, k: int, allowed: Mask, exact_below: int) -> VectorIds:
-        """Find the allowed ids with the highest cosine, k of each segment and more at ties (AnnIndex.nearest)."""
+        """Return the allowed ids with the highest cosine: k or more of each segment, see AnnIndex.nearest()."""
         first = len(self.main)
         in_main = self.main.nearest(query, k, allowed[:first], exact_below)
         return np.concatenate([in_main, self.buffer.exact(query, k, allowed[first:]) + first])
 
     def exact(self, query: Vector, k: int, allowed: Mask) -> VectorIds:
-        """Find the same by comparing with every allowed vector."""
+        """Return the allowed ids with the highest cosine, like nearest(), but by comparing with every allowed vector."""
         first = len(self.main)
         return np.concatenate([self.main.exact(query, k, allowed[:first]), self.buffer.exact(query, k, allowed[first:]) + first])
 
     def merge_in_place(self) -> None:
-        """Move the buffer into the main segment itself, which is in memory and not searched yet."""
+        """Move the buffer into the main segment itself, which must be in memory and not in use by searches."""
         self.main.add(self.buffer.vectors)
         self.buffer = VectorBuffer(self.main.dimensions)
 
     def merge(self, lock: ReadWriteLock, before_step: Callable[[], None] = lambda: None) -> None:
-        """Extend a copy of the main segment by the buffer's present vectors, and replace the main segment with it.
+        """Add the present vectors of the buffer to a copy of the main segment, and replace the main segment with the copy.
 
-        Call it one at a time. Searches and add() go on meanwhile.
+        Only one thread at a time may merge. Searches and add() go on meanwhile.
 
         Args:
-            lock: that searches hold; taken for the moment of the replacement.
-            before_step: may give up by raising; nothing has changed then.
+            lock: lock that searches hold; held for writing only during the replacement.
+            before_step: function that is called before each step. If it raises, nothing is changed.
         """
         with lock.reading():
             buffered = self.buffer.vectors.copy()  # (N, D)
@@ -109,6 +109,6 @@ class SegmentedVectors:
             self.main, self.buffer = extended, rest
 
     def replace_main(self, main: AnnIndex, expected: AnnIndex) -> None:
-        """Search in another main segment with the same vectors, if `expected` still is the main one; needs the lock for writing."""
+        """Replace the main segment by another with the same vectors, if it is still `expected`. Hold the lock for writing."""
         if self.main is expected:
             self.main = main

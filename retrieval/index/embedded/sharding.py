@@ -1,7 +1,7 @@
 """Search an embedded index in several shards, each in its own process, so that one search uses as many cores as there are shards.
 
-The hash of its id determines the shard of an item. Every shard answers with its own best k. So exact searches of all shards find
-the same items as one index would. Words are weighted by the statistics of their shard, as in OpenSearch.
+A hash of the item's id selects its shard. Every shard answers with its own k best items, so exact searches find the same items as
+in a single index. BM25 takes the statistics of words from each shard, so keyword scores may differ from those of a single index.
 """
 
 import logging
@@ -46,9 +46,10 @@ T = TypeVar("T")
 
 
 class _LazyIndex:
-    """The index of a shard in its process, opened by the first call of a method.
+    """The index of a shard in the shard's process, opened by the first call of a method.
 
-    A manager passes on the errors of a method as they are, but those of a constructor as a traceback.
+    The constructor does not open it, because a manager passes on errors of a constructor only as a traceback. Errors of a method
+    are passed on unchanged.
     """
 
     def __init__(self, *args: Any) -> None:
@@ -63,19 +64,19 @@ class _LazyIndex:
 
 
 class _ShardManager(BaseManager):
-    """Start the process of a shard and call it over a local socket, one connection a thread."""
+    """A manager that starts the process of a shard and calls it over a local socket, with one connection per thread."""
 
-    open: Callable[..., Any]  # made by register()
+    open: Callable[..., Any]  # added by register()
 
 
 _ShardManager.register("open", _LazyIndex, exposed=REMOTE_METHODS)
 
 
 class Shard:
-    """One shard in its process, which is started at once, and again if it dies.
+    """One shard in a process of its own, which is started at once, and again after it died.
 
     Args:
-        args: of EmbeddedIndex.
+        args: arguments of EmbeddedIndex.
     """
 
     def __init__(self, *args: Any) -> None:
@@ -84,10 +85,10 @@ class Shard:
         self._start()
 
     def call(self, method: str, *args: Any, **options: Any) -> Any:
-        """Call a method of the shard's index.
+        """Call a method of the shard's index, and return its result.
 
         Raises:
-            IndexUnavailable: the process has died; the next call uses a new one.
+            IndexUnavailable: the process has died. The next call uses a new process.
         """
         index = self._index
         try:
@@ -113,10 +114,10 @@ class Shard:
 
 
 class ShardedIndex:
-    """One physical index of several shards. Threads may share it; their searches of a shard run in parallel, too.
+    """One physical index of several shards. Threads may share it; their searches run in parallel in every shard.
 
     Args:
-        folder: of create(); its name is the index's name.
+        folder: folder that create() filled; its name is the name of the index.
         exact_below: see EmbeddedIndex.
         spec: see EmbeddedIndex.
         tuning: see EmbeddedIndex.
@@ -138,14 +139,22 @@ class ShardedIndex:
         self._shards = list(self._threads.map(lambda shard_folder: Shard(shard_folder, exact_below, spec, tuning), folders))
         self.closed = False
         try:
-            self._call_all("count")  # opens each
+            self._call_all("count")  # opens each shard
         except GavelError:
             self.close()
             raise
 
     @classmethod
     def create(cls, folder: Path, tower_id: str, dimensions: int, language: str, shards: int) -> None:
-        """Make an empty index in a new folder."""
+        """Create an empty index of several shards.
+
+        Args:
+            folder: new, empty folder.
+            tower_id: id of the tower of the vectors.
+            dimensions: length of the vectors.
+            language: language of words in Latin letters.
+            shards: number of shards.
+        """
         for number in range(shards):
             _shard_folder(folder, number).mkdir()
             EmbeddedIndex.create(_shard_folder(folder, number), tower_id, dimensions, language)
@@ -154,11 +163,11 @@ class ShardedIndex:
 
     @property
     def name(self) -> str:
-        """Physical name, auction-items-<tower_id>-<stamp>."""
+        """Return the physical name, <alias>-<tower_id>-<UTC stamp>."""
         return self._folder.name
 
     def count(self, filters: Filter | None = None) -> int:
-        """Return the number of items, ended ones included; with a filter, of those that pass it."""
+        """Return the number of items, ended ones included; with filters, the number of items that match."""
         return sum(self._call_all("count", filters))
 
     def damaged(self) -> int:
@@ -170,7 +179,7 @@ class ShardedIndex:
         return [deletion for deletions in self._call_all("deletions") for deletion in deletions]
 
     def upsert(self, entries: Iterable[IndexedItem | Deletion], *, overwrite: bool = False) -> UpsertReport:
-        """Write and delete items, those of one id in their order; what is acknowledged is durable."""
+        """Write items and apply deletions, those of one id in their order; acknowledged writes are durable."""
         report = UpsertReport()
         for batch in batches(entries, ENTRIES_PER_COMMIT * len(self._shards), entry_chars):
             parts: list[list[IndexedItem | Deletion]] = [[] for _ in self._shards]
@@ -185,37 +194,37 @@ class ShardedIndex:
         self._call_all("refresh")
 
     def prepare(self) -> None:
-        """Build and save all that a first search needs."""
+        """Build and save everything that a first search needs."""
         self._call_all("prepare")
 
     def semantic(self, vector: Vector, k: int, filters: Filter, *, exact: bool = False) -> list[Candidate]:
-        """Return the items whose vectors have the highest cosine with `vector`; exact=True compares with all that match."""
+        """Return the items with the highest cosine to `vector`; exact=True compares with every matching item."""
         results = self._top_k("semantic", k, vector, k, filters, exact=exact)
         return add_ranks(results, semantic=results)
 
     def keyword(self, text: str, k: int, filters: Filter) -> list[Candidate]:
-        """Return the items whose text has the highest BM25 score for `text` in their shard; none without a common word."""
+        """Return the items with the highest BM25 score for `text` in their shard; items that share no word are left out."""
         results = self._top_k("keyword", k, text, k, filters)
         return add_ranks(results, keyword=results)
 
     def hybrid(self, text: str, vector: Vector, k: int, filters: Filter, fusion: Fusion | None = None) -> list[Candidate]:
-        """Return the k best of semantic() and keyword(), fused as the request says, else as tuned."""
+        """Return the k best of the fused lists of semantic() and keyword(); fusion=None takes the tuned fusion."""
         return fuse_candidates(
             self.keyword(text, k, filters), self.semantic(vector, k, filters), fusion or self._tuning.fusion, max(k, 0)
         )
 
     def top(self, field: TopField, k: int, filters: Filter) -> list[Candidate]:
-        """Return the items with the most bids, or those listed last; none without such a number."""
+        """Return the items with the highest values of a field; items without the field are left out."""
         return self._top_k("top", k, field, k, filters)
 
     def corrections(self, words: Sequence[str]) -> dict[str, str]:
-        """Correct words in lower case that no shard has: word -> the nearest term of a title in any shard."""
+        """Return misspelt word -> the most similar title word of all shards, for words in lower case that no shard has."""
         near_titles: list[dict[str, dict[str, int]]] = self._call_all("near_titles", words)
         unknown = [word for word in words if all(word in near for near in near_titles)]
         return corrections({word: sum((Counter(near[word]) for near in near_titles), Counter()) for word in unknown})
 
     def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
-        """Return the items of these ids, in the order of the ids, score 0; unknown ids are left out, ended items are not."""
+        """Return the items of these ids in the order of the ids; unknown ids are left out, ended items are not."""
         parts: list[list[str]] = [[] for _ in self._shards]
         for item_id in dict.fromkeys(item_ids):
             parts[shard_of(item_id, len(parts))].append(item_id)
@@ -223,12 +232,12 @@ class ShardedIndex:
         return [items[item_id] for item_id in item_ids if item_id in items]
 
     def sample(self, count: int, filters: Filter, seed: int) -> list[Vector]:
-        """Return at most `count` stored (D,) vectors of random items that pass a filter, from all shards alike."""
+        """Return at most `count` stored (D,) vectors of random matching items of all shards."""
         vectors = [vector for part in self._call_all("sample", count, filters, seed) for vector in part]
         return Random(seed).sample(vectors, min(count, len(vectors)))
 
     def within(self, seconds: float) -> "ShardedIndex":
-        """Return itself: an embedded search cannot be cancelled."""
+        """Return this index without a time limit, because an embedded search cannot be cancelled."""
         return self
 
     def close(self) -> None:
@@ -240,7 +249,7 @@ class ShardedIndex:
         self._threads.shutdown()
 
     def _top_k(self, method: str, k: int, *args: Any, **options: Any) -> list[Candidate]:
-        """Return the k best results of all shards, by descending score, ties by item_id."""
+        """Call a search of all shards; return the k best results of all, by descending score, ties by item_id."""
         return sort_by_score(result for results in self._call_all(method, *args, **options) for result in results)[: max(k, 0)]
 
     def _call_all(self, method: str, *args: Any, **options: Any) -> list[Any]:
@@ -250,7 +259,7 @@ class ShardedIndex:
         """Call all shards in parallel, each with its part, and return the results in the order of the shards.
 
         Raises:
-            IndexUnavailable: no thread can be started, or the index is closed; or as the shards raise it.
+            IndexUnavailable: no thread can be started, the index is closed, or a shard raises it.
         """
         try:
             results = self._threads.map(call, self._shards, parts)
@@ -260,12 +269,12 @@ class ShardedIndex:
 
 
 def shard_of(item_id: str, shards: int) -> int:
-    """Return the shard of an item, from 0: the CRC-32 of its id's UTF-8, the same on every machine."""
+    """Return the number of an item's shard, from 0, by the CRC-32 of its id; it is the same on every machine."""
     return zlib.crc32(item_id.encode(errors="surrogatepass")) % shards
 
 
 def is_sharded(folder: Path) -> bool:
-    """True if the index in a folder has shards."""
+    """True if the index in a folder is a ShardedIndex."""
     return (folder / SHARDS_FILE).is_file()
 
 
@@ -274,6 +283,6 @@ def _shard_folder(folder: Path, number: int) -> Path:
 
 
 def _end_with_parent() -> None:
-    """Leave Ctrl-C to the parent, and end when it does, however it does."""
+    """Ignore Ctrl-C, which the parent handles, and end this process when the parent ends, even if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent(partial(os._exit, 0))  # what was acknowledged is on the disk
+    end_with_parent(partial(os._exit, 0))  # loses nothing, because acknowledged writes are on the disk

@@ -1,13 +1,13 @@
 """Manage a folder of embedded indices, one of them live (docs/adr/0002-embedded-index.md).
 
-root/auction-items.json                      the alias: the name of the live index
+root/auction-items.json                      the alias: holds the name of the live index
 root/auction-items-<tower_id>-<stamp>/       one physical index
     lots.sqlite                              all acknowledged items and deletions
-    lots.json                                its checksum at publication
+    lots.json                                checksum of lots.sqlite at publication
     <index_type>.faiss                       vectors of earlier commits, for a quick start; built again if missing or damaged
     bm25-<commit>…/                          inverted lists, likewise
     title-words-<commit>.<analysis>.json     terms of titles, likewise
-    shard-00/, shards.json                   in place of these: each shard has files as above
+    shard-00/, …, shards.json                instead of these files in a sharded index; each shard has a folder of such files
 """
 
 import json
@@ -33,16 +33,16 @@ OpenIndex = EmbeddedIndex | ShardedIndex
 
 
 class EmbeddedStore:
-    """The folder that holds the embedded indices; its indices are opened once and shared between threads.
+    """A folder of embedded indices. Each index is opened once and shared between threads.
 
     Args:
-        root: created with the first index.
+        root: path of the folder, which is created with the first index.
         alias: name of the alias.
         exact_below: see EmbeddedIndex.
-        language: of words in Latin letters, in indices of create(); a key of SNOWBALL of retrieval.text.stemming.
-        spec: see EmbeddedIndex; an index may be opened with any.
-        tuning: tower_id -> the tuning of searches; called when an index of that tower is opened.
-        shards: number of processes that share the items of an index of create(); 1 stores them in this process.
+        language: language of words in Latin letters in new indices; a key of SNOWBALL in retrieval.text.stemming.
+        spec: see EmbeddedIndex; it may differ from the spec with which an index was built.
+        tuning: tower_id -> tuning of searches; called when an index of that tower is opened.
+        shards: number of shards of new indices, each in its own process; 1 has no shards and runs in this process.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class EmbeddedStore:
         self._lock = threading.Lock()
 
     def create(self, tower_id: str, dimensions: int) -> OpenIndex:
-        """Create an empty index for a tower; it is not live."""
+        """Create an empty index for a tower, and return it; it is not live."""
         name = index_name(self._alias, tower_id, utc_now())
         try:
             self._root.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,10 @@ class EmbeddedStore:
         return self._open(name)
 
     def live_tower(self) -> str | None:
-        """Return the tower of the live index, even if that is damaged; of the newest index if the alias is damaged."""
+        """Return the tower of the live index, even if that index is damaged; None if nothing is published.
+
+        If the alias is damaged, return the tower of the newest index.
+        """
         try:
             name = self._live_name()
         except IndexUnavailable:
@@ -112,7 +115,7 @@ class EmbeddedStore:
         return None if name is None else self._tower_of(name)
 
     def publish(self, name: str) -> None:
-        """Prepare an index and point the alias at it, in one atomic step; the index before stays for rollback.
+        """Prepare an index, then point the alias at it in one atomic step; the previous index stays for rollback.
 
         Raises:
             IndexMissing: there is no index of this name.
@@ -127,7 +130,7 @@ class EmbeddedStore:
         """Delete an index that is not live.
 
         Raises:
-            InvalidInput: it is live.
+            InvalidInput: the index is live.
             IndexMissing: there is no index of this name.
         """
         if name == self._live_name():
@@ -137,7 +140,7 @@ class EmbeddedStore:
             index = self._open_indices.pop(name, None)
         if index is not None:
             index.close()
-        dropped = folder.with_name(f".{name}.dropped")  # an index is there whole or not at all
+        dropped = folder.with_name(f".{name}.dropped")  # so that no reader sees a half-deleted index
         folder.rename(dropped)
         shutil.rmtree(dropped, ignore_errors=True)
 

@@ -1,10 +1,10 @@
 """Follow a database with the dictionary of its titles, from which the words of a query are corrected.
 
-Corrections are those of OpenSearch's term suggester: the nearest term is that with the fewest edits for its length (optimal string
-alignment: a letter inserted, deleted, replaced, or two swapped), then the one in more titles, then the first in the alphabet. The
-first letter is taken to be right. Lucene's DirectSpellChecker does the same (tests/contract/test_corrections.py).
+Corrections are those of OpenSearch's term suggester and Lucene's DirectSpellChecker (tests/contract/test_corrections.py). The best
+term is that with the fewest edits relative to its length, then that in more titles, then the alphabetically first. An edit inserts,
+deletes or replaces a letter, or swaps two neighbours (optimal string alignment). The first letter must be right.
 
-title-words-<commit>.<analysis>.json    the dictionary of the titles of the first <commit> commits
+title-words-<commit>.<analysis>.json    dictionary of the titles of the first <commit> commits
 """
 
 import logging
@@ -27,20 +27,17 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "title-words-"
 FILE_NAME = re.compile(rf"{PREFIX}(\d+)\.{ANALYSIS}\.json")
-SMALL = 5_000  # up to so many titles are counted anew as soon as one of them is deleted
+SMALL = 5_000  # in an index of at most so many titles, all are counted again as soon as one is deleted
 TITLES_PER_STEP = 10_000
 
 
 class TitleTerms:
-    """The terms of titles up to one commit; deleted titles count, too. One thread at a time adds, while others read.
-
-    Args:
-        titles: term in lower case -> number of titles that have it.
+    """The terms of titles up to one commit; deleted titles count, too. One thread at a time may add, while others read.
 
     Attributes:
-        titles: the same.
-        commit_seq: the last commit that is in it.
-        last_row_id: the last row that was read.
+        titles: term in lower case -> number of titles that have it.
+        commit_seq: last commit whose titles are counted.
+        last_row_id: last row id that was read.
         items: number of rows that were read.
     """
 
@@ -51,19 +48,19 @@ class TitleTerms:
         self._count(titles)
 
     def near(self, word: str) -> dict[str, int]:
-        """Return the terms that a word may have been meant to be -> number of titles that have them."""
+        """Return similar term -> number of titles that have it, for the terms that may be meant by a misspelt word."""
         others = process.extract_iter(word, self._by_letter.get(word[0], ()), scorer=OSA.distance, score_cutoff=max_edits(word))
         return {other: self.titles[other] for other, _, _ in others}
 
     def add(self, titles: Iterable[str]) -> None:
-        """Count the terms of more titles."""
+        """Add the terms of these titles to the counts."""
         counts: Counter[str] = Counter()
         for title in titles:
             counts.update({word for word in words(title) if can_be_misspelt(word)})
         self._count(counts)
 
     def catch_up(self, snapshot: ItemSnapshot) -> None:
-        """Count the titles that were committed since the last call. It goes on where a call before ended early."""
+        """Count the titles that were committed since the last call; continue if the last call was interrupted."""
         rows = snapshot.texts_after(self.last_row_id, ["title"])
         while batch := list(islice(rows, TITLES_PER_STEP)):
             self.add(title for _, (title,) in batch if title)
@@ -79,11 +76,11 @@ class TitleTerms:
 
 
 class TitleFollower(Follower[TitleTerms]):
-    """Follow a database with TitleTerms.
+    """A follower of a database with TitleTerms.
 
     Args:
-        database: the database.
-        folder: of the file.
+        database: database to follow.
+        folder: folder of the file.
     """
 
     def __init__(self, database: ItemDatabase, folder: Path) -> None:
@@ -92,20 +89,20 @@ class TitleFollower(Follower[TitleTerms]):
         self._saved = NO_COMMIT
 
     def _open(self) -> TitleTerms:
-        """Return the newest usable file, else an empty dictionary."""
+        """Return the terms in the newest usable file, else an empty dictionary."""
         newest = self._database.commit_seq()
         names = (FILE_NAME.fullmatch(path.name) for path in self._folder.glob(f"{PREFIX}*"))
         for number in sorted((int(name[1]) for name in names if name and int(name[1]) <= newest), reverse=True):
             commit_seq = CommitSeq(number)
             try:
                 values = unseal_json(self._path(commit_seq).read_bytes())
-                if values.get("database_id") != self._database.database_id:  # an older version wrote neither this nor a checksum
+                if values.get("database_id") != self._database.database_id:  # older versions wrote no database_id and no checksum
                     raise ValueError("they are of another index")
                 terms = TitleTerms(values["titles"], commit_seq, int(values["last"]), int(values["lots"]))
                 self._saved = commit_seq
                 return terms
             except FileNotFoundError:
-                pass  # another process has just put a newer one in its place
+                pass  # another process has just replaced the file by a newer one
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 logger.warning("the words of titles in %s are not usable (%s); they are counted again", self._folder, error)
         return TitleTerms({})
@@ -116,13 +113,13 @@ class TitleFollower(Follower[TitleTerms]):
             return _without_deleted(view, snapshot) if view.items <= SMALL else view
 
     def _rebuild(self, view: TitleTerms, *, in_background: bool) -> None:
-        """Leave out the deleted titles."""
+        """Count the titles again without the deleted ones, and save the terms."""
         with self._refresh_lock, self._database.snapshot() as snapshot:
             self.view = _without_deleted(view, snapshot)
             self._save(self.view)
 
     def _save(self, view: TitleTerms) -> None:
-        """Write the dictionary in one step, in the place of older ones."""
+        """Write the dictionary in one step and remove older files, unless a file of this commit was saved already."""
         if view.commit_seq <= self._saved:
             return
         path = self._path(view.commit_seq)
@@ -141,7 +138,11 @@ class TitleFollower(Follower[TitleTerms]):
 
 
 def corrections(near: Mapping[str, Mapping[str, int]]) -> dict[str, str]:
-    """Return word -> the nearest of its terms, of the words that have any; see TitleTerms.near()."""
+    """Return word -> its best correction; words without similar terms are left out.
+
+    Args:
+        near: word -> result of TitleTerms.near().
+    """
     return {
         word: min(titles, key=lambda term: (OSA.distance(word, term) / min(len(word), len(term)), -titles[term], term))
         for word, titles in near.items()
@@ -150,7 +151,7 @@ def corrections(near: Mapping[str, Mapping[str, int]]) -> dict[str, str]:
 
 
 def _without_deleted(terms: TitleTerms, snapshot: ItemSnapshot) -> TitleTerms:
-    """Return the terms, counted anew if a title that counts in them is deleted."""
+    """Return the terms; count them again if they include a deleted title."""
     if terms.items == snapshot.count():
         return terms
     counted = TitleTerms({})

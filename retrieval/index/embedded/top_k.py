@@ -1,4 +1,4 @@
-"""Select the best items of a search of an embedded index, before their documents are read."""
+"""Select the best items of a search in an embedded index, before their documents are read."""
 
 import heapq
 from collections.abc import Iterable, Sequence
@@ -12,16 +12,16 @@ from retrieval.index.embedded.filter_columns import FilterColumns, RowIds, Vecto
 from retrieval.index.filters import Filter
 from retrieval.index.port import TopField
 
-FIRST_DEPTH = 1_000  # best documents of a keyword search that are filtered first; as many times more where too few of them pass
+FIRST_DEPTH = 1_000  # best documents of a keyword search that are filtered first; 1,000 times as many if too few of them match
 
 
 class Hit(NamedTuple):
     """An item of a ranking.
 
     Attributes:
-        row_id: in the database.
-        item_id: of the item.
-        score: as Candidate.score.
+        row_id: row id of the item in the database.
+        item_id: id of the item.
+        score: score of the item, see Candidate.score.
     """
 
     row_id: RowId
@@ -30,21 +30,21 @@ class Hit(NamedTuple):
 
 
 Ranking = Sequence[Hit]
-"""Best first: by descending score, ties by item_id."""
+"""Hits by descending score, ties by item_id."""
 
 
 def top_k_keyword(scores: NDArray[np.float32], row_ids: RowIds, columns: FilterColumns, filters: Filter, k: int) -> Ranking:
-    """Return the best documents of a keyword search that pass a filter.
+    """Return the best documents of a keyword search that match the filters.
 
-    A common word is in a great many documents. So only the best ones are filtered, and more of them if fewer than k pass.
-    Documents that tie with the last of these are always among them.
+    A common word is in very many documents. So only the best documents are filtered at first, and more if fewer than k match.
+    All documents that tie with the last filtered one are filtered, too.
 
     Args:
-        scores: (N,) BM25 of every document; 0 shares no word with the query.
-        row_ids: (N,) ascending, of the documents' items.
-        columns: of all items.
-        filters: to pass.
-        k: how many at most.
+        scores: (N,) BM25 scores of all documents; 0 for a document that shares no word with the query.
+        row_ids: (N,) row ids of the documents' items, ascending.
+        columns: filter columns of all items.
+        filters: conditions on the items.
+        k: maximum number of hits.
     """
     matching = np.flatnonzero(scores > 0)
     positive, depth = scores[matching], max(k, FIRST_DEPTH)
@@ -63,13 +63,13 @@ def top_k_keyword(scores: NDArray[np.float32], row_ids: RowIds, columns: FilterC
 
 
 def top_k_vectors(vector_ids: VectorIds, scores: NDArray[np.float64], columns: FilterColumns, k: int) -> Ranking:
-    """Return the vectors with the highest scores.
+    """Return the items of the vectors with the highest scores.
 
     Args:
-        vector_ids: (N,) in any order.
-        scores: (N,) of these.
-        columns: of all items.
-        k: how many at most.
+        vector_ids: (N,) ids of vectors, in any order.
+        scores: (N,) scores of these vectors.
+        columns: filter columns of all items.
+        k: maximum number of hits.
     """
     best = top_k_places(vector_ids, scores, columns.item_ids, k)
     pairs = zip(vector_ids[best].tolist(), scores[best].tolist(), strict=True)
@@ -77,7 +77,7 @@ def top_k_vectors(vector_ids: VectorIds, scores: NDArray[np.float64], columns: F
 
 
 def top_k_field(columns: FilterColumns, field: TopField, filters: Filter, k: int) -> Ranking:
-    """Return the items with the highest numbers in a field that pass a filter; none without a number."""
+    """Return the matching items with the highest numbers in a field; items without a number are left out."""
     vector_ids = np.flatnonzero(columns.matches(filters))
     numbers = columns.numbers(field)[vector_ids]
     present = ~np.isnan(numbers)
@@ -85,12 +85,15 @@ def top_k_field(columns: FilterColumns, field: TopField, filters: Filter, k: int
 
 
 def top_k(hits: Iterable[Hit], k: int) -> Ranking:
-    """Return the k best, by descending score, ties by item_id."""
+    """Return the k best hits, by descending score, ties by item_id."""
     return sorted(hits, key=lambda hit: (-hit.score, hit.item_id))[:k]
 
 
 def top_k_places(vector_ids: VectorIds, scores: NDArray[Any], item_ids: Sequence[str], k: int) -> list[int]:
-    """Return the places of the k highest scores, in no order, ties by item_id; items of one day or one title may all tie."""
+    """Return the indices of the k highest of (N,) scores, in no order.
+
+    Ties are broken by item_id, and only tied ids are compared, because very many items may tie, such as those of one day.
+    """
     if len(scores) <= k:
         return list(range(len(scores)))
     cut = np.partition(scores, -k)[-k]
@@ -100,12 +103,12 @@ def top_k_places(vector_ids: VectorIds, scores: NDArray[Any], item_ids: Sequence
 
 
 def _kth_highest(scores: NDArray[np.float32], k: int) -> float:
-    """Return the k-th highest of positive scores; 0 if there are fewer."""
+    """Return the k-th highest of positive scores; 0 if there are at most k."""
     return float(np.partition(scores, -k)[-k]) if len(scores) > k else 0.0
 
 
 def _find_sorted(ascending: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the place of each value in an ascending array; -1 where it is missing."""
+    """Return the index of each value in an ascending array; -1 for a value that is missing there."""
     if not len(ascending):
         return np.full(len(values), -1)
     places = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)

@@ -1,7 +1,7 @@
 """Follow a database with a vector index and filter columns.
 
-New vectors go into an exact buffer beside the main segment. A background rebuild merges the buffer into a copy of the main segment,
-or builds that again where too many of its vectors are deleted.
+New vectors go into an exact buffer beside the main segment. A background rebuild merges the buffer into a copy of the main segment.
+If too many vectors are deleted, or there are many more than at training, it builds the vector index again instead.
 """
 
 import logging
@@ -20,26 +20,26 @@ from retrieval.index.embedded.segments import SegmentedVectors
 
 logger = logging.getLogger(__name__)
 
-MAX_DELETED_SHARE = 0.3  # of the vectors; above it a graph spends its beam on deleted ones
-MAX_UNSAVED_SHARE = 0.2  # of the vectors; the next start adds those that are not in the file to the graph again
-ATTEMPTS = 2  # to read a file that another process may replace
-ITEMS_PER_STEP = 4_096  # added to the buffer at a time while searches wait
-MERGE_SHARE = 0.01  # of the vectors; a larger buffer makes every search slower than the graph would
-MIN_MERGE_ITEMS = 1_000  # up to so many vectors are compared one by one faster than a graph is copied
+MAX_DELETED_SHARE = 0.3  # with a larger share of deleted vectors, a graph search visits too many of them
+MAX_UNSAVED_SHARE = 0.2  # share of vectors that may be missing in the file; the next start adds them to the graph again
+ATTEMPTS = 2  # attempts to read a file that another process may replace
+ITEMS_PER_STEP = 4_096  # items that are added to the buffer at a time, while searches wait
+MERGE_SHARE = 0.01  # with a larger share of the vectors in the buffer, searches are slower than with all in the graph
+MIN_MERGE_ITEMS = 1_000  # a buffer of at most so many vectors is searched faster than a graph is copied
 
 
 class VectorView:
     """The vectors and the filter columns of a database up to one commit.
 
     Args:
-        database: the database.
-        spec: of the vector index.
+        database: database of the items.
+        spec: spec of the vector index.
 
     Attributes:
-        vectors: by vector id.
-        columns: the items of the vectors.
-        commit_seq: the last commit that is in both; NO_COMMIT before the first catch_up().
-        lock: held for reading by searches, for writing by changes.
+        vectors: vectors by vector id.
+        columns: filter columns of the vectors' items.
+        commit_seq: last commit whose items are in both; NO_COMMIT before the first catch_up().
+        lock: lock that searches hold for reading, and changes for writing.
     """
 
     def __init__(self, database: ItemDatabase, spec: IndexSpec) -> None:
@@ -49,14 +49,14 @@ class VectorView:
         self.columns = FilterColumns()
         self.commit_seq = NO_COMMIT
         self.lock = ReadWriteLock()
-        self._deletions_to = 0  # sequence number in the database
-        self._saved = 0  # vectors that are in the file
+        self._deletions_to = 0  # sequence number of the last deletion that was applied
+        self._saved = 0  # number of vectors in the file
 
     @classmethod
     def open(cls, database: ItemDatabase, spec: IndexSpec) -> "VectorView":
-        """Load the vector file as far as it goes and take the rest from the database.
+        """Return a view of the vector file, with the vectors that the file lacks from the database.
 
-        A file that is missing, damaged or of another index type is built again.
+        If the file is missing, damaged or of another index type, the view is built from the database alone.
         """
         problem: Exception | None = None
         for _ in range(ATTEMPTS):
@@ -67,7 +67,7 @@ class VectorView:
                 except FileNotFoundError:
                     return cls.build(database, spec)
                 except (OSError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-                    problem = error  # or another process has just put a newer file in its place
+                    problem = error  # maybe another process has just replaced the file, so try again
                     continue
                 opened._fill(snapshot)
                 return opened
@@ -77,7 +77,7 @@ class VectorView:
 
     @classmethod
     def build(cls, database: ItemDatabase, spec: IndexSpec, checkpoint: Callable[[], None] = lambda: None) -> "VectorView":
-        """Build the vector index from the database alone; checkpoint() is called between steps and may raise to give up."""
+        """Return a view that is built from the database alone; checkpoint() is called between steps and may raise to give up."""
         built = cls(database, spec)
         with database.snapshot() as snapshot:
             built._fill(snapshot, checkpoint)
@@ -85,7 +85,7 @@ class VectorView:
 
     @property
     def needs_rebuild(self) -> bool:
-        """True if more than 30 % of the vectors are deleted, or there are many more than at training."""
+        """True if more than 30 % of the vectors are deleted, or the main segment needs retraining."""
         return self.columns.deleted > MAX_DELETED_SHARE * len(self.columns) or self.vectors.main.needs_retraining
 
     @property
@@ -94,9 +94,10 @@ class VectorView:
         return len(self.vectors.buffer) > max(MIN_MERGE_ITEMS, MERGE_SHARE * len(self.vectors))
 
     def catch_up(self, snapshot: ItemSnapshot, checkpoint: Callable[[], None] = lambda: None) -> None:
-        """Take what was committed since the last call into the buffer, in steps between which searches can run.
+        """Apply the commits since the last call, in steps between which searches can run.
 
-        It goes on where a call before ended early.
+        Deleted items are marked in the columns, new vectors go into the buffer. If the last call was interrupted, this one
+        continues after its last step.
         """
         deletions = snapshot.deleted_after(self._deletions_to)
         with self.lock.writing():
@@ -112,13 +113,14 @@ class VectorView:
         self.commit_seq = snapshot.commit_seq()
 
     def merge(self, checkpoint: Callable[[], None] = lambda: None) -> None:
-        """Merge the buffer into a copy of the main segment while searches go on; checkpoint() may raise to give up."""
+        """Merge the buffer into a copy of the main segment, while searches go on; checkpoint() may raise to give up."""
         self.vectors.merge(self.lock, checkpoint)
 
     def save(self, max_unsaved_share: float = 0.0) -> None:
-        """Write the main segment to the vector file and search it there, if more than this share of it is not in the file.
+        """Write the main segment to the vector file, and let searches use the file.
 
-        If that fails, only the next start is slower. So the error is logged and not raised.
+        Nothing is written if at most `max_unsaved_share` of the main segment's vectors are missing in the file. An error is only
+        logged, because it only makes the next start slower.
         """
         main = self.vectors.main
         if len(main) - self._saved <= max_unsaved_share * len(main):
@@ -135,9 +137,9 @@ class VectorView:
     def _load(self, snapshot: ItemSnapshot) -> None:
         main, row_ids = AnnIndex.load(self._path, self._database.dimensions, self._database.database_id, self._spec)
         last, start = int(row_ids[-1]) if len(row_ids) else 0, 0
-        if last > snapshot.last_row_id():  # it was written just now, or the database has lost its last commits
+        if last > snapshot.last_row_id():  # the file is newer than the snapshot, or the database has lost commits
             raise ValueError("it holds lots that the database does not")
-        for items in snapshot.fields_to(last, ITEMS_PER_STEP):  # in steps: all at once take more memory than the columns
+        for items in snapshot.fields_to(last, ITEMS_PER_STEP):  # all rows at once would take more memory than the columns
             end = int(np.searchsorted(row_ids, items[-1].row_id, side="right"))
             self._append_columns(row_ids[start:end], items)
             start = end
@@ -145,14 +147,14 @@ class VectorView:
         self.vectors, self._saved = SegmentedVectors(main), len(main)
 
     def _append_columns(self, row_ids: RowIds, items: Sequence[ItemFields]) -> None:
-        """Give the next vector ids to the items of these rows; a row without an item is deleted."""
+        """Append one entry per row to the columns; a row without an item was deleted."""
         live = {int(item.row_id): item for item in items}
         if len(live) > len(row_ids) or not np.isin(list(live), row_ids).all():
             raise ValueError("it leaves out lots of the database")
         self.columns.append([live.get(row_id) or DeletedItem(RowId(row_id)) for row_id in row_ids.tolist()])
 
     def _fill(self, snapshot: ItemSnapshot, checkpoint: Callable[[], None] = lambda: None) -> None:
-        """Take all items over before the first search; without a file they go into the main segment, not into a copy of it."""
+        """Add all items before the first search. If the view is empty, they go into the main segment directly, without a copy."""
         fresh = not len(self.vectors)
 
         def after_step() -> None:
@@ -171,11 +173,11 @@ class VectorView:
 
 
 class VectorFollower(Follower[VectorView]):
-    """Follow a database with a VectorView.
+    """A follower of a database with a VectorView.
 
     Args:
-        database: the database.
-        spec: of the vector index.
+        database: database to follow.
+        spec: spec of the vector index.
 
     Raises:
         InvalidInput: the parameters of the spec do not suit the vectors.
@@ -188,9 +190,10 @@ class VectorFollower(Follower[VectorView]):
         self._spec = spec
 
     def live_rows(self) -> tuple[RowIds, RowId]:
-        """Return the ascending row ids of all items of the view, and the last row that is in it.
+        """Return the ascending row ids of all items of the view, and the last row id in the view.
 
-        The view is not refreshed here: a low-priority thread that did would let searches go on with the view before.
+        The view is not refreshed here, because a low-priority thread may call this. While that thread refreshed, searches would use
+        the previous view.
         """
         view = self.view or self.current(NO_COMMIT)
         with view.lock.reading():

@@ -1,4 +1,4 @@
-"""Writes to OpenSearch: bounded bulk requests, retried while the server is busy, with an outcome for every entry."""
+"""Writes to OpenSearch: bulk requests of limited size, retried while the server is busy, with an outcome for every operation."""
 
 import json
 import time
@@ -25,11 +25,11 @@ FIRST_WAIT_S = 0.25
 MAX_WAIT_S = 15.0
 FORGET_ATTEMPTS = 50
 FORGET_WAIT_S = 0.2
-BUSY = (429, 502, 503, 504)  # of a request, or of one entry within it
+BUSY = (429, 502, 503, 504)  # statuses of a request, or of one operation in it, that may be sent again
 
 
 class Outcome(Enum):
-    """The outcome of one entry."""
+    """The outcome of one operation."""
 
     INDEXED = "indexed"
     DELETED = "deleted"
@@ -38,7 +38,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """The bulk lines of an entry."""
+    """The bulk lines of one operation, which may be several lines of text."""
 
     item_id: str
     text: str
@@ -46,24 +46,24 @@ class _Line:
 
 
 class _Busy(Exception):
-    """The server refused some entries; they may be sent again."""
+    """The server was too busy for some operations; they may be sent again."""
 
 
 class _Delivery:
-    """The state of a chunk: pending entries, and outcomes of the others."""
+    """The state of a chunk of operations: those that are pending, and the outcomes of the others."""
 
     def __init__(self, lines: Sequence[_Line]) -> None:
         self.lines = lines
         self.pending = list(range(len(lines)))
-        self.outcomes: dict[int, Outcome | str] = {}  # place in the chunk -> outcome, or reason of a refusal
+        self.outcomes: dict[int, Outcome | str] = {}  # index in the chunk -> outcome, or reason of a rejection
 
     @property
     def body(self) -> str:
-        """The bulk lines of the pending entries."""
+        """Return the bulk lines of the pending operations."""
         return "".join(self.lines[place].text for place in self.pending)
 
     def report(self) -> UpsertReport:
-        """Return the outcomes of all entries."""
+        """Return the outcomes of the operations."""
         ordered = [(self.lines[place].item_id, self.outcomes[place]) for place in sorted(self.outcomes)]
         indexed, deleted, stale = (
             tuple(item_id for item_id, outcome in ordered if outcome is one)
@@ -74,9 +74,10 @@ class _Delivery:
 
 
 class BulkWriter:
-    """Writes entries to one index.
+    """A writer of operations to one index.
 
-    A repeated request is safe: versions are external, so an entry that was written before is written again or is stale.
+    Requests may be repeated, because versions are external: an operation that was carried out before is carried out again or is
+    stale.
     """
 
     def __init__(self, client: OpenSearch, index: str, dimensions: int, url: str, timeout_s: float) -> None:
@@ -87,14 +88,14 @@ class BulkWriter:
         self._timeout_s = timeout_s
 
     def write(self, entries: Iterable[IndexedItem | Deletion], *, overwrite: bool = False) -> UpsertReport:
-        """Send entries in order.
+        """Send operations in order, and return their outcomes.
 
         Args:
-            entries: read once.
-            overwrite: True writes an entry even over a newer stored version.
+            entries: operations; the iterable is read once.
+            overwrite: True writes an operation even over a newer stored version.
 
         Raises:
-            IndexUnavailable: the server is gone, or still busy after the last attempt. Earlier entries stay written.
+            IndexUnavailable: the server does not answer, or is still busy after the last attempt. Earlier operations stay written.
         """
         report = UpsertReport()
         rejected: list[tuple[str, str]] = []
@@ -137,9 +138,10 @@ class BulkWriter:
             ) from busy
 
     def _overwrite(self, delivery: _Delivery) -> None:
-        """Send stale entries again after the server has forgotten the newer versions.
+        """Overwrite newer versions: delete the items of stale operations, and send these again once the versions are forgotten.
 
-        A server remembers the version of a delete for `gc_deletes`, measured by a clock with a resolution below a second.
+        A server remembers the version of a delete for `gc_deletes`, which is set to 0 s meanwhile. Its clock is coarse, so several
+        attempts may be needed.
         """
         last = {line.item_id: place for place, line in enumerate(delivery.lines)}
         stale = {item_id: place for item_id, place in last.items() if delivery.outcomes[place] is Outcome.STALE}
@@ -184,7 +186,7 @@ class BulkWriter:
             item_id = delivery.lines[place].item_id
             if response["status"] in BUSY:
                 busy_ids[item_id] = _reason(response)
-            if item_id in busy_ids:  # with later entries of the same item, so that the last one still wins
+            if item_id in busy_ids:  # later operations on the same item, too, so that the last one still wins
                 pending.append(place)
             else:
                 delivery.outcomes[place] = self._outcome(delivery.lines[place].deletion, response)
@@ -204,7 +206,7 @@ class BulkWriter:
 
 
 def _chunks(lines: Iterable[_Line]) -> Iterator[list[_Line]]:
-    """Split into requests of at most CHUNK_ENTRIES entries and CHUNK_BYTES bytes; a longer entry has its own request."""
+    """Yield chunks of at most CHUNK_ENTRIES operations and CHUNK_BYTES bytes; a larger operation is a chunk by itself."""
     chunk: list[_Line] = []
     size = 0
     for line in lines:

@@ -1,4 +1,4 @@
-"""The client of an OpenSearch server or of the nodes of a cluster, with failover between nodes, and its errors."""
+"""The client of an OpenSearch server or cluster, with failover between nodes, and the translation of its errors."""
 
 import re
 import time
@@ -14,16 +14,16 @@ from opensearchpy.exceptions import ConnectionTimeout, NotFoundError, RequestErr
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
 
 REMEDY = "start one with `gavel up`, or set OPENSEARCH_URL"
-CONNECTION_RETRIES = 1  # discovers that the server closed a pooled connection; waiting longer is the caller's choice
-SKIP_NODE_S = 5.0  # a node that did not answer is skipped for so long, then for twice as long each time
-MIN_RETRY_S = 0.01  # of a request's time, below which no other node is tried
+CONNECTION_RETRIES = 1  # enough if the server closed a pooled connection; callers may retry after other errors
+SKIP_NODE_S = 5.0  # seconds that a node is skipped after it did not answer; they double each time
+MIN_RETRY_S = 0.01  # no other node is tried with less time left for the request
 BETWEEN_URLS = re.compile(r",(?=\s*https?://)")  # a password may hold a comma
 
 
 class FailoverTransport(Transport):
-    """Tries another node if one cannot be reached, all within the time of one request.
+    """A transport that tries another node if a node cannot be reached, within the timeout of the request.
 
-    A node that takes too long is skipped afterwards, too, but the request is not repeated, because its time is over.
+    A node that takes too long is skipped afterwards, too, but its request is not repeated, because the time is over.
     """
 
     def perform_request(
@@ -52,18 +52,18 @@ class FailoverTransport(Transport):
 
 
 def connect(urls: str, timeout_s: float, **options: Any) -> OpenSearch:
-    """Return a client that uses the nodes in turn and, if one is gone, another of them.
+    """Return a client that uses the nodes in turn, and another node if one cannot be reached.
 
     Args:
-        urls: of one node, or of several with commas between.
-        timeout_s: seconds until one request is given up; a timeout is not retried.
-        options: further arguments of the client, such as its credentials.
+        urls: URL of one node, or URLs of several nodes, separated by commas.
+        timeout_s: seconds until a request is given up; a timeout is not retried.
+        options: further arguments of the client, such as credentials.
 
     Raises:
-        InvalidInput: a URL cannot be read.
+        InvalidInput: a URL cannot be read, or there is none.
     """
     nodes = [url.strip(" ,") for url in BETWEEN_URLS.split(urls) if url.strip(" ,")]
-    # the transport's own retries take the whole time each; without any, it still skips a node that does not answer
+    # opensearch-py's own retries are off, because each would take the whole timeout; nodes that do not answer are still skipped
     no_retries = {"max_retries": 0, "retry_on_timeout": True, "retry_on_status": ()}
     if not nodes:
         raise InvalidInput("the URL of OpenSearch names no node; write it like http://127.0.0.1:9200")
@@ -79,15 +79,15 @@ def connect(urls: str, timeout_s: float, **options: Any) -> OpenSearch:
 
 @contextmanager
 def opensearch_errors(url: str) -> Iterator[None]:
-    """Convert errors of opensearch-py in the block into Gavel's own.
+    """Translate errors of opensearch-py in the block into Gavel's own.
 
     Args:
-        url: the server, for the message.
+        url: URL of the server, for the message.
 
     Raises:
         IndexMissing: the server has no such index or alias.
-        InvalidInput: the server refuses the request as it stands.
-        IndexUnavailable: it cannot be reached, is too slow, or fails.
+        InvalidInput: the server rejects the request as invalid.
+        IndexUnavailable: the server cannot be reached, is too slow, or fails.
     """
     try:
         yield

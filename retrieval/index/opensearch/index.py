@@ -1,7 +1,7 @@
-"""One index on OpenSearch: HNSW and BM25 on the server, with the order of answers of every adapter.
+"""One index on OpenSearch: HNSW and BM25 run on the server, the final scores and order are computed here.
 
-This module computes scores and breaks ties, because the server scales and rounds its scores and breaks ties by the place of an item
-in a segment. So it fetches k + OVERFETCH hits, and scores semantic ones again by cosine.
+The server scales and rounds its scores, and breaks ties by the place of an item in a segment. So this module fetches k + OVERFETCH
+hits, scores semantic hits again by the exact cosine, and breaks ties by item_id, as every adapter does.
 """
 
 import logging
@@ -44,16 +44,16 @@ from retrieval.text.spelling import can_be_misspelt
 
 logger = logging.getLogger(__name__)
 
-WRITE_TIMEOUT_S = 120.0  # a bulk request waits until HNSW graphs are built
+WRITE_TIMEOUT_S = 120.0  # long, because a bulk request waits until HNSW graphs are built
 FETCH_CHUNK = 1_000
-DELETION_RETENTION = timedelta(days=30)  # twice the retention of any queue
+DELETION_RETENTION = timedelta(days=30)  # twice the longest retention of a queue, from which late operations may come
 ALL_ITEMS = {"query": {"bool": {"must_not": {"exists": {"field": DELETED_FIELD}}}}}
-# Word weights come from the items of all shards. With those of single shards, the order would depend on the distribution of
-# the items. For an index of one shard the server skips the extra phase.
+# Word weights come from the items of all shards. With weights from single shards, the order would depend on the distribution of
+# the items over the shards. For an index of one shard the server skips the extra phase.
 GLOBAL_WORD_WEIGHTS = "dfs_query_then_fetch"
 
 T = TypeVar("T")
-# a failed shard must not look like an answer with fewer hits
+# because a failed shard must not look like an answer with fewer hits
 NO_PARTIAL_RESULTS = {"allow_partial_search_results": "false"}
 
 
@@ -88,21 +88,21 @@ class OpenSearchIndex:
 
     @property
     def name(self) -> str:
-        """Physical name."""
+        """Return the physical name, <alias>-<tower_id>-<UTC stamp>."""
         return self._name
 
     @property
     def tower_id(self) -> str:
-        """The tower of its vectors."""
+        """Return the id of the tower that encoded the vectors."""
         return self._tower_id
 
     @property
     def dimensions(self) -> int:
-        """Length of its vectors."""
+        """Return the length of the vectors."""
         return self._dimensions
 
     def count(self, filters: Filter | None = None) -> int:
-        """Return the number of visible items, ended ones included; with filters, the number of items that match."""
+        """Return the number of items that searches can find, ended ones included; with filters, the number that match."""
         body = ALL_ITEMS if filters is None else {"query": filter_query(filters)}
         return int(self._read(lambda limits: check_answer(self._client.count(index=self._name, body=body, params=limits)))["count"])
 
@@ -110,14 +110,14 @@ class OpenSearchIndex:
         """Write items and apply deletions, in order, in requests of bounded size.
 
         Args:
-            entries: read once, as they are sent.
-            overwrite: True writes an entry even over a newer stored version; for a moment no search finds such an item.
+            entries: operations; the iterable is read once, while they are sent.
+            overwrite: True writes an operation even over a newer stored version; for a moment no search finds such an item.
 
         Returns:
-            The outcome of every entry.
+            The outcomes of all operations.
 
         Raises:
-            IndexMissing: the index was dropped; it is not created again without its mapping.
+            IndexMissing: the index was dropped. The server does not create it again.
             IndexUnavailable: the server does not answer, or stays too busy. It is safe to send everything again.
         """
         with opensearch_errors(self._url):  # indices of older versions lack the field
@@ -135,8 +135,8 @@ class OpenSearchIndex:
         """Return the items with the highest cosine to `vector`.
 
         Args:
-            vector: (dimensions,) float32.
-            k: up to 10,000.
+            vector: (dimensions,) float32, the query vector.
+            k: maximum number of items, up to 10,000.
             filters: conditions on the items.
             exact: True compares with every matching item instead of searching the HNSW graph.
         """
@@ -148,7 +148,7 @@ class OpenSearchIndex:
         return add_ranks(candidates, semantic=candidates)
 
     def keyword(self, text: str, k: int, filters: Filter) -> list[Candidate]:
-        """Return the items with the highest tuned BM25 score for `text`; items that share no word are left out."""
+        """Return the items with the highest tuned BM25 score for `text`; items that share no word with it are left out."""
         if k < 1:
             return []
         body = keyword_body(text, k, filters, self._tuning.boosts)
@@ -156,10 +156,10 @@ class OpenSearchIndex:
         return add_ranks(candidates, keyword=candidates)
 
     def hybrid(self, text: str, vector: Vector, k: int, filters: Filter, fusion: Fusion | None = None) -> list[Candidate]:
-        """Fuse the k best of semantic() and of keyword(), by the request's fusion or the tuning; one request fetches both lists.
+        """Return the k best of the fused lists of semantic() and keyword(); fusion=None takes the tuned fusion.
 
-        The server's fusion ranks every shard separately, has no weights in rrf, and breaks ties by place. So this method sorts
-        the hits' cosines and BM25 scores and fuses them again; otherwise the order is the same. With several shards the
+        One request fetches both lists. The server's fusion ranks every shard separately, has no weights in rrf, and breaks ties by
+        the place in a segment. So this method sorts the hits by cosine and by BM25, and fuses them again. With several shards the
         server does not fuse, because its fusion loses items if words are weighted over all shards.
         """
         fusion = fusion or self._tuning.fusion
@@ -177,14 +177,14 @@ class OpenSearchIndex:
         return fuse_candidates(keyword, semantic, fusion, k)
 
     def top(self, field: TopField, k: int, filters: Filter) -> list[Candidate]:
-        """Return the items with the highest value of a field; items without one are left out."""
+        """Return the items with the highest values of a field; items without the field are left out."""
         if k < 1:
             return []
         candidates = self._candidates(self._hits(top_body(field, k, filters)))
         return [replace(candidate, score=float(candidate.document[field])) for candidate in candidates]
 
     def corrections(self, words: Sequence[str]) -> dict[str, str]:
-        """Correct words in lower case that no item has, in one request: word -> the nearest word of a title."""
+        """Return misspelt word -> the most similar word of a title, for words in lower case that no item has; in one request."""
         if not words:
             return {}
         answer = self._search(corrections_body(words))
@@ -197,7 +197,7 @@ class OpenSearchIndex:
         return {word: near for word, near in nearest.items() if near is not None}
 
     def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
-        """Return the stored items of these ids in their order, with score 0; unknown ids are left out, ended items are not."""
+        """Return the items of these ids in the order of the ids; unknown ids are left out, ended items are not."""
         candidates: list[Candidate] = []
         for start in range(0, len(item_ids), FETCH_CHUNK):
             body = {"ids": list(item_ids[start : start + FETCH_CHUNK])}
@@ -206,13 +206,13 @@ class OpenSearchIndex:
         return candidates
 
     def sample(self, count: int, filters: Filter, seed: int) -> list[Vector]:
-        """Return at most `count` stored (dimensions,) vectors of random matching items; the same ones for the same seed."""
+        """Return at most `count` stored (dimensions,) vectors of random matching items; a seed gives the same until a write."""
         return (
             [candidate.vector for candidate in self._candidates(self._hits(sample_body(count, filters, seed)))] if count > 0 else []
         )
 
     def deletions(self) -> list[Deletion]:
-        """Return the deletions within DELETION_RETENTION of items that were not written again."""
+        """Return the deletions of items that were not written again; those older than DELETION_RETENTION may be missing."""
         body = {"query": {"exists": {"field": DELETED_FIELD}}, "version": True, "_source": False}
         with opensearch_errors(self._url):
             hits = scan(
@@ -221,19 +221,19 @@ class OpenSearchIndex:
                 index=self._name,
                 size=FETCH_CHUNK,
                 scroll="1m",
-                clear_scroll=False,  # clearing names no index, so a role would need a permission on all; a scroll expires anyway
+                clear_scroll=False,  # clearing would need a permission on all indices; a scroll expires anyway
                 request_timeout=WRITE_TIMEOUT_S,
             )
             return [Deletion(hit["_id"], hit["_version"]) for hit in hits]
 
     def within(self, seconds: float) -> "OpenSearchIndex":
-        """Return the same index on the same connections, with a time limit for searches and fetches."""
+        """Return the same index on the same connections, with a time limit, in seconds, for searches and fetches."""
         limited = copy(self)
         limited._timeout_s = seconds
         return limited
 
     def damaged(self) -> int:
-        """Return the number of items that searches of this process could not read."""
+        """Return the number of items that were left out so far by this process, because their data cannot be read."""
         return len(self._damaged)
 
     def close(self) -> None:
@@ -241,24 +241,24 @@ class OpenSearchIndex:
         self._client.close()
 
     def _purge_deletions(self, before: datetime) -> None:
-        """Remove the records of deletions before a time, because no event of that age is still in a queue."""
+        """Remove the records of deletions before a time, because no queue still has operations of that age."""
         body = {"query": {"range": {DELETED_FIELD: {"lt": epoch_ms(before)}}}}
         params = {"conflicts": "proceed", "request_timeout": WRITE_TIMEOUT_S}
         try:
             with opensearch_errors(self._url):
                 self._client.delete_by_query(index=self._name, body=body, params=params)
-        except IndexUnavailable as error:  # the writes are done; the next deletion purges again
+        except IndexUnavailable as error:  # only logged, because the writes are done, and the next deletion purges again
             logger.warning("index %s keeps the records of old deletions: %s", self._name, error)
 
     def _hybrid_hits(self, body: dict[str, Any], fusion: Fusion) -> list[dict[str, Any]]:
-        """Return the hits of a hybrid query, by the alias's pipeline for rrf or by a pipeline in the request for weights."""
+        """Return the hits of a hybrid query; rrf uses the alias's pipeline, other kinds a pipeline in the request."""
         options = {"include_named_queries_score": "true"}
         if fusion.kind == "rrf":
             return self._hits(body, search_pipeline=self._pipeline, **options)
         return self._hits({**body, "search_pipeline": fusion_pipeline(fusion)}, **options)
 
     def _both_lists(self, text: str, vector: Vector, k: int, filters: Filter) -> tuple[list[Candidate], list[Candidate]]:
-        """Fetch the lists of keyword() and semantic() in one request."""
+        """Return the lists of keyword() and of semantic(), fetched in one request."""
         bodies = [keyword_body(text, depth_of(k), filters, self._tuning.boosts), semantic_body(vector, k, filters)]
         lines = [
             line
@@ -282,14 +282,19 @@ class OpenSearchIndex:
         return self._read(lambda limits: check_documents(self._client.mget(index=self._name, body=body, params=limits)))
 
     def _read(self, send: Callable[[dict[str, Any]], T], seconds: float | None = None) -> T:
-        """Send a read request within a time limit, by default that of this index; retry it if a node is lost."""
+        """Return the result of a read request; retry it if a node is lost.
+
+        Args:
+            send: function that sends the request with the given limits as parameters.
+            seconds: time limit of all attempts together; None takes that of this index.
+        """
         seconds = seconds or self._timeout_s
         deadline = Deadline(seconds)
         with opensearch_errors(self._url):
             return retry_read(lambda: send({"request_timeout": deadline.limit(seconds)}))
 
     def _candidates(self, hits: Iterable[Mapping[str, Any]]) -> Iterator[Candidate]:
-        """Yield the items of hits; unreadable documents and vectors are left out and logged once."""
+        """Yield the items of hits; an item whose document or vector cannot be read is left out and logged once."""
         for hit in hits:
             try:
                 document = dict(hit["_source"])
@@ -309,7 +314,7 @@ class OpenSearchIndex:
 
 
 def _options(answer: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    """Return the suggester's options for one word, best first; none if its analyzer made several words of it."""
+    """Return the suggester's options for one word, best first; none if the analyzer cuts it into several words."""
     tokens = answer["suggest"][name]
     return list(tokens[0]["options"]) if len(tokens) == 1 else []
 

@@ -11,22 +11,22 @@ from retrieval.text.languages import DEFAULT_LANGUAGE
 
 Engine = Literal["lucene", "faiss"]
 
-WORD_FIELDS = {"title": "title", "brand": "brand.words", "category": "category.words"}  # field of FieldBoosts -> its words
+WORD_FIELDS = {"title": "title", "brand": "brand.words", "category": "category.words"}  # name in FieldBoosts -> field of words
 
-SPELLING_FIELD = "title.spelling"  # the words of titles with their endings, for corrections
+SPELLING_FIELD = "title.spelling"  # field of unstemmed words of titles, for corrections
 
-STEMMERS = {"en": "porter2", "de": "german", "fr": "french", "es": "spanish"}  # language of Latin letters -> stemmer of OpenSearch
+STEMMERS = {"en": "porter2", "de": "german", "fr": "french", "es": "spanish"}  # language -> OpenSearch's stemmer of Latin letters
 
-WORD_HEAD_CHARS = 8_000  # of an indexed word; Lucene refuses an item with a word of more than 32,766 bytes
+WORD_HEAD_CHARS = 8_000  # longer words are cut, because Lucene rejects an item with a word of more than 32,766 bytes
 
 EPOCH_MILLIS = {"type": "date", "format": "epoch_millis"}
 
-DELETE_MEMORY = "1d"  # how long a node remembers a delete; only in memory, so at most until it restarts
+DELETE_MEMORY = "1d"  # time that a node remembers the version of a delete, in memory, so at most until it restarts
 
-SLOW_SEARCH, SLOW_WRITE = "500ms", "1s"  # of one shard, and of one item; slower ones go to the slow log
+SLOW_SEARCH, SLOW_WRITE = "500ms", "1s"  # slower searches of a shard, and slower writes of an item, go to the slow log
 
-# It uses ranks within a shard's list, not scores. The constant is OpenSearch's default in 2.19, where another one
-# has no effect (opensearch-project/neural-search#1370)
+# The fusion uses ranks within a shard's list, not scores. The constant is OpenSearch's default in 2.19, where other values
+# have no effect (opensearch-project/neural-search#1370)
 HYBRID_PIPELINE: dict[str, Any] = {
     "description": "Reciprocal rank fusion of the k-NN and BM25 lists",
     "phase_results_processors": [
@@ -36,7 +36,7 @@ HYBRID_PIPELINE: dict[str, Any] = {
 
 
 def fusion_pipeline(fusion: Fusion) -> dict[str, Any]:
-    """Return the search pipeline of a request that fuses the sub-queries of hybrid_body(): k-NN, then keyword."""
+    """Return the search pipeline that fuses the sub-queries of hybrid_body(), which are k-NN and keyword, in this order."""
     if fusion.kind == "rrf":
         return HYBRID_PIPELINE
     keyword, semantic = fusion.normalised_weights
@@ -46,7 +46,7 @@ def fusion_pipeline(fusion: Fusion) -> dict[str, Any]:
 
 
 def pipeline_name(alias: str) -> str:
-    """Return the name of the search pipeline for hybrid queries of an alias."""
+    """Return the name of an alias's search pipeline for hybrid queries."""
     return f"{alias}-rrf"
 
 
@@ -62,12 +62,12 @@ def index_body(
     """Return the settings and mapping of a physical index.
 
     Args:
-        tower_id: the only tower of its vectors; stored in `_meta`.
+        tower_id: id of the tower of all vectors; stored in `_meta`.
         dimensions: length of the vectors.
-        engine: k-NN engine; HNSW in cosine space either way.
-        shards: primary shards.
-        replicas: copies of each shard.
-        language: of the stemmer for words in Latin letters, one of STEMMERS; words in Arabic letters are stemmed as Arabic.
+        engine: k-NN engine; both use HNSW in cosine space.
+        shards: number of primary shards.
+        replicas: number of copies per shard.
+        language: language of words in Latin letters, a key of STEMMERS; words in Arabic letters are stemmed as Arabic.
     """
     return {
         "settings": _settings(shards, replicas, language, scoring_parameters()),
@@ -84,15 +84,15 @@ def template_body(
 ) -> dict[str, Any]:
     """Return the index template of an alias, for indices that are not created by create().
 
-    Such an index has the fields of an item without the vector, because a template cannot know its length. It infers no fields
-    from documents. Without a `_meta` it never counts as the index of a tower.
+    Such an index has the fields of an item without the vector, because a template does not know the length of vectors. No fields
+    are inferred from documents. The index never counts as that of a tower, because it has no `_meta`.
 
     Args:
-        alias: physical names begin with it.
-        shards: primary shards.
-        replicas: copies of each shard.
-        language: as in index_body().
-        numbers: for BM25; None takes those of this process.
+        alias: alias, with which physical names begin.
+        shards: number of primary shards.
+        replicas: number of copies per shard.
+        language: language of words in Latin letters, a key of STEMMERS.
+        numbers: scoring parameters, whose BM25 parameters are used; None takes those of this process.
     """
     return {
         "index_patterns": [f"{alias}-*"],
@@ -109,7 +109,7 @@ def _settings(shards: int, replicas: int, language: str, numbers: ScoringParamet
         "search.slowlog.threshold.query.warn": SLOW_SEARCH,
         "search.slowlog.threshold.fetch.warn": SLOW_SEARCH,
         "indexing.slowlog.threshold.index.warn": SLOW_WRITE,
-        "indexing.slowlog.source": False,  # the item's id is enough
+        "indexing.slowlog.source": False,  # log no document, because the item's id is enough
     }
     return {
         "index": {
@@ -125,9 +125,9 @@ def _settings(shards: int, replicas: int, language: str, numbers: ScoringParamet
 
 
 def _analysis(language: str) -> dict[str, Any]:
-    """Return the analysis settings, with the same words and lengths for NFC texts as text.words() and the embedded index.
+    """Return the analysis settings. For texts in NFC, they give the same words and lengths as the embedded index.
 
-    Each stemmer ignores the letters of the other script.
+    Both stemmers run on every word, because each ignores the letters of the other script.
     """
     cut = {"type": "custom", "tokenizer": "word", "char_filter": ["unseen", "arabic_letters"]}
     return {
@@ -164,7 +164,7 @@ def _vector_field(dimensions: int, engine: Engine) -> dict[str, Any]:
 
 
 def _item_fields() -> dict[str, Any]:
-    """Return the fields of document_of()."""
+    """Return the mapping of the fields of document_of(), and of DELETED_FIELD."""
     text = {"type": "text", "analyzer": "item_text"}
     keyword = {"type": "keyword", "normalizer": "lowercase"}
     label = {**keyword, "fields": {"words": text}}

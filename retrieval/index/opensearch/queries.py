@@ -1,4 +1,4 @@
-"""Search bodies for OpenSearch: k-NN, exact, keyword and hybrid, all with the same filter."""
+"""Request bodies for searches on OpenSearch, all with the same query for filters."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,22 +12,22 @@ from retrieval.index.opensearch.mapping import SPELLING_FIELD, WORD_FIELDS
 from retrieval.index.port import OVERFETCH, TopField
 from retrieval.text.spelling import MIN_LETTERS, max_edits
 
-DEFAULT_EF_SEARCH = 100  # if the scoring parameters leave it open
-MAX_RESULTS = 10_000  # index.max_result_window, and the largest k of a knn query
+DEFAULT_EF_SEARCH = 100  # used if hnsw_ef_search is 0
+MAX_RESULTS = 10_000  # OpenSearch's index.max_result_window, and the largest k of a knn query
 EXACT_OVERFETCH = 100  # candidates beyond k of an exact search, so that rounded vectors do not exclude one of the k best
 NO_BOOSTS = FieldBoosts()
-KNOWN_WORDS = "known"  # the aggregation that counts items for each word in doubt
-OPTIONS = 10  # for one word; the best that is a word is used
-KEYWORD_QUERY = "keyword"  # name under which a hit of the hybrid query reports its BM25 score
+KNOWN_WORDS = "known"  # name of the aggregation that counts the items with each word
+OPTIONS = 10  # suggestions per word; the best one that can_be_misspelt() accepts is used
+KEYWORD_QUERY = "keyword"  # name of the sub-query under which a hybrid hit reports its BM25 score
 
 
 def depth_of(k: int) -> int:
-    """Return how many hits to fetch, so that ties at the cut do not change the k best."""
+    """Return the number of hits to fetch, so that ties at the cut do not change the k best."""
     return min(k + OVERFETCH, MAX_RESULTS)
 
 
 def filter_query(filters: Filter) -> dict[str, Any]:
-    """Return the query of the matching items: auctions that have not ended, and the other conditions."""
+    """Return the query for items that match the filters and whose auctions have not ended."""
     must: list[dict[str, Any]] = []
     for name, value in (("category", filters.category), ("brand", filters.brand)):
         if value is not None:
@@ -37,7 +37,7 @@ def filter_query(filters: Filter) -> dict[str, Any]:
         must.append({"range": {"current_price": price}})
     if filters.min_seller_rating is not None:
         must.append({"range": {"seller_rating": {"gte": filters.min_seller_rating}}})
-    ended = {"range": {"ends_at": {"lte": epoch_ms(filters.moment())}}}  # an item without ends_at is in no range
+    ended = {"range": {"ends_at": {"lte": epoch_ms(filters.moment())}}}  # never true for an item without ends_at
     blocked = filters.blocked
     lists = {"item_id": blocked.items, "seller": blocked.sellers, "category": blocked.categories, "brand": blocked.brands}
     blocks = [{"terms": {name: sorted(values)}} for name, values in lists.items() if values]
@@ -45,13 +45,13 @@ def filter_query(filters: Filter) -> dict[str, Any]:
 
 
 def semantic_body(vector: Vector, k: int, filters: Filter) -> dict[str, Any]:
-    """Return the body for approximate nearest neighbours among the matching items, by HNSW."""
+    """Return the body for the approximate nearest neighbours among the matching items, by HNSW."""
     depth = depth_of(k)
     return {"size": depth, "query": _knn_query(vector, depth, filters)}
 
 
 def exact_body(vector: Vector, k: int, filters: Filter) -> dict[str, Any]:
-    """Return the body for exact nearest neighbours; scores are 1 + cosine to about 3e-4, because vectors are rounded."""
+    """Return the body for the exact nearest neighbours. A score is 1 + cosine within about 3e-4, because vectors are rounded."""
     script = {
         "lang": "knn",
         "source": "knn_score",
@@ -62,14 +62,14 @@ def exact_body(vector: Vector, k: int, filters: Filter) -> dict[str, Any]:
 
 
 def keyword_body(text: str, k: int, filters: Filter, boosts: FieldBoosts = NO_BOOSTS) -> dict[str, Any]:
-    """Return the body for items that share a word with the text, by BM25."""
+    """Return the body for the matching items that share a word with the text, by BM25."""
     return {"size": min(k, MAX_RESULTS), "query": _match_query(text, filters, boosts), "sort": _best_first()}
 
 
 def hybrid_body(text: str, vector: Vector, k: int, filters: Filter, boosts: FieldBoosts = NO_BOOSTS) -> dict[str, Any]:
-    """Return the body for both lists in one request, each deep enough for k.
+    """Return the body for both lists of a hybrid search in one request, each with depth_of(k) hits.
 
-    A sub-query's own k does not limit its list (HNSW answers with ef_search hits, BM25 with all); pagination_depth does.
+    pagination_depth limits the lists. The k of a sub-query does not, because HNSW returns ef_search hits, and BM25 all.
     """
     depth = depth_of(k)
     queries = [_knn_query(vector, depth, filters), _match_query(text, filters, boosts)]
@@ -77,19 +77,22 @@ def hybrid_body(text: str, vector: Vector, k: int, filters: Filter, boosts: Fiel
 
 
 def top_body(field: TopField, k: int, filters: Filter) -> dict[str, Any]:
-    """Return the body for items by a numeric field, the highest first; only items that have it."""
+    """Return the body for the matching items that have a numeric field, the highest first."""
     query = {"bool": {"filter": [filter_query(filters), {"exists": {"field": field}}]}}
     return {"size": min(k, MAX_RESULTS), "query": query, "sort": [{field: "desc"}, {"item_id": "asc"}]}
 
 
 def sample_body(count: int, filters: Filter, seed: int) -> dict[str, Any]:
-    """Return the body for random items; the order for a seed depends on the order of writes."""
+    """Return the body for random matching items. The items for a seed change after writes."""
     random = {"query": filter_query(filters), "random_score": {"seed": seed, "field": "_seq_no"}, "boost_mode": "replace"}
     return {"size": min(count, MAX_RESULTS), "query": {"function_score": random}}
 
 
 def corrections_body(words: Sequence[str]) -> dict[str, Any]:
-    """Return the body that counts items with each word and suggests similar words of titles, by the number of the word."""
+    """Return the body that counts the items with each word, and suggests similar words of titles for it.
+
+    Counts and suggestions are named by the index of the word, from 0.
+    """
     fields = [TEXT_FIELD, WORD_FIELDS["brand"], WORD_FIELDS["category"]]
     counts = {str(n): {"multi_match": {"query": word, "fields": fields}} for n, word in enumerate(words)}
     return {

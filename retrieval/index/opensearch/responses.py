@@ -1,7 +1,7 @@
 """Reject partial responses: a failed shard must not look like a shard without matches.
 
-If a node is lost between the two phases of a search, after it reported its hits but before it sent them, the search fails with 500
-and a node_disconnected_exception. Other nodes hold copies of its shards, so one retry succeeds.
+A search has two phases: nodes report their hits, then send their documents. If a node is lost in between, the search fails with
+status 500 and a node_disconnected_exception. One retry then succeeds, because other nodes have copies of its shards.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,15 +11,15 @@ from opensearchpy.exceptions import HTTP_EXCEPTIONS, TransportError
 
 T = TypeVar("T")
 ATTEMPTS = 2
-NODE_LOST = (500, 502, 503)  # statuses of requests that another copy may answer
+NODE_LOST = (500, 502, 503)  # statuses after which another copy of a shard may answer
 PARTIAL = 503
 
 
 def retry_read(read: Callable[[], T]) -> T:
-    """Send a request that changes nothing, once more if a node was lost.
+    """Return the result of a request that changes nothing; send it once more if a node was lost.
 
     Raises:
-        TransportError: it failed again, or for another reason.
+        TransportError: the request failed again, or for another reason.
     """
     for _ in range(1, ATTEMPTS):
         try:
@@ -31,7 +31,9 @@ def retry_read(read: Callable[[], T]) -> T:
 
 
 def check_answer(answer: dict[str, Any]) -> dict[str, Any]:
-    """Check the answer to a search or a count. A count skips unassigned shards without reporting a failure.
+    """Return the answer to a search or a count if no shard is missing.
+
+    A count skips unassigned shards without reporting a failure, so the numbers of shards are compared.
 
     Raises:
         TransportError: a shard did not answer, or not in time.
@@ -41,7 +43,7 @@ def check_answer(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_refresh(answer: dict[str, Any]) -> dict[str, Any]:
-    """Check the answer to a refresh; unassigned copies need none.
+    """Return the answer to a refresh if no copy failed; unassigned copies need no refresh.
 
     Raises:
         TransportError: a copy was not refreshed.
@@ -58,10 +60,10 @@ def _require_shards(answer: dict[str, Any], lost: int) -> dict[str, Any]:
 
 
 def check_searches(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Check the answers to searches that were sent in one request.
+    """Return the answers to searches that were sent in one request, if all are complete.
 
     Raises:
-        TransportError: one of them failed or is partial.
+        TransportError: an answer is an error or partial.
     """
     for each in answer["responses"]:
         _check(each)
@@ -69,10 +71,10 @@ def check_searches(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def check_documents(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Check the documents that were fetched by their ids, missing ones included.
+    """Return the documents that were fetched by their ids, missing ones included, if all could be looked up.
 
     Raises:
-        TransportError: one could not be read, so it is unknown whether it exists.
+        TransportError: a document could not be read, so it is unknown if it exists.
     """
     for each in answer["docs"]:
         _check(each)

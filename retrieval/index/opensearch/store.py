@@ -25,25 +25,25 @@ logger = logging.getLogger(__name__)
 logging.getLogger("opensearch").setLevel(logging.ERROR)  # its warnings are stack traces of errors that are raised anyway
 
 DEFAULT_TIMEOUT_S = 10.0
-SIGNING_NAME = "es"  # the name of Amazon OpenSearch Service in a signature
+SIGNING_NAME = "es"  # name of Amazon OpenSearch Service in signatures
 
 
 class OpenSearchStore:
     """The physical indices of one alias on an OpenSearch server or cluster.
 
     Args:
-        server: URL such as "http://127.0.0.1:9200", URLs of several nodes with commas between, or a client of connect() with
-            the credentials that the cluster needs.
-        alias: name of the live index; physical names and the name of the hybrid pipeline begin with it.
-        timeout_s: of one search; writes have more.
+        server: URL such as "http://127.0.0.1:9200", or URLs of several nodes, separated by commas; or a client of connect() with
+            the credentials of the cluster.
+        alias: alias of the live index; physical names and the name of the hybrid pipeline begin with it.
+        timeout_s: seconds until a request is given up; writes have at least WRITE_TIMEOUT_S.
         engine: k-NN engine of new indices.
-        shards: primary shards of new indices.
-        replicas: copies of each shard.
-        language: of words in Latin letters in new indices; a key of mapping.STEMMERS.
-        tuning: tower_id -> how an index of that tower is searched.
+        shards: number of primary shards of new indices.
+        replicas: number of copies per shard of new indices.
+        language: language of words in Latin letters in new indices; a key of mapping.STEMMERS.
+        tuning: tower_id -> tuning of searches in an index of that tower.
 
     Raises:
-        InvalidInput: the URL cannot be read, or there is no such language.
+        InvalidInput: a URL cannot be read, or there is no stemmer for the language.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class OpenSearchStore:
     ) -> None:
         check_language(language)
         self._client = connect(server, timeout_s) if isinstance(server, str) else server
-        # from the client, so without the password that a URL may contain
+        # taken from the client, because `server` may contain a password
         self._url = ", ".join(str(connection.host) for connection in self._client.transport.connection_pool.connections)
         self._alias = alias
         self._timeout_s = timeout_s
@@ -72,7 +72,7 @@ class OpenSearchStore:
         self._damaged: dict[str, set[str]] = defaultdict(set)  # index -> ids of damaged items
 
     def create(self, tower_id: str, dimensions: int) -> OpenSearchIndex:
-        """Create an empty index for a tower, and the pipeline of its hybrid queries; it is not live."""
+        """Create an empty index for a tower and the alias's hybrid pipeline, and return the index; it is not live."""
         name = index_name(self._alias, tower_id, utc_now())
         body = index_body(
             tower_id, dimensions, engine=self._engine, shards=self._shards, replicas=self._replicas, language=self._language
@@ -103,7 +103,7 @@ class OpenSearchStore:
         Raises:
             IndexMissing: nothing is published yet.
         """
-        # any node knows the alias; between the loss of a cluster manager and the election of another, no node answers for all
+        # ask any node, because without a cluster manager, until another one is elected, no node can answer for the cluster
         name = self._live_name(local=True)
         if name is None:
             raise IndexMissing(
@@ -135,7 +135,7 @@ class OpenSearchStore:
         """Delete an index that is not live.
 
         Raises:
-            InvalidInput: it is live.
+            InvalidInput: the index is live.
             IndexMissing: there is no index of this name.
         """
         if name == self._live_name():
@@ -173,14 +173,14 @@ class OpenSearchStore:
 
 
 def open_store(settings: Settings, tuning: Callable[[str], Tuning] = untuned) -> OpenSearchStore:
-    """Open the store at settings.opensearch_url, with signed requests if the settings say so.
+    """Return the store at settings.opensearch_url; with opensearch_auth="sigv4" its requests are signed.
 
     Args:
-        settings: of the process.
-        tuning: tower_id -> how an index of that tower is searched.
+        settings: settings of the process.
+        tuning: tower_id -> tuning of searches in an index of that tower.
 
     Raises:
-        InvalidInput: the URL cannot be read.
+        InvalidInput: a URL cannot be read.
         InvalidSettings: requests must be signed, and this process has no AWS credentials or region.
     """
     server = _signing_client(settings) if settings.opensearch_auth == "sigv4" else settings.opensearch_url
