@@ -36,7 +36,7 @@ def import_events(
                 stored += store.append(batch)
                 batch = []
             step(number, len(table.buyer_ids))
-    # not stored: older than buyer_events_days, of a later day, or beyond the latest 200 of a buyer
+    # not stored: events older than buyer_events_days, from the future, or beyond the latest MAX_PER_BUYER of a buyer
     values = {**summarise(table), "kept": stored, "not_kept": len(table) - stored}
     print_json(values) if as_json else show_events(table, values)
 

@@ -125,7 +125,7 @@ def page_and_api(
         settings: settings of this process.
         photos: further folders whose photos may be shown.
         currency: ISO 4217 code of the prices, or empty.
-        limits: limits of callers, which each process counts for itself; None takes the defaults of CallerLimits.
+        limits: limits of callers, which each process counts for itself; None sets no limits.
         workers: number of worker processes.
 
     Raises:
