@@ -18,8 +18,8 @@ HTTPS = ec2.Port.tcp(443)
 class Network(Construct):
     """A VPC without access to the internet: no gateway, no NAT, no public address.
 
-    Lambda writes logs and traces from outside the VPC. So the functions themselves need only S3 and DynamoDB (gateway endpoints,
-    free of charge), Firehose, and the re-ranker's endpoint if the stage has one.
+    Lambda writes logs and traces from outside the VPC. So the functions themselves need only S3 and DynamoDB (by gateway endpoints,
+    which are free of charge), Firehose, and the re-ranker's endpoint if there is one.
 
     Attributes:
         vpc: VPC with isolated subnets, one in each availability zone.

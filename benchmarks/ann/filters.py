@@ -19,9 +19,12 @@ SEED = 11
 class Filters:
     """Random masks over vectors.
 
-    The kind says which vectors pass: "independent" random vectors, "own" the categories nearest to the query, "other" random
-    categories with those near the query last, "opposite" the farthest categories first. So "opposite" excludes the query's
-    neighbourhood.
+    The kind of a filter says which vectors pass:
+
+    - "independent": random vectors;
+    - "own": the categories nearest to the query;
+    - "other": random categories, with those near the query last;
+    - "opposite": the farthest categories first, so that the query's neighbourhood is excluded.
 
     Args:
         vectors: (N, D) unit vectors. The category of a vector is the nearest of 1,000 random vectors among them.

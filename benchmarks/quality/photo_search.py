@@ -2,10 +2,10 @@
 
 python -m benchmarks.quality.photo_search .gavel            a home where a tower was trained on a catalogue with photos
 
-Every photo of a lot is a query over the same split. One metric is how often the lot itself is in the top ten. The others count how
-often another lot of the same class is in the top ten, or first, after the lot itself is left out. The class of a lot is the
-judged query with the fewest relevant lots that the lot is relevant for, such as "Granny Smith". The words beside a photo are the
-words of that query.
+Every photo of a lot is a query over the same split. One metric is how often the lot itself is in the top ten. The others leave the
+lot itself out, and count how often another lot of its class is in the top ten, or first. A lot's class is a judged query for which
+the lot is relevant, such as "Granny Smith"; of several queries the one with the fewest relevant lots. The words beside a photo are
+the words of that query.
 """
 
 import tempfile

@@ -61,8 +61,8 @@ class PhaseResult:
 def fault(question: Question, candidates: Sequence[Candidate], items: ItemsById) -> str:
     """Return a description of the fault in an answer to an approximate search by vector; empty if the answer has no fault.
 
-    Faults are a lot that does not pass the filter or does not exist, a wrong score, a wrong order, a repeated lot, and
-    another number of lots than the exact answer has. A missed near lot is no fault.
+    Faults are a lot that does not exist or does not pass the filter, a wrong score, a wrong order and a repeated lot. The number of
+    lots must be that of the exact answer. A missed near lot is no fault.
     """
     for lot in candidates:
         entry = items.get(lot.item_id)

@@ -4,13 +4,13 @@ python -m benchmarks.reliability.overload                                  # ove
 GAVEL_HOME=.gavel python -m benchmarks.reliability.overload --given
 
 The server runs on one core and its clients on another, over the loopback. A closed loop measures the capacity. Then requests arrive
-as a Poisson process at 1, 2 and 3 times that rate, and a client hangs up when its patience ends. Goodput is the number of answers
-per second that come before their clients hang up and before the load ends. Because the speed of a machine varies, each load is
-repeated and compared with the mean of the capacities measured before and after it.
+as a Poisson process at 1, 2 and 3 times that rate. A client hangs up when its patience ends. Goodput is the number of answers per
+second that come before their clients hang up and before the load ends. The speed of a machine varies. So each load is repeated, and
+compared with the mean of the capacities measured before and after the load.
 
-At half of the capacity, searches are timed without other load, during repeated requests for a very large photo, and with open
-connections whose requests never end. While these connections are open, the server receives SIGTERM. The server caches neither
-answers nor encoded queries.
+At half of the capacity, searches are timed three times: without other load, during repeated requests for a very large photo, and
+with open connections whose requests never end. While these connections are open, the server receives SIGTERM. The server caches
+neither answers nor encoded queries.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ from retrieval.errors import GavelError
 TIMES = (1.0, 2.0, 3.0)  # rates of the loads, as multiples of the capacity
 QUIET = 0.5  # rate of the other loads, as a share of the capacity
 ROUNDS = 8  # rounds of each load at TIMES
-CLIENTS = 16  # clients of the closed loop: enough to keep the server busy, few enough that none is refused
+CLIENTS = 16  # clients of the closed loop: enough to keep the server busy, few enough to wait for a slot
 BACK_OFF_S = 0.1  # pause of a client after a refused request
 QUERIES = 100
 BOMB_ID, BOMB_SIDE = "bomb", 10_000  # pixels

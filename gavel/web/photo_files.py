@@ -37,8 +37,8 @@ class PhotoFiles:
     Sellers write that name. So the path must stay within a folder of the item's catalogue, or within a folder that the operator
     opened. Only a thumbnail drawn from the file leaves the machine, never the file itself.
 
-    `gavel embed` draws thumbnails. Thumbnails that an older release lacks are drawn here, one at a time, in a separate process
-    with bounded memory, so that searches do not wait.
+    `gavel embed` draws thumbnails. Thumbnails that an older release lacks are drawn here, one at a time. A separate process
+    with bounded memory draws them, so that searches do not wait.
     """
 
     def __init__(self, workspace: Workspace, opened: Sequence[Path] = ()) -> None:

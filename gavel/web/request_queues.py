@@ -38,8 +38,8 @@ OTHER_SLOTS = {PHOTO_SEARCHES: 24, "photos": 24, "writes": 2, OTHERS: 8}
 def request_queues(settings: Settings, workers: int = 1) -> "dict[str, Queue]":
     """Create the queues of one process, one for each kind of request.
 
-    With a local index and re-ranker, a process runs max(2, CPU cores // workers) searches at a time, because more would compete
-    for its interpreter. If either is remote, it runs 40.
+    With a local index and re-ranker, a process runs max(2, CPU cores // workers) searches at a time. More searches would compete
+    for its interpreter. If index or re-ranker is remote, the process runs 40 searches at a time.
 
     Args:
         settings: `index`, `ranker_endpoint` and `max_wait_s` (seconds) are read.

@@ -1,7 +1,7 @@
 """The query Lambda: the app behind API Gateway, over OpenSearch, the tower that the index names, and the re-rank endpoint.
 
 SnapStart takes its snapshot after this module is imported. So the index is opened and the tower loaded here. A process that is
-restored from the snapshot keeps tower and re-ranker, opens new connections and reads the alias of the index again.
+restored from the snapshot keeps tower and re-ranker. It opens new connections and reads the alias of the index again.
 """
 
 import os
