@@ -41,7 +41,7 @@ class LaunchOptions:
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """Settings of a job; all others are those of the nightly job.
+    """Settings of a job. Settings that are not listed here are those of the nightly job.
 
     Attributes:
         name: name of the job.

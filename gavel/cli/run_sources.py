@@ -64,7 +64,7 @@ class SavedRun:
 
 
 class ReleaseRun:
-    """Searches over a release with the tower that embedded it, through the SearchService of `gavel serve`."""
+    """Searches over a release with the release's tower, through the same SearchService as in `gavel serve`."""
 
     def __init__(
         self, workspace: Workspace, release: Path, judged: JudgedQueries, mode: Mode, rerank: bool, stack: ExitStack

@@ -76,7 +76,7 @@ def adapt(
     seed: Seed = 7,
     as_json: Json = False,
 ) -> None:
-    """Adapt a sentence encoder to a catalogue without judgments: it learns the ranking that it gives together with keywords."""
+    """Adapt a sentence encoder to a catalogue without judgments: it learns the ranking of its own scores fused with keywords."""
     workspace = Workspace(Settings.from_env())
     source = CatalogFolder.load(workspace.catalog(catalog))
     with Stages() as stages:

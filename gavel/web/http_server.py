@@ -271,7 +271,7 @@ class _Worker:
         return [self.process.sentinel] if self._reports is None else [self.process.sentinel, self._reports]
 
     def read(self) -> str | GavelError | None:
-        """Return the report the first time it is there, otherwise None."""
+        """Return the report once after it has arrived; otherwise return None."""
         if self._reports is None or not self._reports.poll():
             return None
         try:
