@@ -1,1 +1,1 @@
-"""Measurements, as ratios against named peers."""
+"""Benchmarks, which compare Gavel with named references."""

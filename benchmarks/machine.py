@@ -5,5 +5,5 @@ import platform
 
 
 def describe_machine() -> str:
-    """Return processor, cores and load average of the last minute. Call it before the measurement."""
+    """Return processor, number of cores and load average of the last minute. Call this before the measurement."""
     return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; load before {os.getloadavg()[0]:.1f}"

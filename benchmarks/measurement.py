@@ -1,4 +1,4 @@
-"""Base classes of benchmark results: machine, date and command of a measurement, its JSON and its printed tables."""
+"""Base classes of benchmark results, with machine, date and command, and functions that print scores."""
 
 import shlex
 import sys
@@ -16,15 +16,15 @@ Scores = Mapping[str, Mapping[str, float]]  # system -> metric -> value
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """Base class of results: a subclass adds its settings and values as fields.
+    """Base class of benchmark results. A subclass adds its settings and values as fields.
 
     Attributes:
-        machine: describe_machine() before the measurement began.
-        date: UTC time at which the result was complete.
-        command: the command line that measured it.
+        machine: value of describe_machine() before the measurement began.
+        date: UTC time at which the result was complete, in ISO format.
+        command: command line of the benchmark.
     """
 
-    derived: ClassVar[tuple[str, ...]] = ()  # properties that belong to the JSON, too
+    derived: ClassVar[tuple[str, ...]] = ()  # names of properties that also go into the JSON
 
     machine: str
     date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -35,7 +35,7 @@ class Measurement:
         return {**asdict(self), **{name: getattr(self, name) for name in self.derived}}
 
     def report(self, as_json: bool, show: Callable[[], None]) -> None:
-        """Print the result as JSON, or by `show` with a line about the machine below."""
+        """Print the result as JSON, or call `show` and print a line about the machine below."""
         if as_json:
             print_json(self.to_dict())
             return
@@ -48,7 +48,7 @@ class QualityResult(Measurement):
     """Result of a benchmark that compares systems by their scores.
 
     Attributes:
-        values: key of the JSON -> value.
+        values: key in the JSON -> value.
     """
 
     values: Mapping[str, Any]
@@ -65,7 +65,7 @@ def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
 
 
 def format_mean(values: Sequence[float]) -> str:
-    """Format the mean as "0.300", with several values as "0.300 ± 0.100"."""
+    """Format the mean as "0.300", or for several values mean and standard deviation as "0.300 ± 0.100"."""
     mean, sd = mean_and_sd(values)
     return f"{mean:.3f} ± {sd:.3f}" if len(values) > 1 else f"{mean:.3f}"
 
@@ -74,7 +74,7 @@ def mean_and_sd_of_runs(runs: Sequence[Scores]) -> dict[str, dict[str, tuple[flo
     """Combine the scores of several seeds.
 
     Args:
-        runs: scores of each seed; the first has every system, the others may lack some.
+        runs: scores of each seed; the first seed has every system, other seeds may lack systems.
 
     Returns:
         system -> metric -> (mean, sample standard deviation) over the seeds that have it.
@@ -87,12 +87,12 @@ def mean_and_sd_of_runs(runs: Sequence[Scores]) -> dict[str, dict[str, tuple[flo
 
 
 def show_scores(title: str, label: str, table: Mapping[str, Mapping[str, tuple[float, float]]]) -> None:
-    """Print a row a system and a column a metric, as "0.300 ± 0.100".
+    """Print a table with one row per system and one column per metric, with cells such as "0.300 ± 0.100".
 
     Args:
-        title: above the table.
-        label: of the column of systems.
-        table: as mean_and_sd_of_runs() returns it.
+        title: title above the table.
+        label: header of the column of systems.
+        table: system -> metric -> (mean, standard deviation), as mean_and_sd_of_runs() returns it.
     """
     metrics = next(iter(table.values()))
     rows = [(system, *(f"{mean:.3f} ± {sd:.3f}" for mean, sd in scores.values())) for system, scores in table.items()]
@@ -100,6 +100,6 @@ def show_scores(title: str, label: str, table: Mapping[str, Mapping[str, tuple[f
 
 
 def show_targets(passed: Mapping[str, bool]) -> None:
-    """Print which targets were reached."""
+    """Print for each target if it was reached."""
     for target, reached in passed.items():
         console.print(f"{target}: {'yes' if reached else 'NO'}", highlight=False)

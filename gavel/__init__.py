@@ -1,1 +1,1 @@
-"""Gavel on one machine."""
+"""Gavel on one machine: the command `gavel`, its server, and tools for deployed stages."""

@@ -1,6 +1,7 @@
 """Report what this machine lacks, with the command that installs it.
 
-Runs on the machine's own Python before anything is installed: standard library alone, in syntax that old Pythons read.
+It runs on the machine's own Python before anything is installed. So it uses only the standard library, in syntax that old
+Pythons can read.
 """
 
 import os
@@ -16,7 +17,7 @@ INSTALL_GB = 9.0  # torch brings its CUDA libraries along
 
 
 def missing_python(version: "tuple[int, ...]" = sys.version_info[:3]) -> "str | None":
-    """Return the remedy if Python is too old or has no venv, else None."""
+    """Return a message with the remedy if Python is too old or has no venv, otherwise None."""
     if tuple(version[:2]) < MIN_PYTHON:
         remedy = "apt-get install python3.11 python3.11-venv && make PYTHON=python3.11 demo"
         return f"Python {version[0]}.{version[1]} is too old, Gavel needs 3.11 or newer: {remedy}"
@@ -29,7 +30,7 @@ def missing_python(version: "tuple[int, ...]" = sys.version_info[:3]) -> "str | 
 
 
 def missing_disk(folder: Path, need_gb: float = INSTALL_GB) -> "str | None":
-    """Return the remedy if the installation does not fit on the disk, else None."""
+    """Return a message with the remedy if the installation does not fit on the disk, otherwise None."""
     free_gb = shutil.disk_usage(str(folder)).free / 1e9
     if free_gb >= need_gb:
         return None
@@ -38,7 +39,10 @@ def missing_disk(folder: Path, need_gb: float = INSTALL_GB) -> "str | None":
 
 
 def missing_java() -> "str | None":
-    """Return the remedy if Java is absent or too old; None if OpenSearch can run on it, or OPENSEARCH_URL names one."""
+    """Return a message with the remedy if Java is absent or too old, otherwise None.
+
+    With OPENSEARCH_URL set no Java is needed.
+    """
     if os.environ.get("OPENSEARCH_URL"):
         return None
     remedy = "apt-get install openjdk-17-jre-headless"
@@ -55,7 +59,7 @@ def missing_java() -> "str | None":
 
 
 def main(names: "list[str]") -> int:
-    """Run the checks "python", "disk" and "java" that are named; return 0 if nothing is missing, else 1."""
+    """Run the named checks ("python", "disk", "java"); return 0 if nothing is missing, otherwise 1."""
     here = Path(__file__).resolve().parent.parent
     checks = {"python": missing_python, "disk": lambda: missing_disk(here), "java": missing_java}
     problems = [problem for problem in (checks[name]() for name in names) if problem]

@@ -1,1 +1,1 @@
-"""Gavel on AWS: one file a construct, put together by stacks.py."""
+"""Gavel on AWS: one file per construct; stacks.py puts them together."""

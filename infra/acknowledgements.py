@@ -1,4 +1,4 @@
-"""Why a rule of cdk-nag does not apply to a construct, said beside the construct."""
+"""Acknowledge findings of cdk-nag on a construct, with the reason, beside the construct's own code."""
 
 from aws_cdk import Acknowledgment, Validations
 from constructs import IConstruct
@@ -7,12 +7,12 @@ CDK_WARNING = "Annotation::"
 
 
 def acknowledge(construct: IConstruct, reasons: dict[str, str]) -> None:
-    """Say why findings of AwsSolutions on a construct, and on what it holds, are as they should be.
+    """Acknowledge findings of AwsSolutions on a construct and on the constructs in it.
 
     Args:
-        construct: where the findings are.
-        reasons: finding -> why it is right here; a finding is "IAM5[Action::s3:*]", without the name of the rule pack, or
-            "Annotation::…" for a warning of the CDK.
+        construct: construct with the findings.
+        reasons: finding -> reason why it is right here. A finding is written without the name of the rule pack, such as
+            "IAM5[Action::s3:*]", or as "Annotation::…" for a warning of the CDK.
     """
     for finding, reason in reasons.items():
         rule = finding if finding.startswith(CDK_WARNING) else f"AwsSolutions-{finding}"

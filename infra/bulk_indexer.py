@@ -1,4 +1,4 @@
-"""Parts that land in the bucket go into the index: queue -> Lambda -> OpenSearch."""
+"""The path of a part from the bucket into the index: queue -> Lambda -> OpenSearch."""
 
 from aws_cdk import ArnFormat, Duration, Stack
 from aws_cdk import aws_events as events
@@ -20,13 +20,13 @@ from retrieval.config.settings import Settings
 
 # RECEIPT_FILE, PART_RECEIPTS and INDEX_REJECTS_FILE of retrieval/contracts/release.py and CARD_FILE of
 # retrieval/contracts/tower_card.py, which infra does not import; a test keeps them equal
-PROBE_EVERY = Duration.hours(3)  # of the live index: the engine merges its segments, and so their graphs, at any hour
+PROBE_EVERY = Duration.hours(3)  # the engine may merge the live index's segments, and so their graphs, at any hour
 RECEIPTS, CARDS = "indexed.json", "tower.json"
 PART_RECEIPTS, REJECTS = "receipts", "index-rejects.ndjson"
 
 
 def indexer_arn(scope: Construct, stage: Stage) -> str:
-    """Build the function's ARN from its name; a reference would be circular, because alarms of its stack use a topic of Batch."""
+    """Build the function's ARN from its name. A reference would be circular, because alarms of its stack use Batch's topic."""
     return Stack.of(scope).format_arn(
         service="lambda", resource="function", resource_name=_name(stage), arn_format=ArnFormat.COLON_RESOURCE_NAME
     )
@@ -39,12 +39,12 @@ def _name(stage: Stage) -> str:
 class BulkIndexer(Construct):
     """The bulk-index Lambda: one S3 event per call, with a concurrency that the domain can bear.
 
-    A message that fails comes again by itself (ReportBatchItemFailures), DELIVERIES times; then it lies with the dead letters.
-    The event source asks for fewer messages than the function has concurrency, so no delivery is lost to throttling, and one
-    place stays for the state machines, which call the function directly.
+    A message that fails is delivered again (ReportBatchItemFailures), DELIVERIES times in all; then it becomes a dead letter.
+    The event source uses one execution less than the function's concurrency. So throttling loses no delivery, and one execution
+    stays free for the state machines, which call the function directly.
 
     Attributes:
-        function: the function.
+        function: the Lambda function.
     """
 
     def __init__(
@@ -81,9 +81,9 @@ class BulkIndexer(Construct):
         self._allow(store, index)
 
     def _allow(self, store: ItemStore, index: VectorIndex) -> None:
-        """Read releases and the cards of towers, write receipts beside releases, write into the index."""
+        """Allow the function to read releases and towers' cards, write receipts beside releases, and write into the index."""
         embeddings = store.embeddings
-        listed = [embeddings.bucket_arn, store.towers.bucket_arn]  # without it a missing object reads as a refusal
+        listed = [embeddings.bucket_arn, store.towers.bucket_arn]  # without this permission S3 answers 403 for a missing object
         self.role.add_to_principal_policy(iam.PolicyStatement(actions=["s3:ListBucket"], resources=listed))
         allow_below(
             self.role,

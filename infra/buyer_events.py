@@ -9,17 +9,17 @@ from constructs import Construct
 from infra.acknowledgements import acknowledge
 from infra.stage import Stage
 
-RECOVERY_DAYS = 7  # as long may the table be taken back to a moment, and as long does the backup know an erased buyer
+RECOVERY_DAYS = 7  # for this long the table can be restored to any moment, and the backup holds an erased buyer
 READ_AND_WRITE = ["dynamodb:Query", "dynamodb:BatchWriteItem"]
 
 
 class BuyerEvents(Construct):
     """An on-demand table of interactions by buyer and time; items expire (retrieval/buyers/dynamodb_history.py).
 
-    DynamoDB encrypts every table; the key is AWS's own, as that of the delivery stream is.
+    DynamoDB encrypts every table; the key is AWS's own, as for the delivery stream.
 
     Attributes:
-        table: the table.
+        table: the DynamoDB table.
     """
 
     def __init__(self, scope: Construct, id: str, *, stage: Stage) -> None:
@@ -43,11 +43,11 @@ class BuyerEvents(Construct):
             acknowledge(self.table, {"DDB3": "A development stage keeps nothing: its buyers' acts need no way back."})
 
     def allow_use(self, role: iam.Role) -> None:
-        """Let a role look buyers up, write their acts and erase them; no scan, no other table."""
+        """Allow a role to query, write and erase the interactions of buyers in this table, without scans."""
         role.add_to_principal_policy(iam.PolicyStatement(actions=READ_AND_WRITE, resources=[self.table.table_arn]))
 
     def throttles(self, period: Duration) -> cloudwatch.MathExpression:
-        """Reads and writes that DynamoDB refused because there were too many."""
+        """Return the metric of reads and writes that DynamoDB refused because there were too many."""
         kinds = {"reads": "ReadThrottleEvents", "writes": "WriteThrottleEvents"}
         return cloudwatch.MathExpression(
             expression="FILL(reads, 0) + FILL(writes, 0)",

@@ -1,14 +1,14 @@
-"""Parameters of the embedding job for SageMaker Processing; the machine's state has date, items, tower_id, release_id."""
+"""Parameters of the embedding job for SageMaker Processing. The machine's state holds date, items, tower_id and release_id."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 State = dict[str, Any]
-VOLUME_GB = 100  # of an instance: the day's photos
-REBUILD_VOLUME_GB = 200  # all photos in the bucket; the smallest local disk of the ladder (g4dn.2xlarge) has 225
+VOLUME_GB = 100  # disk of an instance, for the day's photos
+REBUILD_VOLUME_GB = 200  # disk for all photos in the bucket; the smallest local disk of the ladder (g4dn.2xlarge) has 225
 FOLDER = "/opt/ml/processing"
-# the packages come before those of the image, which has torch and what torch needs
+# the packages precede those of the image on the path; the image has torch and torch's dependencies
 START = (
     f"cd {FOLDER}/input/packages && python -m zipfile -e *.zip src && cd ../code && python -m zipfile -e *.zip src && cd src && "
     f'PYTHONPATH={FOLDER}/input/packages/src exec python -m processing.embed_items "$@"'
@@ -17,21 +17,21 @@ START = (
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The resources that the machines use.
+    """The resources that the state machines use.
 
     Attributes:
-        new_items: bucket name.
-        embeddings: bucket name.
-        towers: bucket name.
-        releases: bucket name.
+        new_items: name of the bucket of new items.
+        embeddings: name of the bucket of embeddings.
+        towers: name of the bucket of towers.
+        releases: name of the bucket of records of releases.
         code_uri: s3:// URI of the zip that holds the job's sources.
         packages_uri: s3:// URI of the zip that holds the Python packages which the image lacks.
-        job_role_arn: role of the job.
+        job_role_arn: ARN of the job's role.
         image: container image of the job.
         isolated: True if the job's container has no network.
-        indexer_arn: the bulk-index function.
-        notices_arn: topic of the results of the nights.
-        partition: such as "aws".
+        indexer_arn: ARN of the bulk-index function.
+        notices_arn: ARN of the topic for the results of the nights.
+        partition: AWS partition, such as "aws".
     """
 
     new_items: str
@@ -54,9 +54,9 @@ class JobSize:
 
     Attributes:
         ladder: instance types; the first with capacity is used.
-        instances: number that share the run.
-        hours: after which the job is stopped.
-        volume_gb: disk of each instance.
+        instances: number of instances that share the run.
+        hours: hours after which the job is stopped.
+        volume_gb: disk of each instance in GB.
     """
 
     ladder: Sequence[str]
@@ -66,12 +66,12 @@ class JobSize:
 
 
 def job_parameters(places: Places, instance: str, size: JobSize) -> State:
-    """Build the parameters of CreateProcessingJob; the name is new at every try, because SageMaker keeps the old ones.
+    """Build the parameters of CreateProcessingJob. Every try gets a new job name, because SageMaker keeps the old names.
 
     Args:
         places: names and ARNs of the stage's resources.
         instance: instance type.
-        size: how many, how long, how much disk.
+        size: number of instances, time limit and disk; its ladder is not read.
     """
     output = {"S3Uri": f"s3://{places.embeddings}/", "LocalPath": f"{FOLDER}/output", "S3UploadMode": "EndOfJob"}
     resources = {"InstanceCount": size.instances, "InstanceType": instance, "VolumeSizeInGB": size.volume_gb}
@@ -83,10 +83,10 @@ def job_parameters(places: Places, instance: str, size: JobSize) -> State:
             "ContainerEntrypoint": ["bash", "-ec", START, "embed_items"],
             "ContainerArguments.$": "States.Array('--release-id', $.release_id)",
         },
-        "Environment": {"HF_HUB_OFFLINE": "1"},  # the tower is all that there is to load
+        "Environment": {"HF_HUB_OFFLINE": "1"},  # the job loads only the tower
         "ProcessingResources": {"ClusterConfig": resources},
         "ProcessingInputs": [
-            # every instance is given every file, and embeds those whose turn it is (docs/adr/0004)
+            # every instance gets every file, and embeds only its own share of them (docs/adr/0004)
             _input("items", {"S3Uri.$": f"States.Format('s3://{places.new_items}/{{}}', $.items)"}),
             _input("tower", {"S3Uri.$": f"States.Format('s3://{places.towers}/{{}}/', $.tower_id)"}),
             _input("code", {"S3Uri": places.code_uri}),

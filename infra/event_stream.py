@@ -1,4 +1,4 @@
-"""The Firehose delivery stream that writes buyers' events of the query Lambda into a bucket."""
+"""The Firehose delivery stream that writes buyers' events from the query Lambda into a bucket."""
 
 from aws_cdk import Aws, Duration, RemovalPolicy
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -12,20 +12,21 @@ from infra.log_group import log_group
 from infra.permissions import allow_below
 from infra.stage import Stage
 
-BUFFER_S, BUFFER_MIB = 300, 5  # what comes first ends an object
+BUFFER_S, BUFFER_MIB = 300, 5  # an object ends when either limit is reached
 PREFIX = "events/"
-DAY = "!{timestamp:yyyy/MM/dd}/"  # UTC, when the first record of an object came
+DAY = "!{timestamp:yyyy/MM/dd}/"  # UTC date at which the first record of an object arrived
 ERROR_PREFIX = "errors/"
 
 
 class EventStream(Construct):
-    """A delivery stream into the bucket of events, gzip, a prefix a day.
+    """A delivery stream into the bucket of events: gzip files, one prefix per day.
 
-    Firehose tries for 24 hours to write what S3 refuses, and loses it then: an alarm must ring before (infra/monitoring.py).
+    If S3 refuses a write, Firehose retries for 24 hours and then loses the records. An alarm must ring before
+    (infra/monitoring.py).
 
     Attributes:
-        name: of the stream.
-        stream: the stream.
+        name: name of the stream.
+        stream: the delivery stream.
     """
 
     def __init__(self, scope: Construct, id: str, *, stage: Stage, store: ItemStore) -> None:
@@ -57,14 +58,14 @@ class EventStream(Construct):
                 },
             ),
         )
-        self.stream.node.add_dependency(role)  # the first delivery must be allowed
+        self.stream.node.add_dependency(role)  # so that the first delivery is already allowed
 
     def allow_put(self, role: iam.Role) -> None:
-        """Let a role send records, and nothing else."""
+        """Allow a role to send records, and nothing else."""
         role.add_to_principal_policy(iam.PolicyStatement(actions=["firehose:PutRecordBatch"], resources=[self.stream.attr_arn]))
 
     def age(self, period: Duration) -> cloudwatch.Metric:
-        """Return the metric of the seconds for which the oldest record has waited to be written."""
+        """Return the metric of the age in seconds of the oldest record that is not written yet."""
         return cloudwatch.Metric(
             namespace="AWS/Firehose",
             metric_name="DeliveryToS3.DataFreshness",
@@ -74,7 +75,7 @@ class EventStream(Construct):
         )
 
     def _role(self, store: ItemStore, group: logs.ILogGroup) -> iam.Role:
-        """Write events and what could not be delivered, and the log of deliveries."""
+        """Create the role of the stream, which may write events, undelivered records and the log of deliveries."""
         own = {"StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID}}
         role = iam.Role(self, "Role", assumed_by=iam.ServicePrincipal("firehose.amazonaws.com", conditions=own))
         bucket = store.events

@@ -1,4 +1,4 @@
-"""Role of a Lambda in the network: logs, traces, a network interface, and further grants."""
+"""The role of a Lambda in the network: it allows logs, traces and a network interface; other constructs add grants."""
 
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
@@ -19,10 +19,10 @@ UNNAMED = (
 
 
 class FunctionRole(iam.Role):
-    """The execution role of one Lambda in the network; narrower than AWS's managed policies, which allow all log groups.
+    """The execution role of one Lambda in the network. It is narrower than AWS's managed policies, which allow all log groups.
 
     Attributes:
-        log_group: the one log group that the function may write to.
+        log_group: the only log group that the function may write to.
     """
 
     def __init__(self, scope: Construct, id: str, *, log_group: logs.ILogGroup) -> None:

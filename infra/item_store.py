@@ -1,4 +1,4 @@
-"""The buckets of Gavel, and the queue of events about new parts."""
+"""The buckets of Gavel, and the queue of S3 events about new parts and manifests."""
 
 from aws_cdk import Aws, Duration, RemovalPolicy
 from aws_cdk import aws_iam as iam
@@ -9,10 +9,10 @@ from constructs import Construct
 from infra.acknowledgements import acknowledge
 from infra.stage import Stage
 
-INDEXED_SUFFIXES = (".ndjson.gz", ".json")  # parts and manifests; rejects.ndjson is for people alone
-INDEXER_TIMEOUT = Duration.minutes(2)  # a part has 5,000 lots (processing/embedding/plan.py)
+INDEXED_SUFFIXES = (".ndjson.gz", ".json")  # parts and manifests; rejects.ndjson is only for people
+INDEXER_TIMEOUT = Duration.minutes(2)  # time for one part, which has 5,000 lots (processing/embedding/plan.py)
 VISIBILITY = Duration.minutes(3)  # then a manifest that arrived before its parts is delivered again
-DELIVERIES = 20  # of one message before it becomes a dead letter: a manifest may wait for its last part for an hour
+DELIVERIES = 20  # of one message before it becomes a dead letter; a manifest may wait an hour for its last part
 
 
 class ItemStore(Construct):
@@ -21,14 +21,15 @@ class ItemStore(Construct):
     The queue is in the stack of its bucket, so that no part is lost while the serving stack is replaced.
 
     Attributes:
-        new_items: the day's parquet, `2026-11-21.parquet` or several files below `2026-11-21/`, and photos.
-        embeddings: `<release_id>/`, parts and manifests.
-        towers: `<tower_id>/`, and `current.json` that names the tower of the nightly run; re-rankers below `rerankers/`.
-        releases: `<date>.json`, the result of each nightly run.
-        events: interactions of buyers with lists, below `events/<year>/<month>/<day>/`.
-        access_logs: of the other buckets.
-        arrivals: S3 events of parts and manifests.
-        dead_letters: those that failed DELIVERIES times.
+        new_items: bucket of photos and of each day's items: `2026-11-21.parquet`, or several files below `2026-11-21/`.
+        embeddings: bucket of releases: parts and manifests below `<release_id>/`.
+        towers: bucket of towers below `<tower_id>/`, re-rankers below `rerankers/`, and `current.json`, which names the tower of
+            the nightly run.
+        releases: bucket of the results of nightly runs, `<date>.json`, and of rebuilds, `<release_id>.json`.
+        events: bucket of buyers' interactions with lists, below `events/<year>/<month>/<day>/`.
+        access_logs: bucket of the other buckets' access logs.
+        arrivals: queue of S3 events about parts and manifests.
+        dead_letters: queue of the events that failed DELIVERIES times.
     """
 
     def __init__(self, scope: Construct, id: str, *, stage: Stage) -> None:
@@ -99,10 +100,11 @@ class ItemStore(Construct):
         return queue
 
     def _announce_arrivals(self) -> None:
-        """Have S3 tell the queue of new objects.
+        """Let S3 notify the queue of new objects.
 
-        Said on the bucket itself: Bucket.add_event_notification() would bring a Lambda that may change every bucket's
-        notifications. The queue's policy names the account, not the bucket, which is made after it.
+        The notification is set on the bucket resource itself, because Bucket.add_event_notification() would add a Lambda that may
+        change every bucket's notifications. The queue's policy names the account, not the bucket, because the bucket is created
+        after the queue.
         """
         self.arrivals.add_to_resource_policy(
             iam.PolicyStatement(
@@ -128,10 +130,10 @@ class ItemStore(Construct):
                 for suffix in INDEXED_SUFFIXES
             ]
         )
-        bucket.node.add_dependency(self.arrivals)  # S3 tries the queue when it is told of it
+        bucket.node.add_dependency(self.arrivals)  # S3 tests the queue when the notification is set
 
     def _tell_eventbridge(self) -> None:
-        """Have S3 tell EventBridge of new items; on the bucket itself, as _announce_arrivals() says why."""
+        """Let S3 notify EventBridge of new items; set on the bucket itself for the reason in _announce_arrivals()."""
         bucket = self.new_items.node.default_child
         assert isinstance(bucket, s3.CfnBucket)
         bucket.notification_configuration = s3.CfnBucket.NotificationConfigurationProperty(

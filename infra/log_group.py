@@ -8,13 +8,16 @@ from infra.stage import Stage
 
 
 def log_group(scope: Construct, id: str, stage: Stage, name: str | None = None) -> logs.LogGroup:
-    """Make a log group with the retention of the stage.
+    """Create a log group with the retention of the stage.
 
     Args:
-        scope: what holds it.
-        id: its name in the scope.
-        stage: says for how many days.
-        name: its name in CloudWatch, for services that insist on one; None lets CloudFormation choose.
+        scope: construct that holds the log group.
+        id: id of the log group in the scope.
+        stage: stage whose log_retention_days and retain_data are read.
+        name: name in CloudWatch, for services that need a certain prefix; None lets CloudFormation choose.
+
+    Raises:
+        ValueError: CloudWatch does not allow this number of days.
     """
     try:
         days = logs.RetentionDays[DAYS[stage.log_retention_days]]

@@ -20,7 +20,7 @@ NAMED = "Job names are made by the machines: gavel-<date>-<uuid>."
 
 
 def job_role(scope: Construct, stage: Stage, store: ItemStore, code: list[assets.Asset]) -> iam.Role:
-    """Make the embedding job's role: it reads items, tower and code, writes releases and its log."""
+    """Create the embedding job's role, which may read items, towers and code, and write releases and its log."""
     role = iam.Role(scope, "JobRole", assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com"))
     for bucket in (store.new_items, store.towers):
         allow_below(
@@ -41,7 +41,10 @@ def job_role(scope: Construct, stage: Stage, store: ItemStore, code: list[assets
 
 
 def training_role(scope: Construct, stage: Stage, store: ItemStore, code: list[assets.Asset]) -> iam.Role:
-    """Make a training job's role: it reads catalogues, towers and code, writes towers; the night's job may not write towers."""
+    """Create a training job's role, which may read catalogues, towers and code, and write towers.
+
+    It is not the nightly job's role, because that job may not write towers.
+    """
     role = iam.Role(scope, "TrainingRole", assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com"))
     towers = store.towers
     allow_below(
@@ -58,14 +61,14 @@ def training_role(scope: Construct, stage: Stage, store: ItemStore, code: list[a
 
 
 def _allow_sources(role: iam.Role, listed: list[str], code: list[assets.Asset]) -> None:
-    """List buckets, and read the zips that a container starts from."""
+    """Allow a role to list buckets, and to read the zips that a container starts from."""
     role.add_to_policy(iam.PolicyStatement(actions=["s3:ListBucket"], resources=[*listed, code[0].bucket.bucket_arn]))
     zips = [asset.bucket.arn_for_objects(asset.s3_object_key) for asset in code]
     role.add_to_policy(iam.PolicyStatement(actions=["s3:GetObject"], resources=zips))
 
 
 def release_role(scope: Construct, id: str, store: ItemStore, places: Places) -> iam.Role:
-    """Make the role of a machine that builds a release: the calls of release_states.py, and its record."""
+    """Create the role of a machine that builds a release: it may make the calls of release_states.py and write the record."""
     role = iam.Role(scope, id, assumed_by=iam.ServicePrincipal("states.amazonaws.com"))
     embeddings = store.embeddings
     current = store.towers.arn_for_objects(CURRENT_TOWER)
@@ -74,7 +77,7 @@ def release_role(scope: Construct, id: str, store: ItemStore, places: Places) ->
         store.new_items.bucket_arn,
         store.towers.bucket_arn,
         embeddings.bucket_arn,
-    ]  # without it a missing object reads as a refusal
+    ]  # without this permission S3 answers 403 for a missing object
     role.add_to_policy(iam.PolicyStatement(actions=["s3:ListBucket"], resources=listed))
     for actions, bucket, below, reason in (
         (["s3:GetObject"], embeddings, "/*", "Manifests and receipts of every release."),
@@ -89,7 +92,7 @@ def release_role(scope: Construct, id: str, store: ItemStore, places: Places) ->
 
 
 def _allow_jobs(role: iam.Role, places: Places) -> None:
-    """Start jobs and hear of their end."""
+    """Allow a role to start and stop jobs and to be notified of their end."""
     stack = Stack.of(role)
     jobs = stack.format_arn(service="sagemaker", resource="processing-job", resource_name=JOBS)
     actions = ["sagemaker:CreateProcessingJob", "sagemaker:DescribeProcessingJob", "sagemaker:StopProcessingJob"]

@@ -1,4 +1,4 @@
-"""One dashboard and the alarms of a stage; docs/operations.md has a section named as each alarm."""
+"""The dashboard and the alarms of a stage. docs/operations.md has one section per alarm, of the alarm's name."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,15 +21,15 @@ from infra.stage import Stage
 
 NAMESPACE = "Gavel"
 RUN_BOOK = "docs/operations.md"
-MAX_WAITING_S = 900  # of a part in the queue
-MAX_UNDELIVERED_S = 1_800  # of an event on its way to S3: six times what Firehose gathers
-MAX_THROTTLED = 10  # requests to the table of buyers' acts a minute
+MAX_WAITING_S = 900  # age of a part in the queue
+MAX_UNDELIVERED_S = 1_800  # age of an event on its way to S3: six times Firehose's buffer time
+MAX_THROTTLED = 10  # refused requests to the table of buyers' interactions per minute
 MAX_ERRORS = 0.01  # share of requests
 MAX_HEAP_PERCENT = 85
 MAX_FALLBACKS = 0.05  # share of searches
-SEARCH_STAGES = ("encode", "retrieve", "rerank", "total")  # as lambdas/query_api/measurements.py calls them
-MIN_RECALL = 0.95  # as retrieval/ingestion.py has it
-MIN_FREE_SHARE = 0.2  # of a data node's volume
+SEARCH_STAGES = ("encode", "retrieve", "rerank", "total")  # as named in lambdas/query_api/measurements.py
+MIN_RECALL = 0.95  # same value as in retrieval/ingestion.py
+MIN_FREE_SHARE = 0.2  # free share of a data node's volume
 MINUTE = Duration.minutes(1)
 BREACHING, FINE = cloudwatch.TreatMissingData.BREACHING, cloudwatch.TreatMissingData.NOT_BREACHING
 AT_LEAST = cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD
@@ -40,7 +40,7 @@ class StageMonitoring(Construct):
     """The dashboard, alarms and budget of a stage.
 
     Attributes:
-        alarms: name in the run book -> alarm.
+        alarms: name, as in the run book -> alarm.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class StageMonitoring(Construct):
         comparison_operator: cloudwatch.ComparisonOperator = AT_LEAST,
         treat_missing_data: cloudwatch.TreatMissingData = FINE,
     ) -> None:
-        """Add an alarm that rings after `periods` in a row; it sends a notice when it rings and when it is over."""
+        """Add an alarm that rings after `periods` bad periods in a row. It sends a notice when it rings and when it ends."""
         alarm = cloudwatch.Alarm(
             self,
             name.title().replace("-", ""),
@@ -111,7 +111,7 @@ class StageMonitoring(Construct):
         self._alarm("half-searches", self._share("half_searches"), MAX_FALLBACKS, 5)
 
     def _share(self, fallbacks: str) -> cloudwatch.MathExpression:
-        """Return the share of searches with a fallback."""
+        """Return the metric of the share of searches with a fallback."""
         return cloudwatch.MathExpression(
             expression="fallbacks / searches",
             using_metrics={"fallbacks": self._measured(fallbacks, "sum"), "searches": self._measured("searches", "sum")},
@@ -139,7 +139,16 @@ class StageMonitoring(Construct):
         statistic: str = "sum",
         period: Duration = Duration.hours(1),  # noqa: B008 -- it never changes
     ) -> cloudwatch.Metric:
-        """Return a metric of the indexer's log lines (lambdas/bulk_indexer), by default summed: 1 a line, or one of its values."""
+        """Return a metric of the indexer's log lines with a message (lambdas/bulk_indexer), by default summed.
+
+        Args:
+            indexer: construct whose log is read.
+            id: id of the metric filter; its lower-case form begins the metric's name.
+            words: message of the counted lines.
+            value: value per line: "1", or the path of a field of the line.
+            statistic: statistic of the metric.
+            period: period of the metric.
+        """
         counted = logs.MetricFilter(
             self,
             id,
@@ -206,7 +215,7 @@ class StageMonitoring(Construct):
             board.add_widgets(cloudwatch.GraphWidget(title=title, left=list(metrics), width=12))
 
     def _budget(self) -> None:
-        """Send a notice of spending on the stage's tag; the tag must be activated for billing once per account."""
+        """Add a budget that sends notices of spending under the stage's tag. Activate the tag for billing once per account."""
         subscriber = {"subscriptionType": "SNS", "address": self._nightly.notices.topic_arn}
         budgets.CfnBudget(
             self,
@@ -234,7 +243,7 @@ class StageMonitoring(Construct):
 
 
 def _cold_starts(api: QueryApi) -> cloudwatch.Metric:
-    """Return the metric of Powertools, by the function's name."""
+    """Return the metric of cold starts, which Powertools emits by function name."""
     return cloudwatch.Metric(
         namespace=NAMESPACE,
         metric_name="ColdStart",

@@ -1,4 +1,4 @@
-"""The private network in which OpenSearch and the Lambdas that ask it stand."""
+"""The private network of OpenSearch and of the Lambdas that query it."""
 
 from typing import Any
 
@@ -18,13 +18,13 @@ HTTPS = ec2.Port.tcp(443)
 class Network(Construct):
     """A VPC without access to the internet: no gateway, no NAT, no public address.
 
-    Lambda writes logs and traces from outside the VPC, so the functions need S3 and DynamoDB (gateway endpoints, free of
-    charge), Firehose, and the re-ranker's endpoint where there is one.
+    Lambda writes logs and traces from outside the VPC. So the functions themselves need only S3 and DynamoDB (by gateway endpoints,
+    which are free of charge), Firehose, and the re-ranker's endpoint if there is one.
 
     Attributes:
-        vpc: isolated subnets, one in each zone.
+        vpc: VPC with isolated subnets, one in each availability zone.
         functions: security group of the Lambdas; it reaches OpenSearch and endpoints by HTTPS, nothing else.
-        index: security group of OpenSearch; HTTPS from the Lambdas alone.
+        index: security group of OpenSearch; it admits only HTTPS from the Lambdas.
     """
 
     def __init__(self, scope: Construct, id: str, *, stage: Stage) -> None:
@@ -32,7 +32,7 @@ class Network(Construct):
         self.vpc = ec2.Vpc(
             self,
             "Vpc",
-            # by number, for a stack without a region knows two zones at most
+            # zones by number, because a stack without a region knows two zones at most
             availability_zones=[Fn.select(number, Fn.get_azs()) for number in range(stage.azs)],
             nat_gateways=0,
             create_internet_gateway=False,
@@ -55,13 +55,13 @@ class Network(Construct):
         self._reach(stage)
 
     def function(self, scope: Construct, id: str, *, role: FunctionRole, **settings: Any) -> lambda_.Function:
-        """Make a Lambda in the private subnets.
+        """Create a Lambda in the private subnets.
 
         Args:
-            scope: the construct that it belongs to.
-            id: its name there.
-            role: what it may do, and where it logs.
-            settings: of lambda_.Function: handler, code, timeout and so on.
+            scope: construct that holds the function.
+            id: id of the function in the scope.
+            role: role of the function; it also names the log group.
+            settings: further arguments of lambda_.Function, such as handler, code and timeout.
         """
         function = lambda_.Function(
             scope,
@@ -82,7 +82,7 @@ class Network(Construct):
         return ec2.SecurityGroup(self, id, vpc=self.vpc, description=description, allow_all_outbound=False)
 
     def _reach(self, stage: Stage) -> None:
-        """Services of AWS that the functions ask."""
+        """Add interface endpoints for the AWS services that the functions call."""
         endpoints = self._group("Endpoints", "Interface endpoints of Gavel")
         endpoints.add_ingress_rule(self.functions, HTTPS, "Lambdas ask Firehose and the re-ranker")
         services = {"Firehose": ec2.InterfaceVpcEndpointAwsService.KINESIS_FIREHOSE}

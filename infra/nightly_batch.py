@@ -1,4 +1,4 @@
-"""Every night: schedules and files that arrive, the two state machines of nightly_states.py, and the topic that is told."""
+"""The nightly run: schedules, rules for arriving files, the two state machines of nightly_states.py, the topic of notices."""
 
 from aws_cdk import Aws, Duration, Fn, IgnoreMode
 from aws_cdk import aws_events as events
@@ -21,23 +21,23 @@ from infra.python_asset import ROOT, job_packages
 from infra.stage import Stage
 from infra.state_machine import state_machine
 
-JOB_SOURCES = ["/*", "!/retrieval", "!/catalog", "!/models", "!/processing", "__pycache__"]  # all is left out but these rooms
-# EventBridge's patterns know one wildcard, for any number of characters, and refuse too many of it: FindDay tells a day's
-# file from others like it
+JOB_SOURCES = ["/*", "!/retrieval", "!/catalog", "!/models", "!/processing", "__pycache__"]  # leaves out all other folders
+# EventBridge's patterns have only one wildcard, for any number of characters, and refuse too many of them. So these patterns
+# match other files, too; FindDay sorts these out
 ARRIVALS = ("20*.parquet", f"20*/{MARKER}")
-ATTEMPTS, PATIENCE = 10, Duration.hours(1)  # to start FindDay, until the start lies with the dead letters
+ATTEMPTS, PATIENCE = 10, Duration.hours(1)  # limits for starting FindDay; a start beyond them becomes a dead letter
 
 
 class NightlyBatch(Construct):
     """The nightly run.
 
     Attributes:
-        notices: topic that is told how each night went, and of alarms.
-        places: what the machines work with.
-        find_day: the machine that a schedule, or a file that arrives, starts.
-        embed_day: the machine that does the work, one execution a date.
-        training_role: what a training job that is started by hand runs as.
-        dead_letters: starts that could not be delivered.
+        notices: topic for the results of nights and for alarms.
+        places: resources that the machines use.
+        find_day: state machine that a schedule or an arriving file starts.
+        embed_day: state machine that embeds a day's items, one execution per date.
+        training_role: role of training jobs, which are started by hand.
+        dead_letters: queue of starts that could not be delivered.
     """
 
     def __init__(self, scope: Construct, id: str, *, stage: Stage, store: ItemStore) -> None:
@@ -62,7 +62,7 @@ class NightlyBatch(Construct):
         self._watch_arrivals()
 
     def _notices(self) -> sns.Topic:
-        """Make the topic of notices. It allows the account's alarms itself, because the TLS policy replaces the default one."""
+        """Create the topic of notices. Its policy allows the account's alarms, because the TLS policy replaces the default."""
         topic = sns.Topic(self, "Notices", display_name=f"Gavel {self._stage.name}", enforce_ssl=True)
         topic.add_to_resource_policy(
             iam.PolicyStatement(
@@ -105,7 +105,7 @@ class NightlyBatch(Construct):
         return role
 
     def _schedule(self) -> None:
-        """Start the first machine; what cannot be delivered in an hour lies with the dead letters."""
+        """Add the schedules that start FindDay. A start that cannot be delivered within PATIENCE becomes a dead letter."""
         role = iam.Role(
             self,
             "ScheduleRole",
@@ -133,7 +133,7 @@ class NightlyBatch(Construct):
             )
 
     def _watch_arrivals(self) -> None:
-        """Start the first machine when the file, or the marker, of a day arrives."""
+        """Add the rule that starts FindDay when the file, or the marker, of a day arrives."""
         events.Rule(
             self,
             "Arrivals",

@@ -1,7 +1,7 @@
-"""The nightly run in Amazon States Language: two small machines as plain data.
+"""The nightly run in Amazon States Language: two small state machines as plain data.
 
-The first finds the day's items and starts the second under the day's name. So a day is embedded once, however often the first
-one is started: by a schedule, an arriving file, a rebuild, or by hand.
+The first machine finds the day's items and starts the second machine under the day's name. So a day is embedded once, however
+often a schedule, an arriving file, a rebuild or a person starts the first machine.
 """
 
 from infra.embedding_job import JobSize, Places, State
@@ -15,7 +15,7 @@ LATE = (
     "To embed that day again start EmbedDay by hand (docs/operations.md, Late files).', $.key, $.date)"
 )
 DONE = "States.Format('Gavel: the lots of {} can be found, release {}: {}', $.date, $.release_id, States.JsonToString($.counts))"
-MARKER = "_SUCCESS"  # written below `<date>/` after the last of several files of a day
+MARKER = "_SUCCESS"  # name of the file that is written below `<date>/` after the last of several files of a day
 
 
 def find_day(places: Places, embed_day_arn: str) -> State:
@@ -23,11 +23,11 @@ def find_day(places: Places, embed_day_arn: str) -> State:
 
     Args:
         places: names and ARNs of the stage's resources.
-        embed_day_arn: the machine that embeds them.
+        embed_day_arn: ARN of the machine that embeds the items.
 
     Returns:
-        A definition. Its input is {"scheduled_time": "2026-11-21T02:00:00Z"}, of which the date counts; an optional "night"
-        replaces the name night-<date> of the second machine's execution. For a file that arrived it is
+        A definition. Its input is {"scheduled_time": "2026-11-21T02:00:00Z"}, of which only the date counts. An optional "night"
+        replaces night-<date> as the name of the second machine's execution. For a file that arrived, the input is
         {"key": "2026-11-21.parquet", "time": "2026-11-21T09:30:00Z"}.
     """
     has_items = {"Variable": "$.found.files", "NumericGreaterThan": 0, "Next": "StartEmbedding"}
@@ -58,7 +58,7 @@ def find_day(places: Places, embed_day_arn: str) -> State:
 
 
 def _read_input() -> dict[str, State]:
-    """Read the day and the name of its night from the input; a file counts if it completes a day that has begun."""
+    """Read the day and the name of the night from the input. A file counts if it completes a day that has begun."""
     scheduled = "States.ArrayGetItem(States.StringSplit($.scheduled_time, 'T'), 0)"
     day = "States.ArrayGetItem(States.StringSplit($.key, './'), 0)"
     complete = [{"Variable": "$.key", "StringEqualsPath": path} for path in ("$.file", "$.marker")]
@@ -96,11 +96,11 @@ def _read_input() -> dict[str, State]:
 
 
 def embed_day(places: Places, size: JobSize) -> State:
-    """Define the machine that embeds a day's items and waits until they are in the index.
+    """Define the machine that embeds a day's items and waits until the items are in the index.
 
     Args:
         places: names and ARNs of the stage's resources.
-        size: of the job.
+        size: size of the job.
 
     Returns:
         A definition; its input is {"date": "2026-11-21"}.
@@ -132,7 +132,7 @@ def embed_day(places: Places, size: JobSize) -> State:
 
 
 def _which_items(places: Places) -> dict[str, State]:
-    """Find the one file or folder of a day by its whole name, because SageMaker does not document prefixes."""
+    """Find the file or folder of a day by its complete name, because SageMaker does not document other prefixes."""
     states = {}
     for what, ending, following in (("File", ".parquet", "LookForFolder"), ("Folder", "/", "WhichItems")):
         where = {"Bucket": places.new_items, "Prefix.$": f"States.Format('{{}}{ending}', $.date)", "MaxKeys": 1}

@@ -1,4 +1,4 @@
-"""Permissions that reach below a resource, each with its reason: cdk-nag lets none through without one."""
+"""Permissions below a resource, each with its reason, because cdk-nag demands a reason for every wildcard."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from constructs import Construct
 
 from infra.acknowledgements import acknowledge
 
-HERE = "arn:<AWS::Partition>:{}:<AWS::Region>"  # as cdk-nag shows it
+HERE = "arn:<AWS::Partition>:{}:<AWS::Region>"  # the form in which cdk-nag shows it
 PULL_IMAGE = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer", "ecr:BatchCheckLayerAvailability"]
 WRITE_LOG = ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents"]
 
@@ -17,10 +17,10 @@ def allow_container(role: iam.Role, image: str, logs: str, write: Sequence[str] 
     """Allow a role of SageMaker to pull its container's image and to write its log.
 
     Args:
-        role: who may.
-        image: container image URI; its account is AWS's own, or yours.
+        role: role that gets the permissions.
+        image: container image URI; the account in it is AWS's own, or yours.
         logs: pattern of the log groups, such as "log-group:/aws/sagemaker/ProcessingJobs*".
-        write: actions on them.
+        write: allowed actions on the log groups.
     """
     account = image.partition(".")[0]
     group = Stack.of(role).format_arn(service="logs", resource=logs, arn_format=ArnFormat.NO_RESOURCE_NAME)
@@ -41,19 +41,19 @@ def allow_below(role: iam.Role, actions: Sequence[str], owner: Construct, arn: s
     """Allow a role actions below a resource, such as on the objects of a bucket.
 
     Args:
-        role: who may.
-        actions: what.
-        owner: the resource, in the stack of the role or another one.
-        arn: its ARN.
+        role: role that gets the permissions.
+        actions: allowed actions.
+        owner: resource, in the stack of the role or in another stack.
+        arn: ARN of the resource.
         below: pattern after the ARN, such as "/*".
-        reason: why the pattern is as wide as it is.
+        reason: reason why the pattern is as wide as it is.
     """
     role.add_to_principal_policy(iam.PolicyStatement(actions=list(actions), resources=[arn + below]))
     acknowledge(role, {f"IAM5[Resource::{_shown(role, owner, arn)}{below}]": reason})
 
 
 def _shown(role: Construct, owner: Construct, arn: str) -> str:
-    """Return the ARN as cdk-nag shows it: the attribute of a resource, or the export of another stack."""
+    """Return an ARN in the form in which cdk-nag shows it: the attribute of a resource, or the export of another stack."""
     stack = Stack.of(owner)
     if stack is Stack.of(role) or stack.node.path == Stack.of(role).node.path:
         logical_id, attribute = stack.resolve(arn)["Fn::GetAtt"]

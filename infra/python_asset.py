@@ -1,7 +1,7 @@
-"""Build code bundles without Docker, from our sources and wheels for Linux, for Lambdas and for the embedding job.
+"""Build code bundles for Lambdas and for the embedding job without Docker, from our sources and wheels for Linux.
 
 A Lambda's bundle holds the modules that its handler imports. The hash of a bundle covers these sources and the requirements, so
-that only a change of either makes a new one.
+only a change of these makes a new bundle.
 """
 
 import ast
@@ -22,20 +22,20 @@ from retrieval.files import building_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLES = ROOT / "build" / "lambda"
-ROOMS = ("retrieval", "lambdas")  # whose modules a function may import
+ROOMS = ("retrieval", "lambdas")  # top-level packages that a function may import
 BUNDLE_CONTEXT = "gavel:bundle"
 MAX_BYTES = 175 * 1024**2  # unzipped; Lambda allows 250 MB, and every MB is read at a cold start
-MAX_JOB_BYTES = 500 * 1024**2  # unzipped; each instance unpacks it before it begins
-PYTHON_VERSION = "3.12"  # of Lambda, and of the job's container (processing_image in cdk.json)
+MAX_JOB_BYTES = 500 * 1024**2  # unzipped; each instance unpacks the bundle before the job begins
+PYTHON_VERSION = "3.12"  # Python of Lambda and of the job's container (processing_image in cdk.json)
 PLATFORMS = (
     "manylinux_2_28_x86_64",
     "manylinux_2_27_x86_64",
     "manylinux_2_17_x86_64",
     "manylinux2014_x86_64",
-)  # AL2023: glibc 2.34; the job's Ubuntu 22.04: 2.35
+)  # Lambda's AL2023 has glibc 2.34; the job's Ubuntu 22.04 has 2.35
 NOT_RUN = ("tests", "test", "__pycache__")  # folders of wheels that are never imported
 BYTECODE = ["**/__pycache__", "**/*.pyc"]
-RECIPE = "1"  # raise it when the format of bundles changes
+RECIPE = "1"  # version of the format of bundles; raise it when the format changes
 
 
 class BundleError(RuntimeError):
@@ -47,11 +47,11 @@ class Contents:
     """The contents of a bundle.
 
     Attributes:
-        name: its folder's name begins with it.
-        room: folder that it serves, such as lambdas/query_api.
-        requirements: the room's requirements.txt, which names the wheels.
+        name: beginning of the name of the bundle's folder.
+        room: source folder that the bundle is for, such as lambdas/query_api.
+        requirements: requirements.txt of that folder, which names the wheels.
         sources: path in the bundle -> file.
-        max_bytes: limit of its size, unzipped.
+        max_bytes: maximum size of the bundle, unzipped.
     """
 
     name: str
@@ -65,7 +65,7 @@ def source_code(folder: str) -> lambda_.Code:
     """Return the code of a function that needs only Lambda's own Python.
 
     Args:
-        folder: relative to the repository.
+        folder: path of the source folder, relative to the repository.
     """
     return lambda_.Code.from_asset(str(ROOT / folder), exclude=BYTECODE)
 
@@ -73,17 +73,17 @@ def source_code(folder: str) -> lambda_.Code:
 def bundled_code(scope: Construct, name: str) -> lambda_.Code:
     """Return the code of `lambdas/<name>` with the wheels of its requirements.txt.
 
-    If the context `gavel:bundle` is false, the wheels are left out: templates differ only in the asset's hash, and nothing is
-    fetched.
+    If the context `gavel:bundle` is false, the wheels are left out. Then nothing is downloaded, and templates differ only in the
+    asset's hash.
 
     Args:
-        scope: its context is read.
-        name: folder in lambdas/.
+        scope: construct whose context is read.
+        name: name of a folder in lambdas/.
 
     Raises:
         BundleError: a wheel is not available, or the bundle is larger than MAX_BYTES.
     """
-    # without bytecode of later imports from the folder
+    # exclude bytecode, which later imports from the folder would add
     return lambda_.Code.from_asset(str(bundle(ROOT, name, BUNDLES, with_wheels=_with_wheels(scope))), exclude=BYTECODE)
 
 
@@ -91,7 +91,7 @@ def job_packages(scope: Construct) -> assets.Asset:
     """Return the Python packages that the embedding job adds to its container, as a zip in S3.
 
     Args:
-        scope: gets the asset; its context is read as in bundled_code().
+        scope: construct that gets the asset; its context is read as in bundled_code().
 
     Raises:
         BundleError: a wheel is not available, or the bundle is larger than MAX_JOB_BYTES.
@@ -101,16 +101,16 @@ def job_packages(scope: Construct) -> assets.Asset:
 
 
 def bundle(root: Path, name: str, bundles: Path, *, with_wheels: bool = True) -> Path:
-    """Build the bundle of a Lambda, or find the same one.
+    """Build the bundle of a Lambda, unless the same bundle exists already.
 
     Args:
-        root: the repository.
-        name: folder in `root/lambdas`, with a requirements.txt.
-        bundles: gets one folder per bundle.
-        with_wheels: False leaves the third parties out.
+        root: root folder of the repository.
+        name: name of a folder in `root/lambdas` with a requirements.txt.
+        bundles: folder that gets one folder per bundle.
+        with_wheels: False leaves the wheels out.
 
     Returns:
-        The bundle's folder, named by the hash of its contents.
+        The bundle's folder; its name ends with a hash of the contents.
 
     Raises:
         BundleError: a wheel is not available, or the bundle is larger than MAX_BYTES.
@@ -121,7 +121,7 @@ def bundle(root: Path, name: str, bundles: Path, *, with_wheels: bool = True) ->
 
 
 def bundle_packages(root: Path, bundles: Path, *, with_wheels: bool = True) -> Path:
-    """Build the bundle of the embedding job's packages, without our sources; arguments and errors are those of bundle()."""
+    """Build the bundle of the embedding job's packages, without our sources; other arguments and errors as in bundle()."""
     requirements = root / "processing" / "requirements.txt"
     contents = Contents("embedding_job", "processing", requirements, {requirements.name: requirements}, MAX_JOB_BYTES)
     return _bundle(contents, bundles, with_wheels)
@@ -147,12 +147,12 @@ def check_size(folder: Path, room: str, max_bytes: int) -> int:
     """Return the size of a bundle in bytes.
 
     Args:
-        folder: the bundle.
-        room: folder of its requirements.txt.
-        max_bytes: limit of its size.
+        folder: folder of the bundle.
+        room: folder of the bundle's requirements.txt, for the message.
+        max_bytes: maximum size of the bundle.
 
     Raises:
-        BundleError: it is larger than `max_bytes`; the message names the largest folders in it.
+        BundleError: the bundle is larger than `max_bytes`; the message names the largest folders in it.
     """
     sizes = {entry.name: _bytes(entry) for entry in folder.iterdir()}
     total = sum(sizes.values())
@@ -171,9 +171,9 @@ def _with_wheels(scope: Construct) -> bool:
 
 
 def _sources(root: Path, module: str) -> list[Path]:
-    """Find the files of ROOMS that a module runs: its own, and those that it imports, directly or through others.
+    """Find the files of ROOMS that a module runs: its own file, and the files that it imports directly or indirectly.
 
-    Imports inside functions count, too. Those below `if TYPE_CHECKING:` do not, because nothing runs them.
+    Imports inside functions count, too. Imports below `if TYPE_CHECKING:` do not, because they never run.
     """
     files: set[Path] = set()
     waiting = _files_of(root, module)
@@ -188,7 +188,7 @@ def _sources(root: Path, module: str) -> list[Path]:
 
 
 class _Imports(ast.NodeVisitor):
-    """Collects the names that a module imports at run time; a name may be a module or something in one."""
+    """Collects the dotted names that a module imports at run time: names of modules, or of objects in modules."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -208,7 +208,7 @@ class _Imports(ast.NodeVisitor):
 
 
 def _files_of(root: Path, name: str) -> list[Path]:
-    """Return the files that an import of a dotted name runs: those of its packages, and its own."""
+    """Return the files that an import of a dotted name runs: the __init__.py of each package, and the module's own file."""
     parts = name.split(".")
     if parts[0] not in ROOMS:
         return []
@@ -225,10 +225,10 @@ def _digest(contents: Contents, with_wheels: bool) -> str:
 
 
 def _install(requirements: Path, target: Path) -> None:
-    """Unpack exactly the wheels that requirements.txt names, for PYTHON_VERSION on Linux."""
+    """Install exactly the wheels that requirements.txt names into a folder, for PYTHON_VERSION on Linux."""
     platforms = [flag for platform in PLATFORMS for flag in ("--platform", platform)]
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-compile"]
-    # older pips hold Requires-Python against the Python that runs them, whatever --python-version says; the tags choose the wheels
+    # older pips compare Requires-Python with the Python that runs them, not with --python-version; so the tags choose the wheels
     tags = [
         "--only-binary=:all:",
         "--ignore-requires-python",

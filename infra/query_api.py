@@ -18,16 +18,16 @@ from infra.stage import Stage
 from infra.vector_index import READER, VectorIndex
 from retrieval.config.settings import EVENTS_KEYS, Settings
 
-QUERY_TIMEOUT = Duration.seconds(20)  # the first query of a new environment loads a tower; later ones take milliseconds
+QUERY_TIMEOUT = Duration.seconds(20)  # the first query of a new environment loads a tower; later queries take milliseconds
 CORS_METHODS = ["GET", "POST", "DELETE"]
 CORS_HEADERS = ["Content-Type", "X-Api-Key", "Authorization", "X-Amz-Date", "X-Amz-Security-Token"]
 MANAGED_RULES = ("AWSManagedRulesCommonRuleSet", "AWSManagedRulesKnownBadInputsRuleSet", "AWSManagedRulesAmazonIpReputationList")
-PHOTO_TYPES = ["image/jpeg", "image/png", "image/webp"]  # lambdas/query_api/image_search.py: bodies that are handed over whole
+PHOTO_TYPES = ["image/jpeg", "image/png", "image/webp"]  # bodies passed on as binary, see lambdas/query_api/image_search.py
 PHOTO_PATH = "/search/image"
 EVENTS_PATH = "/events"
-WRITE_SHARE = 0.5  # of a key's rate and burst: events and erasures leave the rest to searches
-RATE_WINDOW_S = 300  # WAF's own
-# rules of the common set that read a body as if a browser's form had sent it; a photo is none
+WRITE_SHARE = 0.5  # share of a key's rate and burst for events and erasures, which leave the rest to searches
+RATE_WINDOW_S = 300  # WAF's default
+# rules of the common rule set that check a body as if a browser's form had sent it, which is wrong for photos
 BODY_RULES = {
     "SizeRestrictions_BODY": "SizeRestrictions_Body",  # 8 KB; the app's own limit is a megabyte
     "CrossSiteScripting_BODY": "CrossSiteScripting_Body",
@@ -39,7 +39,7 @@ LABELS = "awswaf:managed:aws:core-rule-set:"
 LOG_POLICY = "arn:<AWS::Partition>:iam::aws:policy/service-role/AmazonAPIGatewayPushToCloudWatchLogs"
 KEYS = "The stage takes API keys, each with its rate and quota; stage value api_auth 'iam' asks for signatures."
 NO_USERS = "Callers are programs with an API key or an IAM signature (stage value api_auth); there is no user pool to ask."
-# no query string, no body: what buyers look for stays out of the logs
+# without query string and body, so that no words of searches are logged
 ACCESS_LINE = (
     '{"request_id":"$context.requestId","ip":"$context.identity.sourceIp","time":"$context.requestTime",'
     '"method":"$context.httpMethod","path":"$context.resourcePath","status":"$context.status",'
@@ -52,9 +52,9 @@ class QueryApi(Construct):
 
     Attributes:
         function: the query Lambda.
-        live: its alias, on a published version that SnapStart has a picture of.
+        live: alias of the function, for a published version that SnapStart has a snapshot of.
         api: the REST API.
-        key: the API key of the stage's plan; None where callers sign their requests.
+        key: the API key of the stage's usage plan; None if callers sign their requests.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class QueryApi(Construct):
             self._firewall(round(settings.writes_per_second * RATE_WINDOW_S))
 
     def _signing_key(self) -> secretsmanager.Secret:
-        """Make the key that signs served lists. To rotate it, put a new one before it and deploy."""
+        """Create the key that signs served lists. To rotate it, put a new key before the old one and deploy."""
         generator = secretsmanager.SecretStringGenerator(password_length=64, exclude_punctuation=True)
         key = secretsmanager.Secret(
             self, "EventsKey", description="Signs the lists that searches answer with", generate_secret_string=generator
@@ -84,8 +84,8 @@ class QueryApi(Construct):
         return key
 
     def _function(self, network: Network, settings: Settings) -> lambda_.Function:
-        # resolved when the stack is deployed: the private network does not reach Secrets Manager, whose endpoint would cost more
-        # than all calls of the function
+        # the value is inserted at deployment, because the private network does not reach Secrets Manager, whose endpoint would cost
+        # more than all calls of the function
         keys = {EVENTS_KEYS: self._signing_key().secret_value.unsafe_unwrap()}
         function = network.function(
             self,
@@ -107,7 +107,7 @@ class QueryApi(Construct):
         return function
 
     def _allow(self, store: ItemStore, index: VectorIndex) -> None:
-        """Read towers, search the index."""
+        """Allow the function to read towers and search the index."""
         towers = store.towers
         allow_below(self.role, ["s3:GetObject"], towers, towers.bucket_arn, "/*", "The live index says which tower is read.")
         index.connect(self.role)
@@ -123,7 +123,7 @@ class QueryApi(Construct):
             description="Search for auction lots",
             endpoint_types=[apigateway.EndpointType.REGIONAL],
             binary_media_types=PHOTO_TYPES,
-            cloud_watch_role=True,  # one for the account and region: without it no API may log
+            cloud_watch_role=True,  # one role for the account and region; without it no API may write logs
             cloud_watch_role_removal_policy=RemovalPolicy.RETAIN,
             deploy_options=apigateway.StageOptions(
                 stage_name="v1",
@@ -201,7 +201,7 @@ class QueryApi(Construct):
         )
 
     def _plan(self, writes: list[apigateway.Method]) -> apigateway.IApiKey:
-        """Make one key, with its rate, burst and daily quota, and a lower rate of writes."""
+        """Create one API key, with a rate, a burst, a daily quota and a lower rate of writes."""
         stage = self._stage
         slower = apigateway.ThrottleSettings(
             rate_limit=stage.requests_per_second * WRITE_SHARE, burst_limit=round(stage.request_burst * WRITE_SHARE)
@@ -225,7 +225,7 @@ class QueryApi(Construct):
     def _firewall(self, writes_per_window: int) -> None:
         """Add AWS's managed rules in their own order, and a limit of writes per address.
 
-        Rules that would refuse a photo for its bytes let /search/image pass.
+        Rules that would refuse a photo because of its bytes do not apply to /search/image.
         """
         managed = [_managed(name, priority) for priority, name in enumerate(MANAGED_RULES)]
         acl = waf.CfnWebACL(
@@ -244,7 +244,7 @@ class QueryApi(Construct):
 def _managed(name: str, priority: int) -> dict[str, object]:
     group: dict[str, object] = {"vendorName": "AWS", "name": name}
     if name == MANAGED_RULES[0]:
-        group["ruleActionOverrides"] = [{"name": rule, "actionToUse": {"count": {}}} for rule in BODY_RULES]  # it labels, too
+        group["ruleActionOverrides"] = [{"name": rule, "actionToUse": {"count": {}}} for rule in BODY_RULES]  # still sets labels
     return {
         "name": name,
         "priority": priority,
@@ -255,7 +255,7 @@ def _managed(name: str, priority: int) -> dict[str, object]:
 
 
 def _limit_writes(limit: int, priority: int) -> dict[str, object]:
-    """Block an address that sends more events and erasures than `limit` in RATE_WINDOW_S."""
+    """Return the rule that blocks an address with more than `limit` events and erasures in RATE_WINDOW_S."""
     writes = [_matches({"method": {}}, "DELETE", "EXACTLY"), _matches({"uriPath": {}}, EVENTS_PATH, "ENDS_WITH")]
     rule = {"limit": limit, "evaluationWindowSec": RATE_WINDOW_S, "aggregateKeyType": "IP"}
     name = "WritesOfAnAddress"
@@ -275,7 +275,7 @@ def _matches(field: dict[str, object], text: str, where: str) -> dict[str, objec
 
 
 def _refuse_bodies_but_photos(priority: int) -> dict[str, object]:
-    """Block what the body rules have labelled, unless it went to the one route whose body is a picture."""
+    """Return the rule that blocks requests labelled by the body rules, except on the route whose body is a photo."""
     labelled = [{"labelMatchStatement": {"scope": "LABEL", "key": f"{LABELS}{label}"}} for label in BODY_RULES.values()]
     of_photos = _matches({"uriPath": {}}, PHOTO_PATH, "ENDS_WITH")
     name = "BodiesButPhotos"
@@ -295,7 +295,7 @@ def _visibility(name: str) -> dict[str, object]:
 
 
 def _search_body(queries_per_request: int) -> apigateway.JsonSchema:
-    """Return the schema that API Gateway checks before an invocation; lambdas/query_api/questions.py checks the rest."""
+    """Return the schema of a search body that API Gateway checks; lambdas/query_api/questions.py checks the rest."""
     words = apigateway.JsonSchema(type=apigateway.JsonSchemaType.STRING, min_length=1)
     query = apigateway.JsonSchema(type=apigateway.JsonSchemaType.OBJECT, required=["q"], properties={"q": words})
     several = apigateway.JsonSchema(type=apigateway.JsonSchemaType.ARRAY, min_items=1, max_items=queries_per_request, items=query)
@@ -303,7 +303,7 @@ def _search_body(queries_per_request: int) -> apigateway.JsonSchema:
 
 
 def _buyer_body() -> apigateway.JsonSchema:
-    """Return the schema of a buyer by interactions, under either name, or by id."""
+    """Return the schema of a buyer: interactions, under either field name, or an id."""
     forms = [apigateway.JsonSchema(required=[name]) for name in ("recent_interactions", "events", "buyer_id")]
     kind = apigateway.JsonSchemaType.OBJECT
     return apigateway.JsonSchema(schema=apigateway.JsonSchemaVersion.DRAFT4, type=kind, any_of=forms)

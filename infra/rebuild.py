@@ -1,4 +1,4 @@
-"""A new tower takes over: the machine of rebuild_states.py, started by hand."""
+"""The rebuild for a new tower: the state machine of rebuild_states.py, which is started by hand."""
 
 from aws_cdk import aws_iam as iam
 from constructs import Construct
@@ -17,7 +17,7 @@ class Rebuild(Construct):
     """The rebuild of the index for a new tower.
 
     Attributes:
-        machine: takes {"tower_id": …}.
+        machine: state machine whose input is {"tower_id": …}.
     """
 
     def __init__(self, scope: Construct, id: str, *, stage: Stage, store: ItemStore, nightly: NightlyBatch) -> None:

@@ -1,8 +1,8 @@
-"""A new tower takes over, in Amazon States Language: every stored item is embedded into a new index, which then goes live.
+"""The rebuild for a new tower, in Amazon States Language: every stored item is embedded into a new index, which then goes live.
 
-Queries follow the alias, nights follow current.json. The alias moves first, when the bulk indexer has checked the whole
-release; then current.json names the tower, so that no night can fill an index that is not live; then the days whose files may
-have been embedded with the old tower meanwhile are embedded again (docs/adr/0006).
+Queries follow the alias; nights follow current.json. The alias moves first, once the bulk indexer has checked the whole release.
+Then current.json names the tower, so that no night can fill an index that is not live. Last, the days whose files may meanwhile
+have been embedded with the old tower are embedded again (docs/adr/0006).
 """
 
 from infra.embedding_job import JobSize, Places, State
@@ -14,12 +14,12 @@ TODAY = "States.ArrayGetItem(States.StringSplit($$.State.EnteredTime, 'T'), 0)" 
 
 
 def rebuild(places: Places, size: JobSize, find_day_arn: str) -> State:
-    """Define the machine that embeds everything anew.
+    """Define the machine that embeds all items with a new tower.
 
     Args:
         places: names and ARNs of the stage's resources.
-        size: of the job.
-        find_day_arn: the machine that starts a night.
+        size: size of the job.
+        find_day_arn: ARN of the machine that starts a night.
 
     Returns:
         A definition; its input is {"tower_id": "1a2b3c4d5e6f"}.
@@ -47,11 +47,11 @@ def rebuild(places: Places, size: JobSize, find_day_arn: str) -> State:
 
 
 def _check(places: Places) -> dict[str, State]:
-    """Check that the input names another tower than the current one; creating its index checks that it is in the bucket."""
+    """Check that the input names a tower other than the current one. Creating the index later checks that the tower exists."""
     current = read_json(places, {"Bucket": places.towers, "Key": CURRENT_TOWER}, "$.current", "IsCurrent")
     first = {"ErrorEquals": NO_SUCH_KEY, "ResultPath": "$.missing", "Next": "NoCurrent"}
     same = {"Variable": "$.current.json.tower_id", "StringEqualsPath": "$.tower_id", "Next": "SameTower"}
-    there, text = ({"Variable": "$.tower_id", test: True} for test in ("IsPresent", "IsString"))  # what is absent has no type
+    there, text = ({"Variable": "$.tower_id", test: True} for test in ("IsPresent", "IsString"))  # a missing value has no type
     return {
         "TowerNamed": {"Type": "Choice", "Choices": [{"And": [there, text], "Next": "ReadCurrent"}], "Default": "NoTower"},
         "NoTower": failure("NoTower", 'the input names no tower; start the rebuild with {"tower_id": "..."}'),
@@ -63,7 +63,7 @@ def _check(places: Places) -> dict[str, State]:
 
 
 def _name_release() -> State:
-    """Name the release by the day on which the execution began; a redrive keeps the name."""
+    """Define the state that names the release after the present day and the tower; a redrive keeps the name."""
     parameters = {
         "date.$": TODAY,
         "items": "",  # the whole bucket
@@ -75,10 +75,10 @@ def _name_release() -> State:
 
 
 def _catch_up(places: Places, find_day_arn: str) -> dict[str, State]:
-    """Embed the day on which the rebuild began, and today, with the new tower.
+    """Define the states that embed the day on which the rebuild began, and the present day, with the new tower.
 
-    Their nights may have run with the old one after the job had read the bucket. A night's name is its date, and taken; so
-    these have the tower in their names, and each day is embedded once a tower.
+    The nights of these days may have run with the old tower after the job had read the bucket. A night is named by its date, and
+    that name is taken. So these nights have the tower in their names, and each day is embedded once per tower.
     """
     given = {
         "scheduled_time.$": "States.Format('{}T00:00:00Z', $.day)",

@@ -1,6 +1,6 @@
 """States from the job to a live release, in Amazon States Language, shared by nightly runs and rebuilds.
 
-The states hold date, items (prefix in the bucket of new items), tower_id and release_id.
+The state's data holds date, items (prefix in the bucket of new items), tower_id and release_id.
 """
 
 from infra.bulk_indexer import RECEIPTS
@@ -24,7 +24,7 @@ THROTTLED = [
     "SageMaker.InternalServerException",
     "SageMaker.SdkClientException",
 ]
-# the function is busy with parts, its service has a moment, or OpenSearch does not answer
+# the function is busy with parts, Lambda has a transient error, or OpenSearch does not answer
 INDEXER_BUSY = [
     "Lambda.TooManyRequestsException",
     "Lambda.ServiceException",
@@ -35,7 +35,7 @@ INDEXER_BUSY = [
     "States.Timeout",
 ]
 POLL_S = 30
-UNTIL_INDEXED_S = int(DELIVERIES * VISIBILITY.to_seconds()) + 600  # the last delivery of a manifest, and its processing
+UNTIL_INDEXED_S = int(DELIVERIES * VISIBILITY.to_seconds()) + 600  # until the last delivery of a manifest, and for processing it
 
 
 def release_states(places: Places, size: JobSize, following: str) -> dict[str, State]:
@@ -43,8 +43,8 @@ def release_states(places: Places, size: JobSize, following: str) -> dict[str, S
 
     Args:
         places: names and ARNs of the stage's resources.
-        size: of the job.
-        following: the next state; failures go to TellFailure.
+        size: size of the job.
+        following: name of the state after these; failures go to TellFailure.
     """
     release_record = {"Bucket": places.embeddings, "Key.$": f"States.Format('{{}}/{RECEIPTS}', $.release_id)"}
     return {
@@ -57,12 +57,12 @@ def release_states(places: Places, size: JobSize, following: str) -> dict[str, S
 
 
 def longest_s(size: JobSize) -> int:
-    """Return the timeout of a machine with these states, in seconds."""
+    """Return the timeout in seconds of a machine with the states of release_states()."""
     return (size.hours * len(size.ladder) + 1) * 3600 + UNTIL_INDEXED_S
 
 
 def _make_index(places: Places) -> State:
-    """Create the index of the tower before the job, because several parts may arrive first at once."""
+    """Define the state that creates the tower's index before the job, because several first parts may arrive at once."""
     return {
         "Type": "Task",
         "Resource": f"arn:{places.partition}:states:::lambda:invoke",
@@ -77,7 +77,7 @@ def _make_index(places: Places) -> State:
 
 
 def _ladder(places: Places, size: JobSize) -> dict[str, State]:
-    """Run the job on one instance type after the other; only a lack of capacity leads to the next."""
+    """Define the states that run the job on the ladder's instance types in turn. Only a lack of capacity leads to the next type."""
     states: dict[str, State] = {}
     for rung, instance in enumerate(size.ladder):
         last = rung == len(size.ladder) - 1
@@ -104,7 +104,7 @@ def _why(rung: int) -> State:
 
 
 def _count(places: Places, instances: int) -> dict[str, State]:
-    """Check that every instance wrote its manifest, and that no manifest lacks rows."""
+    """Define the states that check that every instance wrote its manifest, and that each manifest accounts for all rows."""
     listed = {"ResultSelector": {"keys.$": "$.Contents[*].Key", "count.$": "$.KeyCount"}, "ResultPath": "$.manifests"}
     where = {"Bucket": places.embeddings, "Prefix.$": "States.Format('{}/manifest', $.release_id)"}
     enough = {"Variable": "$.manifests.count", "NumericGreaterThanEquals": instances, "Next": "CountEach"}
@@ -126,7 +126,7 @@ def _count(places: Places, instances: int) -> dict[str, State]:
 
 
 def _count_one(places: Places) -> State:
-    """Check that items_in of a manifest is items_embedded + items_rejected."""
+    """Define the states that check that a manifest's items_in is items_embedded + items_rejected."""
     counts = {name: f"$.manifest.json.{name}" for name in ("items_in", "items_embedded", "items_rejected")}
     accounted = "States.MathAdd($.manifest.json.items_embedded, $.manifest.json.items_rejected)"
     check = {"Variable": "$.items_in", "NumericEqualsPath": "$.accounted", "Next": "Counted"}
@@ -145,7 +145,7 @@ def _count_one(places: Places) -> State:
 
 
 def _wait(places: Places, release_record: State, following: str) -> State:
-    """Wait for the record that the bulk indexer writes once the release is live."""
+    """Define the state that waits for the record that the bulk indexer writes once the release is live."""
     waiting = read_json(places, release_record, "$.indexed", following)
     poll = {"ErrorEquals": NO_SUCH_KEY, "IntervalSeconds": POLL_S, "BackoffRate": 1.0, "MaxAttempts": UNTIL_INDEXED_S // POLL_S}
     return {**waiting, "Retry": [poll, *waiting["Retry"]]}

@@ -1,4 +1,4 @@
-"""The re-rank endpoint: a booster behind SageMaker's contract, there only when a stage names one."""
+"""The re-rank endpoint: a booster on SageMaker, deployed only if the stage names one."""
 
 from aws_cdk import Aws, Duration, Fn
 from aws_cdk import aws_applicationautoscaling as autoscaling
@@ -15,12 +15,12 @@ VARIANT = "AllTraffic"
 CAPTURED_PERCENT = 5
 CAPTURES = "captures"
 CANARY_PERCENT = 10
-BAKING_S = 300  # of each step, in which an alarm takes the deployment back; alarms look at three minutes
-INVOCATIONS_PER_INSTANCE = 3_000  # a minute
-SLOWEST_MS = 50  # p99 of the model alone; a query waits for it
-SCRIPT_MODE = {  # the container's server then calls the functions of processing/reranker_endpoint/inference.py
+BAKING_S = 300  # duration of each step, in which an alarm rolls the deployment back; alarms look at three minutes
+INVOCATIONS_PER_INSTANCE = 3_000  # per minute
+SLOWEST_MS = 50  # limit of the model's p99 latency, because a query waits for the model
+SCRIPT_MODE = {  # with these variables the container's server calls the functions of processing/reranker_endpoint/inference.py
     "SAGEMAKER_PROGRAM": "inference.py",
-    "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",  # in the archive itself: without a network nothing else can be read
+    "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",  # in the archive itself, because without a network nothing else can be read
     "SAGEMAKER_REGION": Aws.REGION,
     "SAGEMAKER_CONTAINER_LOG_LEVEL": "20",
     "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT": "text/csv",
@@ -28,15 +28,15 @@ SCRIPT_MODE = {  # the container's server then calls the functions of processing
 
 
 class Reranker(Construct):
-    """Model, endpoint configuration and endpoint.
+    """The re-ranker's model, endpoint configuration and endpoint.
 
-    A new artefact is a new configuration: its instances are started beside the old ones, take a tenth of the traffic, then
-    all of it, and leave again when an alarm rings.
+    A new artefact makes a new configuration. Its instances start beside the old instances, take a tenth of the traffic and then all
+    of it. If an alarm rings, they are removed again.
 
     Attributes:
-        name: of the endpoint.
+        name: name of the endpoint.
         endpoint: the endpoint.
-        alarms: errors and latency, which guard a deployment.
+        alarms: alarms of errors and latency, which can roll a deployment back.
     """
 
     def __init__(self, scope: Construct, id: str, *, stage: Stage, store: ItemStore, artefact: RerankerArtefact) -> None:
@@ -79,11 +79,11 @@ class Reranker(Construct):
                 "environment": SCRIPT_MODE,
             },
         )
-        model.node.add_dependency(role)  # SageMaker reads the artefact when the model is made
+        model.node.add_dependency(role)  # SageMaker reads the artefact when the model is created
         return model
 
     def _role(self) -> iam.Role:
-        """Read one artefact, pull the image, write logs and captured requests."""
+        """Create the role, which may read one artefact, pull the image, and write logs and captured requests."""
         role = iam.Role(self, "Role", assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com"))
         store = self._store
         artefact = store.towers.arn_for_objects(self._artefact.model_key)
@@ -146,7 +146,7 @@ class Reranker(Construct):
         )
 
     def _traffic(self) -> dict[str, object]:
-        """Choose the first share of the new instances: at most half of them may be, so a single instance is switched at once."""
+        """Return how a deployment shifts traffic. A canary takes at most half of the instances, so one is switched at once."""
         if self._artefact.instances == 1:
             return {"type": "ALL_AT_ONCE", "waitIntervalInSeconds": BAKING_S}
         return {

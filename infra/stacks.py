@@ -1,4 +1,4 @@
-"""The four stacks of a stage, and what each is made of."""
+"""The four stacks of a stage, and the constructs of each."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,7 +25,7 @@ INDEX_ALIAS = Settings().index_alias
 
 
 class Storage(Stack):
-    """The data that must never be lost, and its network."""
+    """The stack of the data that must never be lost: buckets, buyers' interactions, OpenSearch, and the network."""
 
     def __init__(self, app: App, stage: Stage, **settings: Any) -> None:
         super().__init__(app, f"Gavel-{stage.name}-Storage", termination_protection=stage.retain_data, **settings)
@@ -50,7 +50,7 @@ class Storage(Stack):
 
 
 class Serving(Stack):
-    """The bulk indexer and the query API."""
+    """The stack of the bulk indexer, the query API, the re-ranker and the event stream."""
 
     def __init__(self, app: App, stage: Stage, storage: Storage, **settings: Any) -> None:
         super().__init__(app, f"Gavel-{stage.name}-Serving", **settings)
@@ -76,7 +76,7 @@ class Serving(Stack):
             index=storage.index,
             settings=replace(base, embeddings_bucket=storage.store.embeddings.bucket_name),
         )
-        self.reranker: Reranker | None = None  # without one, search answers in first-stage order
+        self.reranker: Reranker | None = None  # without a re-ranker, searches answer in first-stage order
         if stage.reranker:
             self.reranker = Reranker(self, "Reranker", stage=stage, store=storage.store, artefact=stage.reranker)
         self.events = EventStream(self, "EventStream", stage=stage, store=storage.store)
@@ -85,7 +85,7 @@ class Serving(Stack):
             ranker_endpoint=self.reranker.name if self.reranker else "",
             events_stream=self.events.name,
             buyer_events_table=storage.buyers.table.table_name,
-            # a key's quota counts requests, so that a request must be one search
+            # a key's quota counts requests, so each request may hold only one search
             queries_per_request=1 if stage.api_auth == "api_key" else base.queries_per_request,
         )
         self.api = QueryApi(
@@ -116,7 +116,7 @@ class Serving(Stack):
 
 
 class Batch(Stack):
-    """The nightly run, and the rebuild for a new tower."""
+    """The stack of the nightly run and of the rebuild for a new tower."""
 
     def __init__(self, app: App, stage: Stage, storage: Storage, **settings: Any) -> None:
         super().__init__(app, f"Gavel-{stage.name}-Batch", **settings)
@@ -136,7 +136,7 @@ class Batch(Stack):
 
 
 class Monitoring(Stack):
-    """Dashboard, alarms, budget."""
+    """The stack of dashboard, alarms and budget."""
 
     def __init__(self, app: App, stage: Stage, storage: Storage, serving: Serving, batch: Batch, **settings: Any) -> None:
         super().__init__(app, f"Gavel-{stage.name}-Monitoring", **settings)
@@ -156,15 +156,15 @@ class Monitoring(Stack):
 
 
 def compose(app: App, stage: Stage, **settings: Any) -> Mapping[str, Stack]:
-    """Put the stacks of a stage into an app.
+    """Create the stacks of a stage in an app.
 
     Args:
         app: the CDK app.
-        stage: values of cdk.json.
-        settings: of every stack, such as env.
+        stage: settings of the stage.
+        settings: further arguments of every stack, such as env.
 
     Returns:
-        The stacks by the last word of their names.
+        Last word of the stack's name -> stack.
     """
     storage = Storage(app, stage, description="Gavel: buckets, network, OpenSearch", **settings)
     serving = Serving(app, stage, storage, description="Gavel: bulk indexer and query API", **settings)

@@ -22,11 +22,11 @@ class RerankerArtefact:
     """A trained re-ranker that a stage serves.
 
     Attributes:
-        model_key: key of model.tar.gz in the towers bucket, with the booster and its inference script.
-        image: container image URI; `${AWS::Region}` and `${AWS::URLSuffix}` may stand in it.
-        instance: such as "ml.c7i.large".
-        instances: minimum, > 0.
-        most_instances: to which the endpoint may grow.
+        model_key: key of model.tar.gz in the towers bucket; the archive holds the booster and its inference script.
+        image: container image URI, which may contain `${AWS::Region}` and `${AWS::URLSuffix}`.
+        instance: instance type, such as "ml.c7i.large".
+        instances: minimum number of instances, > 0.
+        most_instances: maximum number of instances.
     """
 
     model_key: str
@@ -42,43 +42,43 @@ class Stage:
 
     Attributes:
         name: dev, prod or another key of `stages`.
-        retain_data: data outlives the stack, which is protected against deletion.
+        retain_data: True if data outlives the stack, which is then protected against deletion.
         azs: availability zones of the network, 1 to 3.
         opensearch_version: engine version, 2.19 or newer.
         opensearch_instance: instance type of the data nodes.
-        opensearch_nodes: data nodes, a multiple of azs.
-        opensearch_volume_gib: gp3 volume of each data node.
-        opensearch_dedicated_masters: 0 or 3.
-        index_shards: primary shards of an index that is made from now on.
+        opensearch_nodes: number of data nodes, a multiple of azs.
+        opensearch_volume_gib: size of each data node's gp3 volume in GiB.
+        opensearch_dedicated_masters: number of dedicated masters, 0 or 3.
+        index_shards: primary shards of new indices, 1 to 64.
         index_replicas: copies of each shard, fewer than opensearch_nodes.
-        language: of words in Latin letters, by which an index that is made stems them.
-        query_memory_mib: memory of the query Lambda; CPU follows it.
+        language: language by which new indices stem words in Latin letters.
+        query_memory_mib: memory of the query Lambda in MiB; Lambda assigns CPU in proportion.
         hyperparameters: fields of retrieval.config.settings.ScoringParameters that differ in this stage; None if none does.
-        query_tower: what encodes queries: full, or small where every tower that is published has a small query tower.
-        indexer_memory_mib: memory of the bulk-index Lambda.
-        indexer_concurrency: parts that are indexed at once, >= 2 (the least that an SQS event source allows).
-        requests_per_second: steady rate that one API key may have.
-        request_burst: requests above it that are let through at once.
-        requests_per_day: quota of one API key.
+        query_tower: query tower that encodes queries: "full", or "small" if every published tower has a small query tower.
+        indexer_memory_mib: memory of the bulk-index Lambda in MiB.
+        indexer_concurrency: parts that are indexed at a time, >= 2 (the minimum of an SQS event source).
+        requests_per_second: steady rate of requests of one API key.
+        request_burst: requests above the steady rate that are let through at once.
+        requests_per_day: daily quota of requests of one API key.
         cors_origins: origins whose pages may call the API; empty for none.
-        api_auth: what a caller shows: an API key, or an IAM signature beside it.
-        waf: True if AWS managed rules protect the API.
+        api_auth: proof that callers show: "api_key" for an API key, "iam" for an IAM signature.
+        waf: True if AWS WAF protects the API.
         processing_image: container image of the embedding job.
-        instance_ladder: instance types of the embedding job, the first that can be had is taken.
-        instance_count: instances of the embedding job.
-        embedding_hours: when the embedding job is stopped.
-        isolate_job: True if the job has no network; then photos must be in the bucket of new items, none behind s3:// URIs.
-        rebuild_instance_count: instances of the job that embeds everything anew for a new tower.
-        rebuild_hours: when that job is stopped, 1 to 120.
-        schedules: EventBridge Scheduler expressions; the later ones find a late file.
-        schedule_timezone: IANA name of the schedules; the date of a night is always that of UTC.
-        reranker: absent, None, until one is trained: then search answers in first-stage order.
-        log_retention_days: of every log group.
-        expiry_days: after how many days new items and old versions of objects are deleted.
-        alarm_email: who is told of alarms; absent, None, for nobody.
-        p99_latency_ms: of the query API, above which an alarm rings.
-        release_age_hours: without a published release, after which an alarm rings; 1 to 168.
-        monthly_budget_usd: spending above which the budget warns.
+        instance_ladder: instance types of the embedding job; the first available type is used.
+        instance_count: number of instances of the embedding job.
+        embedding_hours: hours after which the embedding job is stopped.
+        isolate_job: True if the job has no network. Then photos must be in the bucket of new items, not behind s3:// URIs.
+        rebuild_instance_count: number of instances of the job that embeds all items with a new tower.
+        rebuild_hours: hours after which that job is stopped, 1 to 120.
+        schedules: expressions of EventBridge Scheduler; the later schedules find a late file.
+        schedule_timezone: IANA name of the schedules' time zone; the date of a night is always the UTC date.
+        reranker: re-ranker to serve; None (absent in cdk.json) if none is trained, then searches answer in first-stage order.
+        log_retention_days: days for which log groups keep lines.
+        expiry_days: days after which objects of expiring buckets, and old versions of all objects, are deleted.
+        alarm_email: e-mail address for alarms and notices; None (absent in cdk.json) for no e-mail.
+        p99_latency_ms: p99 latency of the query API in milliseconds at which an alarm rings.
+        release_age_hours: hours without a published release after which an alarm rings, 1 to 168.
+        monthly_budget_usd: monthly budget in dollars; notices come at 80 % of actual and 100 % of forecast spending.
     """
 
     name: str
@@ -133,7 +133,7 @@ class Stage:
             (bool(self.instance_ladder), "instance_ladder", "one instance type or more"),
             (self.instance_count > 0, "instance_count", "whole numbers from 1"),
             (self.rebuild_instance_count > 0, "rebuild_instance_count", "whole numbers from 1"),
-            (1 <= self.rebuild_hours <= 120, "rebuild_hours", "1 to 120"),  # SageMaker's longest
+            (1 <= self.rebuild_hours <= 120, "rebuild_hours", "1 to 120"),  # SageMaker's maximum
             (bool(self.schedules), "schedules", "one schedule or more"),
             (self.api_auth in typing.get_args(ApiAuth), "api_auth", " or ".join(typing.get_args(ApiAuth))),
             (1 <= self.release_age_hours <= 168, "release_age_hours", "1 to 168"),
@@ -145,7 +145,7 @@ class Stage:
 
     @property
     def numbers(self) -> ScoringParameters:
-        """Return the scoring parameters of the stage, with defaults for those that it does not name."""
+        """Scoring parameters of the stage, with defaults for those that `hyperparameters` does not name."""
         values = self.hyperparameters or {}
         names = [field.name for field in fields(ScoringParameters)]
         if unknown := sorted(set(values) - set(names)):
@@ -161,11 +161,8 @@ def read_stage(stages: Any, name: Any) -> Stage:
     """Read one stage of the context's `stages`.
 
     Args:
-        stages: stage name -> its values, as cdk.json has them.
-        name: of the stage.
-
-    Raises:
-        StageError: there is no such stage, or a value is missing, unknown, of the wrong type or out of range.
+        stages: stage name -> values, as in cdk.json.
+        name: name of the stage.
     """
     if not isinstance(stages, Mapping) or name not in stages:
         have = ", ".join(stages) if isinstance(stages, Mapping) else "none"

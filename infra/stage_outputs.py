@@ -1,14 +1,14 @@
-"""Outputs of a stack for `gavel aws` and people; their names do not depend on CloudFormation's names of resources."""
+"""Outputs of a stack for `gavel aws` and people. Names of outputs do not depend on CloudFormation's names of resources."""
 
 from aws_cdk import CfnOutput, Stack
 
 
 def publish(stack: Stack, **outputs: str) -> None:
-    """Give a stack outputs.
+    """Add outputs to a stack.
 
     Args:
-        stack: the stack.
-        outputs: name -> value; the name is the output's logical id.
+        stack: stack that gets the outputs.
+        outputs: name -> value; the name becomes the output's logical id.
     """
     for name, value in outputs.items():
         CfnOutput(stack, f"{name}Output", value=value).override_logical_id(name)

@@ -1,4 +1,4 @@
-"""A state machine that logs everything and is traced."""
+"""A state machine with complete logs and traces."""
 
 import json
 
@@ -15,11 +15,11 @@ DELIVERY = "CloudWatch Logs and X-Ray take no resource for log deliveries and tr
 
 
 def state_machine(scope: Construct, id: str, stage: Stage, definition: State, role: iam.Role) -> stepfunctions.StateMachine:
-    """Make a machine from its definition, with its own log group."""
+    """Create a state machine from its definition, with its own log group."""
     machine = stepfunctions.StateMachine(
         scope,
         id,
-        # not by Stack.to_json_string(), which drops nulls: without `"ResultPath": null` a state's result replaces its input
+        # not Stack.to_json_string(), because that drops nulls: without `"ResultPath": null` a state's result replaces its input
         definition_body=stepfunctions.DefinitionBody.from_string(json.dumps(definition)),
         role=role,
         tracing_enabled=True,

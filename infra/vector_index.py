@@ -1,4 +1,4 @@
-"""The OpenSearch domain, who may do what in it, and what stands in it before the first lot."""
+"""The OpenSearch domain, its permissions, and the resources that it needs before the first lot."""
 
 import json
 from typing import Any
@@ -21,7 +21,7 @@ from retrieval.index.opensearch.mapping import HYBRID_PIPELINE, pipeline_name, t
 
 HTTP_VERBS = ("es:ESHttpGet", "es:ESHttpHead", "es:ESHttpPost", "es:ESHttpPut", "es:ESHttpDelete")
 TLS = "Policy-Min-TLS-1-2-PFS-2023-10"
-# index permission groups of the OpenSearch security plugin; {alias} is the name behind which the live index stands
+# index permission groups of the OpenSearch security plugin; {alias} is the alias of the live index
 WRITER = {
     "cluster_permissions": ["cluster_composite_ops", "cluster_monitor", "cluster:admin/search/pipeline/*"],
     "index_permissions": [{"index_patterns": ["{alias}*"], "allowed_actions": ["indices_all"]}],
@@ -40,13 +40,13 @@ READER = {
 class VectorIndex(Construct):
     """One OpenSearch domain in private subnets: HTTPS and IAM signatures only, encrypted, slow requests logged.
 
-    IAM admits a role of this account only if the role's own policy allows it (connect()). Permissions inside the domain are
-    those of fine-grained access control, whose master is the role of one small function (grant_access()).
+    IAM admits a role of this account only if the role's own policy allows it (connect()). Fine-grained access control sets the
+    permissions inside the domain (grant_access()). Its master user is the role of one small function.
 
     Attributes:
-        domain: the domain.
-        alias: name behind which the live index stands.
-        url: where it answers.
+        domain: the OpenSearch domain.
+        alias: alias of the live index.
+        url: HTTPS URL of the domain.
     """
 
     def __init__(self, scope: Construct, id: str, *, stage: Stage, network: Network, alias: str) -> None:
@@ -62,16 +62,16 @@ class VectorIndex(Construct):
         self._before_the_first_lot()
 
     def connect(self, role: iam.Role) -> None:
-        """Let a role send signed requests to the domain."""
+        """Allow a role to send signed requests to the domain."""
         allow_below(role, HTTP_VERBS, self.domain, self.domain.attr_arn, "/*", "Fine-grained access control says which requests.")
 
     def grant_access(self, scope: Construct, id: str, role: iam.Role, permissions: dict[str, Any]) -> CustomResource:
-        """Give a role permissions inside the domain, as a role of the same purpose in OpenSearch.
+        """Give an IAM role permissions inside the domain, through a role of OpenSearch that is mapped to the IAM role.
 
         Args:
-            scope: what holds the mapping, in the stack of the role.
-            id: its name there.
-            role: who is let in.
+            scope: construct that holds the mapping, in the stack of the role.
+            id: id of the mapping in the scope; OpenSearch's role is named after it.
+            role: IAM role that gets the permissions.
             permissions: WRITER or READER.
         """
         index_permissions = [
@@ -91,7 +91,7 @@ class VectorIndex(Construct):
         )
 
     def _before_the_first_lot(self) -> None:
-        """Set up the pipeline of hybrid queries, and the template that prevents guessed mappings after a stray write."""
+        """Add the pipeline of hybrid queries, and the index template, without which a stray write would create guessed mappings."""
         stage = self._stage
         template = template_body(
             self.alias,
@@ -161,7 +161,7 @@ class VectorIndex(Construct):
         return cluster
 
     def _log_policy(self) -> logs.CfnResourcePolicy:
-        """Let OpenSearch write its logs; it checks that it may before the domain is made."""
+        """Create the policy that lets OpenSearch write its logs. OpenSearch checks the permission before it creates the domain."""
         stack = Stack.of(self)
         statement = iam.PolicyStatement(
             principals=[iam.ServicePrincipal("es.amazonaws.com")],
@@ -193,7 +193,7 @@ LOG_KINDS = ("SEARCH_SLOW_LOGS", "INDEX_SLOW_LOGS", "ES_APPLICATION_LOGS")
 
 
 def _account_only(stack: Stack, domain_arn: str) -> dict[str, Any]:
-    """Make a resource policy that leaves access to the identity policies of this account; nobody else, nothing unsigned."""
+    """Return a resource policy that leaves access to this account's identity policies and admits nobody else, nothing unsigned."""
     root = stack.format_arn(service="iam", region="", resource="root")
     statement = {"Effect": "Allow", "Principal": {"AWS": root}, "Action": "es:ESHttp*", "Resource": domain_arn}
     return {"Version": "2012-10-17", "Statement": [statement]}

@@ -1,1 +1,1 @@
-"""Lambda functions: shells over the core."""
+"""Lambda functions: thin shells around the package `retrieval`."""

@@ -1,6 +1,6 @@
-"""Gain of searching plain faiss for many queries in one call, on one thread and on two.
+"""Gain of searching plain faiss with many queries in one call, on one thread and on two.
 
-FAISS compares a batch with a flat index by a matrix product, and spreads the queries of a batch over its threads.
+FAISS compares a batch with a flat index by a matrix product, and distributes the queries of a batch over its threads.
 """
 
 import time
@@ -27,16 +27,16 @@ K = 50
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One index type searched in batches of one size.
+    """Measurements of one index type, number of threads and batch size.
 
     Attributes:
-        family: of the index.
-        threads: of FAISS and of the matrix product.
-        batch: queries in a call; 1 is sequential.
-        ms_a_query: by the clock, the median over the rounds.
-        cpu_ms_a_query: of processor time, likewise.
-        gain: speed-up over sequential queries on as many threads, by the clock; the median over the rounds.
-        cpu_gain: the same by processor time.
+        family: index type.
+        threads: threads of FAISS and of the matrix product.
+        batch: queries per call; 1 is sequential.
+        ms_a_query: wall-clock milliseconds per query, median over the rounds.
+        cpu_ms_a_query: milliseconds of processor time per query, median over the rounds.
+        gain: speed-up in wall-clock time over the first batch size on as many threads, median over the rounds.
+        cpu_gain: speed-up in processor time, computed as `gain`.
     """
 
     family: str
@@ -53,9 +53,9 @@ class BatchesResult:
     """The result of a run.
 
     Attributes:
-        lots: in the indices.
-        rows: index types in their order, threads and batches ascending.
-        machine: description, with the load before the run.
+        lots: number of vectors in each index.
+        rows: measurements; index types in the given order, threads and batches ascending.
+        machine: description of the machine, with the load before the run.
     """
 
     lots: int
@@ -63,7 +63,7 @@ class BatchesResult:
     machine: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the result for JSON."""
         return asdict(self)
 
 
@@ -77,16 +77,16 @@ def run_benchmark(
     rounds: int = 5,
     progress: Progress | None = None,
 ) -> BatchesResult:
-    """Search for all queries in batches of every size, in turns.
+    """Search every index with all queries in batches of every size, in turns.
 
     Args:
-        vectors: (N, D) of unit length.
-        queries: (Q, D); Q at least the largest batch.
-        folder: for the indices, which the next run reuses.
+        vectors: (N, D) unit vectors.
+        queries: (Q, D) queries; Q is at least the largest batch.
+        folder: folder of the indices, which the next run reuses.
         specs: index types to build.
-        batches: sizes, the first of them 1.
-        rounds: passes of each; the median counts.
-        progress: called with (passes done, passes).
+        batches: batch sizes, the first of them 1.
+        rounds: passes over the queries for each batch size; the median is reported.
+        progress: called with (passes done, passes in all).
 
     Raises:
         InvalidInput: there are too few queries for the largest batch.
@@ -112,7 +112,7 @@ def run_benchmark(
 
 
 def _ms_per_query(index: AnnIndex, queries: Vector, batch: int) -> tuple[float, float]:
-    """Return the milliseconds by the clock and of processor time."""
+    """Return the wall-clock milliseconds and the milliseconds of processor time per query."""
     parameters = index._parameters(index._effort(index.spec, K), None)
     start, busy = time.perf_counter(), time.process_time()
     for first in range(0, len(queries), batch):

@@ -1,7 +1,8 @@
 """Recall, latency, memory and build time of vector indices, beside plain faiss, hnswlib and usearch in the same run.
 
-Every index is built in a process of its own and opened in another, so that memory is its own. Then all get the same single
-queries on one thread, in turns, every other round in the opposite order. Recall is relative to exact search.
+Every index is built in one process and opened in another, so that each process holds the memory of one index only. Then all
+indices get the same single queries on one thread, in turns, every other round in the opposite order. Recall is relative to exact
+search.
 """
 
 import json
@@ -28,7 +29,7 @@ from retrieval.index.ann.recall import exact_cut, recall_of
 from retrieval.progress import Progress, ProgressCounter
 
 VECTORS, QUERIES = "vectors.npy", "queries.npy"
-BUILT_FILE = "built.json"  # in the folder of an index, written last: checksum of its vectors, and its cost
+BUILT_FILE = "built.json"  # in the folder of an index, written last: checksum of the vectors, and the cost of the build
 
 Message = dict[str, Any]
 Ask = Callable[[Message], Message]
@@ -49,14 +50,14 @@ def run_benchmark(
     """Measure candidate indices over one set of vectors.
 
     Args:
-        vectors: (N, D) of unit length.
-        queries: (Q, D), none of them among the vectors.
-        candidate_indices: those of Gavel before plain faiss, which opens their files.
-        folder: for files.
+        vectors: (N, D) unit vectors.
+        queries: (Q, D) queries, none of them among the vectors.
+        candidate_indices: indices to measure. Gavel's come before plain faiss, which opens Gavel's files.
+        folder: folder for all files.
         rounds: passes over the queries, in which the indices take turns.
-        reuse: True takes an index that an earlier run built of the same vectors, with its cost at that time.
-        on_built: called with (built, to build).
-        on_pass: called with (passes done, passes).
+        reuse: True reuses an index that an earlier run built from the same vectors, with the cost of that build.
+        on_built: called with (candidates done, candidates in all).
+        on_pass: called with (passes done, passes in all).
     """
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / VECTORS, vectors)
@@ -132,7 +133,7 @@ def _point(effort: int, answers: list[Message], truth: tuple[Vector, Vector, np.
 
 
 def _without_padding(ids: list[list[int]]) -> Iterator[np.ndarray]:
-    """Yield the answers without the padding of short ones."""
+    """Yield the ids of each answer without the -1 that FAISS pads short answers with."""
     for row in ids:
         padded = np.asarray(row, dtype=np.int64)
         yield padded[padded >= 0]
@@ -164,7 +165,7 @@ def _build(candidate: CandidateIndex, folder: Path, crc32: int) -> Message:
 
 
 def _read_build(candidate: CandidateIndex, folder: Path, crc32: int) -> Message | None:
-    """Return the cost of an existing complete index of these vectors and this release of its library, or None."""
+    """Return the cost of an existing complete index of the same vectors, spec and version of the library, or None."""
     try:
         built: Message = json.loads((folder / candidate.folder / BUILT_FILE).read_text())
     except (OSError, ValueError):
@@ -180,7 +181,7 @@ def _identity(candidate: CandidateIndex, crc32: int) -> Message:
 
 @contextmanager
 def _open_worker(candidate: CandidateIndex, folder: Path) -> Iterator[tuple[Ask, Message]]:
-    """Start a process with the index open; yield a function that asks it, and its first message."""
+    """Start a process that opens the index; yield a function that sends it a request, and its first message."""
     command = _command("serve", candidate, folder)
     with subprocess.Popen(command, env=_thread_environment(1), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
@@ -207,7 +208,7 @@ def _open_worker(candidate: CandidateIndex, folder: Path) -> Iterator[tuple[Ask,
 
 
 def _thread_environment(count: int) -> dict[str, str]:
-    """Return the environment of a process with so many threads, whose idle ones do not spin."""
+    """Return the environment of a process with `count` threads. Its idle threads do not spin."""
     limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(count))
     return {**os.environ, **limits, "OMP_WAIT_POLICY": "passive", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
@@ -224,11 +225,11 @@ def run_sizes(
 
     Args:
         data: description of the vectors.
-        source: of vectors and queries.
-        sizes: in any order.
-        candidate_indices: of a size.
-        folder: with a subfolder for each size.
-        options: of run_benchmark().
+        source: source of vectors and queries.
+        sizes: numbers of vectors, in any order.
+        candidate_indices: returns the indices to measure at a size.
+        folder: folder with a subfolder for each size.
+        options: further arguments of run_benchmark().
     """
     machine, results = describe_machine(), []
     for size in sorted(sizes):

@@ -1,6 +1,6 @@
-"""The indices of a comparison: those of Gavel, plain faiss on the same files, hnswlib and usearch.
+"""The indices of a comparison: Gavel's, plain faiss on the same files, hnswlib and usearch.
 
-Each is built and searched in a process of its own (benchmarks.ann.worker), so that its memory can be measured.
+Each index is built and searched in a separate process (benchmarks.ann.worker), so that its memory can be measured.
 """
 
 import time
@@ -32,8 +32,8 @@ class CandidateIndex:
 
     Attributes:
         library: gavel, faiss, hnswlib or usearch.
-        spec: at equal specs, libraries are searched with equal effort.
-        full_name: True if its name is the complete spec, because there are others of its index type.
+        spec: index type and parameters; at equal specs, libraries are searched with equal effort.
+        full_name: True if the name contains the complete spec, because other candidates have the same index type.
     """
 
     library: str
@@ -42,14 +42,14 @@ class CandidateIndex:
 
     @property
     def name(self) -> str:
-        """Name in tables."""
+        """Name of the candidate in tables."""
         if self.full_name:
             return f"{self.library} {self.spec}"
         return f"{self.library} {self.spec.index_type}" + (f" pca={self.spec.pca}" if self.spec.pca else "")
 
     @property
     def efforts(self) -> tuple[int, ...]:
-        """The measured values of ef_search or nprobe; (0,) if the index type has neither."""
+        """Values of ef_search or nprobe to measure, ascending; (0,) if the index type has neither parameter."""
         if self.spec.search_effort is None:
             return (0,)
         # ef_search is at least the number of results
@@ -58,37 +58,37 @@ class CandidateIndex:
 
     @property
     def folder(self) -> str:
-        """Name of the folder of its files; plain faiss opens those of Gavel."""
+        """Name of the folder with the index's files; plain faiss opens Gavel's files."""
         owner = "gavel" if self.library == "faiss" else self.library
         return f"{owner}-{self.spec.built}".replace(":", "-").replace(",", "-").replace("=", "")
 
     @property
     def builds(self) -> bool:
-        """True if it has files of its own."""
+        """True if the library writes its own files."""
         return self.library != "faiss"
 
 
 class Library(Protocol):
-    """Builds, opens and searches the indices of a library."""
+    """A library that builds, opens and searches indices."""
 
     def build(self, candidate_index: CandidateIndex, vectors: Vector, folder: Path) -> None:
         """Write the index of all vectors, with two threads."""
         ...
 
     def open(self, candidate_index: CandidateIndex, folder: Path) -> Any:
-        """Open the index that build() wrote, for one thread."""
+        """Open the index that build() wrote, for searches on one thread."""
         ...
 
     def make_search(self, candidate_index: CandidateIndex, opened: Any, effort: int, k: int) -> Search:
-        """Return a search for single queries at an effort."""
+        """Return a function that searches for single queries with an effort (ef_search or nprobe)."""
         ...
 
 
 class Gavel:
-    """retrieval.index.ann.build: mapped from the disk, answers in the order of exact cosines."""
+    """Gavel's indices (retrieval.index.ann): mapped from the disk, with answers in the order of exact cosines."""
 
     def build(self, candidate_index: CandidateIndex, vectors: Vector, folder: Path) -> None:
-        """Build from batches with build_index()."""
+        """Build the index from batches with build_index()."""
         import faiss
 
         from retrieval.index.ann.build import build_index
@@ -97,7 +97,7 @@ class Gavel:
         build_index(candidate_index.spec, np.array_split(vectors, max(1, len(vectors) // 50_000)), vectors.shape[1], folder)
 
     def open(self, candidate_index: CandidateIndex, folder: Path) -> Any:
-        """Map the files, without a check of the checksum."""
+        """Map the files without checking their checksums."""
         import faiss
 
         from retrieval.index.ann.build import open_index
@@ -106,16 +106,16 @@ class Gavel:
         return open_index(folder, check=False)
 
     def make_search(self, candidate_index: CandidateIndex, opened: Any, effort: int, k: int) -> Search:
-        """Search with the effort and the rescoring of the candidate."""
+        """Return a search with an effort and with the candidate's rescoring."""
         spec = replace(opened.spec, rescore=candidate_index.spec.rescore).at(effort)
         return lambda query: opened.search(query, k, spec=spec).vector_ids
 
 
 class PlainFaiss:
-    """The files that Gavel wrote, read into memory and searched directly; candidates are not scored again."""
+    """Plain faiss: it reads Gavel's files into memory, searches them directly and does not rescore candidates."""
 
     def build(self, candidate_index: CandidateIndex, vectors: Vector, folder: Path) -> None:
-        """Do nothing, because it has no files of its own."""
+        """Do nothing, because plain faiss opens Gavel's files."""
 
     def open(self, candidate_index: CandidateIndex, folder: Path) -> Any:
         """Read the index into memory."""
@@ -125,7 +125,7 @@ class PlainFaiss:
         return faiss.read_index(str(folder / "index.faiss"))
 
     def make_search(self, candidate_index: CandidateIndex, opened: Any, effort: int, k: int) -> Search:
-        """Search with one set of parameters for all queries."""
+        """Return a search with one set of parameters for all queries."""
         import faiss
 
         lib: Any = faiss
@@ -140,10 +140,10 @@ class PlainFaiss:
 
 
 class Hnswlib:
-    """nmslib/hnswlib, the authors' own HNSW."""
+    """nmslib/hnswlib, the HNSW library of the method's authors."""
 
     def build(self, candidate_index: CandidateIndex, vectors: Vector, folder: Path) -> None:
-        """Build with the same M and ef_construction."""
+        """Build a graph with the spec's M and ef_construction."""
         index = _hnswlib(vectors.shape[1])
         spec = candidate_index.spec
         index.init_index(len(vectors), ef_construction=spec.ef_construction, M=spec.m, random_seed=7)
@@ -160,7 +160,7 @@ class Hnswlib:
         return index
 
     def make_search(self, candidate_index: CandidateIndex, opened: Any, effort: int, k: int) -> Search:
-        """Search with `ef`, which FAISS calls efSearch."""
+        """Return a search with `ef`, which FAISS calls efSearch."""
         opened.set_ef(max(effort, k))
         return lambda query: opened.knn_query(query, k)[0][0].astype(np.int64)
 
@@ -169,7 +169,7 @@ class Usearch:
     """unum-cloud/usearch in float32."""
 
     def build(self, candidate_index: CandidateIndex, vectors: Vector, folder: Path) -> None:
-        """Build; connectivity is M, expansion_add is ef_construction."""
+        """Build a graph; usearch calls M connectivity and ef_construction expansion_add."""
         index, spec = _usearch(vectors.shape[1], candidate_index.spec), candidate_index.spec
         index.expansion_add = spec.ef_construction
         index.add(np.arange(len(vectors)), np.ascontiguousarray(vectors), threads=BUILD_THREADS)
@@ -184,7 +184,7 @@ class Usearch:
         return index
 
     def make_search(self, candidate_index: CandidateIndex, opened: Any, effort: int, k: int) -> Search:
-        """Search; expansion_search is ef_search."""
+        """Return a search; usearch calls ef_search expansion_search."""
         opened.expansion_search = max(effort, k)
         return lambda query: opened.search(query, k, threads=1).keys.astype(np.int64)
 
@@ -193,7 +193,7 @@ LIBRARIES: dict[str, Library] = {"gavel": Gavel(), "faiss": PlainFaiss(), "hnswl
 
 
 def candidate_indices(specs: list[IndexSpec], rivals: tuple[str, ...] = RIVALS) -> list[CandidateIndex]:
-    """Return Gavel and plain faiss for every spec, and the graph libraries for every plain graph."""
+    """Return candidates of Gavel and plain faiss for every spec, and of the graph libraries for every hnsw without PCA."""
     graphs = [name for name in ("hnswlib", "usearch") if name in rivals]
     type_counts = Counter(spec.index_type for spec in specs)
     candidates = []
@@ -208,7 +208,7 @@ def candidate_indices(specs: list[IndexSpec], rivals: tuple[str, ...] = RIVALS) 
 
 
 def build_cost(candidate_index: CandidateIndex, vectors: Vector, folder: Path) -> dict[str, float]:
-    """Build an index with its files; return the seconds by the clock and of all processors together."""
+    """Build an index with its files; return the wall-clock seconds and the processor seconds, summed over all cores."""
     start, cpu_start = time.perf_counter(), time.process_time()
     LIBRARIES[candidate_index.library].build(candidate_index, vectors, folder)
     return {"build_s": time.perf_counter() - start, "build_cpu_s": time.process_time() - cpu_start}

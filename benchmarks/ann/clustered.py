@@ -1,8 +1,8 @@
-"""Random vectors with clusters like those of real items, of any number, from a seed.
+"""Any number of random vectors from a seed, with clusters like those of real items.
 
 Kinds of items are points on the sphere; an item is its kind plus noise. The scale of both falls with the root of the axis number,
-like the principal axes of real embeddings. With 25 items a kind, the local intrinsic dimension (Levina and Bickel, NIPS 2004,
-50 neighbours) is about that of a real release; it decides how hard a search is.
+like the principal axes of real embeddings. The local intrinsic dimension (Levina and Bickel, NIPS 2004, 50 neighbours) decides
+how hard a search is. With 25 items per kind it is about that of a real release.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from retrieval.contracts.documents import Vector
 from retrieval.encoders.query_encoder import to_unit_length
 
 ITEMS_PER_KIND = 25
-NOISE_SCALE = 0.7  # of an item, relative to the scale of its kind
+NOISE_SCALE = 0.7  # scale of an item's noise, relative to the scale of its kind
 AXIS_DECAY = 0.5  # axis i has the scale 1 / i ** AXIS_DECAY
 BATCH = 50_000
 
@@ -24,14 +24,14 @@ def clustered(count: int, dimensions: int, seed: int, *, of: int | None = None, 
     Args:
         count: number of vectors.
         dimensions: length of the vectors.
-        seed: of the kinds and the items.
-        of: number of items that decides the number of kinds, `count` by default; queries use the kinds of the items.
-        part: another part has other items of the same kinds.
+        seed: seed of the kinds and the items.
+        of: number of items that sets the number of kinds; None takes `count`. So queries can have the kinds of the items.
+        part: number that selects the random items; another part has other items of the same kinds.
     """
     kinds_rng, rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1, part])
     scale = (1 / np.arange(1, dimensions + 1) ** AXIS_DECAY).astype(np.float32)
     scale /= np.linalg.norm(scale)
-    rotation = np.linalg.qr(kinds_rng.standard_normal((dimensions, dimensions)))[0].astype(np.float32)  # so that no axis is special
+    rotation = np.linalg.qr(kinds_rng.standard_normal((dimensions, dimensions)))[0].astype(np.float32)  # so no axis is special
     kinds = to_unit_length(
         kinds_rng.standard_normal((max((of or count) // ITEMS_PER_KIND, 1), dimensions), dtype=np.float32) * scale
     )
@@ -42,5 +42,5 @@ def clustered(count: int, dimensions: int, seed: int, *, of: int | None = None, 
 
 
 def clustered_queries(count: int, dimensions: int, seed: int, *, of: int) -> Vector:
-    """Return (count, dimensions) queries: further items of the same kinds that are not in the index."""
+    """Return (count, dimensions) float32 queries: items of the same kinds as `of` items, but not among those items."""
     return np.concatenate(list(clustered(count, dimensions, seed, of=of, part=1)))

@@ -17,7 +17,7 @@ SEED = 7
 
 
 class VectorSource(Protocol):
-    """Vectors and queries of several sizes."""
+    """A source of vectors and queries, for several numbers of vectors."""
 
     @property
     def dimensions(self) -> int:
@@ -29,7 +29,7 @@ class VectorSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SyntheticVectors:
-    """Clustered vectors of any number."""
+    """A source of any number of clustered vectors."""
 
     dimensions: int
     queries: int
@@ -47,7 +47,7 @@ class SyntheticVectors:
 
 @dataclass(frozen=True, slots=True)
 class StoredVectors:
-    """Vectors in memory."""
+    """A source of vectors that are in memory."""
 
     vectors: Vector
     queries: Vector
@@ -63,23 +63,23 @@ class StoredVectors:
 
 
 def synthetic_vectors(dimensions: int, queries: int, seed: int) -> tuple[str, VectorSource]:
-    """Return a description and the source of clustered vectors."""
+    """Return a description of clustered vectors, and their source."""
     return f"{dimensions} clustered, seed {seed}", SyntheticVectors(dimensions, queries, seed)
 
 
 def release_vectors(release: Path, queries: int, most: float) -> tuple[str, VectorSource, Sequence[int]]:
-    """Read the vectors of a release, some of which become queries.
+    """Read the vectors of a release and take some of them as queries.
 
     Args:
-        release: its folder.
+        release: folder of the release.
         queries: number of queries.
-        most: at most this share of the items.
+        most: maximum share of the items that become queries, 0 to 1.
 
     Returns:
-        A description; the source; the number of vectors.
+        A description; the source; a list with the number of vectors.
 
     Raises:
-        InvalidInput: the release has too few items.
+        InvalidInput: the release has fewer than 500 items, or fewer than 20 of them may become queries.
     """
     vectors = to_unit_length(np.stack([entry.vector for entry in release_items(release)]))  # (N, D)
     query_count = min(queries, int(most * len(vectors)))

@@ -2,8 +2,8 @@
 
 python -m benchmarks.ann.embedded_index_types ROOT ALIAS --spec hnsw --spec hnsw_sq8 …
 
-For every index type, one process builds the file if it is missing, and another opens and searches it. A query is the vector of an
-item with the noise of the copies of benchmarks.speed.many_lots. The files stay in the folder of the index.
+For every index type, one process builds the file if it is missing, and another process opens and searches the file. A query is
+the vector of an item plus noise of the size that benchmarks.speed.many_lots adds to copies. The files stay in the index's folder.
 """
 
 import json
@@ -42,15 +42,15 @@ class IndexTypeResult:
     """The measurements of one index type.
 
     Attributes:
-        spec: as requested.
-        built_s: from the items to the saved file; None if it existed.
-        file_bytes: of the saved file.
-        opened_s: until the first answer.
-        resident_bytes: of the process after the searches, with the touched pages of mapped files.
-        own_bytes: those without a file.
-        recall: k -> share of the exact answer.
-        latency: of searches for KS[0] items.
-        cpu_ms: mean processor time of such a search, independent of other programs.
+        spec: requested spec.
+        built_s: seconds from the items to the saved file; None if the file existed.
+        file_bytes: size of the saved file.
+        opened_s: seconds from opening the index to the first answer.
+        resident_bytes: resident memory of the process after the searches, with the touched pages of mapped files.
+        own_bytes: part of `resident_bytes` without a file behind it.
+        recall: k -> mean share of the exact answer that is found.
+        latency: latency of searches for KS[0] items.
+        cpu_ms: mean processor time of such a search in milliseconds, independent of other programs.
     """
 
     spec: str
@@ -65,14 +65,14 @@ class IndexTypeResult:
 
 
 def main(
-    root: Annotated[Path, typer.Argument(help="Of a store; missing files of index types are written there.")],
-    alias: Annotated[str, typer.Argument(help="Of its index.")],
-    spec: Annotated[list[str] | None, typer.Option(help="Repeat for several.")] = None,
-    queries: Annotated[int, typer.Option(min=1, help="Different ones.")] = 200,
-    repetitions: Annotated[int, typer.Option(min=1, help="Of each, timed.")] = 5,
+    root: Annotated[Path, typer.Argument(help="Root folder of a store; missing files of index types are written there.")],
+    alias: Annotated[str, typer.Argument(help="Alias of the store's index.")],
+    spec: Annotated[list[str] | None, typer.Option(help="Index type and parameters; may be repeated.")] = None,
+    queries: Annotated[int, typer.Option(min=1, help="Number of different queries.")] = 200,
+    repetitions: Annotated[int, typer.Option(min=1, help="Timed passes over the queries.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, a line per index type, for scripts.")] = False,
 ) -> None:
-    """Measure index types one after the other."""
+    """Measure several index types one after the other."""
     machine, specs, results = describe_machine(), spec or DEFAULT_SPECS, []
     with progress("index types") as step:
         for result in measure(root, alias, specs, queries, repetitions):
@@ -92,14 +92,14 @@ def measure(root: Path, alias: str, specs: Sequence[str], queries: int, repetiti
     """Build and measure one index type after the other.
 
     Args:
-        root: of a store.
-        alias: of the live index.
-        specs: texts of embedded_spec().
+        root: root folder of a store.
+        alias: alias of the live index.
+        specs: index types as embedded_spec() reads them.
         queries: number of different queries.
-        repetitions: timed passes over them.
+        repetitions: timed passes over the queries.
 
     Yields:
-        One result for each spec, in their order.
+        The result of each spec, in the order of the specs.
     """
     index = EmbeddedStore(root, alias).live()
     folder = root / index.name
@@ -121,7 +121,7 @@ def measure(root: Path, alias: str, specs: Sequence[str], queries: int, repetiti
 
 
 def work() -> None:
-    """Run one job of a subprocess: read it from stdin, write its result to stdout."""
+    """Run one job in a subprocess: read the job from stdin, write its result to stdout."""
     job = json.load(sys.stdin)
     queries = np.array(job["queries"], dtype=np.float32)
     index = EmbeddedStore(Path(job["root"]), job["alias"], spec=embedded_spec(job["spec"])).live()
@@ -149,7 +149,7 @@ def work() -> None:
 
 
 def _timed(search: Callable[[Vector], Any], queries: Vector, repetitions: int) -> tuple[list[float], float]:
-    """Return the milliseconds of every search, and the mean processor time."""
+    """Return the milliseconds of every search, and the mean processor time of a search in milliseconds."""
     for query in queries[:WARM_UP]:
         search(query)
     times_ms, before = [], time.process_time()

@@ -1,7 +1,7 @@
 """Recall and latency under filters: Gavel's indices beside plain faiss with the same bitmap, and beside filtering afterwards.
 
-Every query has its own filters (benchmarks.ann.filters); each system answers it with each of them, in turns, on one thread.
-Recall is relative to exact search among the vectors that pass.
+Every query has its own filters (benchmarks.ann.filters). Each system answers each query with each of its filters, in turns, on
+one thread. Recall is relative to exact search among the vectors that pass.
 """
 
 import time
@@ -32,7 +32,7 @@ from retrieval.progress import Progress, ProgressCounter
 FRACTIONS = (0.9, 0.5, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0001)
 SPECS = ("hnsw", "hnsw_sq8", "ivf_sq8:nprobe=256")
 DEPTHS = (10, 50)
-MAX_FETCHED = 10_000  # when filtering comes after the search; OpenSearch's index.max_result_window
+MAX_FETCHED = 10_000  # limit of candidates when filtering comes after the search; the value of OpenSearch's index.max_result_window
 WARM_UP = 20
 Search = Callable[[Vector, int, Mask], VectorIds]
 _faiss: Any = faiss  # its type stubs leave out search parameters
@@ -40,17 +40,17 @@ _faiss: Any = faiss  # its type stubs leave out search parameters
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One system under one kind of filter.
+    """Measurements of one system under one kind of filter, for one share and one k.
 
     Attributes:
         system: library and index type.
-        kind: of the filter; all vectors pass "none".
-        share: of the vectors that pass.
+        kind: kind of filter, see benchmarks.ann.filters; all vectors pass "none".
+        share: share of the vectors that pass, 0 to 1.
         k: number of results.
-        recall: @k among the vectors that pass, mean over the queries.
+        recall: recall@k among the vectors that pass, mean over the queries.
         worst: lowest recall of a query.
-        p50_ms: of single queries on one thread, with the conversion of the mask to a bitmap.
-        p99_ms: likewise.
+        p50_ms: median latency of single queries on one thread in milliseconds, with the conversion of the mask to a bitmap.
+        p99_ms: 99th percentile of the same latency.
     """
 
     system: str
@@ -71,8 +71,8 @@ class FilteredResult:
         data: description of the vectors.
         lots: number of vectors.
         queries: number of queries.
-        rows: kinds in their order, shares descending.
-        machine: description, with the load before the run.
+        rows: measurements, by kind of filter and share, each in the given order.
+        machine: description of the machine, with the load before the run.
     """
 
     data: str
@@ -82,11 +82,11 @@ class FilteredResult:
     machine: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the result for JSON."""
         return asdict(self)
 
     def row(self, system: str, kind: str, share: float, k: int) -> Row:
-        """Return one of the rows."""
+        """Return the row of a system, kind of filter, share and k."""
         key = (system, kind, share, k)
         return next(row for row in self.rows if (row.system, row.kind, row.share, row.k) == key)
 
@@ -106,13 +106,13 @@ def run_benchmark(
 
     Args:
         data: description of the vectors.
-        vectors: (N, D) of unit length.
-        queries: (Q, D), none of them among the vectors.
-        folder: for the indices, which the next run reuses.
-        specs: index types to build; "hnsw" adds the embedded index.
-        fractions: of the vectors that pass.
-        on_built: called with (built, to build).
-        on_query: called with (queries done, queries).
+        vectors: (N, D) unit vectors.
+        queries: (Q, D) queries, none of them among the vectors.
+        folder: folder of the indices, which the next run reuses.
+        specs: index types to build; "hnsw" adds the systems "embedded", "afterwards" and "exact".
+        fractions: shares of the vectors that pass.
+        on_built: called with (indices opened, indices in all).
+        on_query: called with (queries done, queries in all).
     """
     machine = describe_machine()
     systems = _systems(open_indices(vectors, folder, specs, on_built))
@@ -122,7 +122,7 @@ def run_benchmark(
 
 
 def open_indices(vectors: Vector, folder: Path, specs: Sequence[str], progress: Progress | None) -> list[AnnIndex]:
-    """Open the index of each spec; build it first if its folder has none."""
+    """Return the opened index of each spec; build an index first if its folder has none."""
     count, indices = ProgressCounter(len(specs), progress), []
     faiss.omp_set_num_threads(BUILD_THREADS)
     for spec in specs:
@@ -157,7 +157,7 @@ def _gavel(index: AnnIndex, query: Vector, k: int, allowed: Mask) -> VectorIds:
 
 
 def _plain(index: AnnIndex, query: Vector, k: int, allowed: Mask | None, fetched: int = 0) -> VectorIds:
-    """Search FAISS with a selector at the effort of the spec: never wider, and never exact."""
+    """Search FAISS with a selector and exactly the effort of the spec: it is never widened, and the search is never exact."""
     selector = None if allowed is None else _faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
     count = min(fetched or k, len(index))
     if index.spec.search_effort == "nprobe":
@@ -169,7 +169,7 @@ def _plain(index: AnnIndex, query: Vector, k: int, allowed: Mask | None, fetched
 
 
 def _afterwards(index: AnnIndex, query: Vector, k: int, allowed: Mask) -> VectorIds:
-    """Fetch as many as should leave k, then drop those that do not pass."""
+    """Fetch as many vectors as should leave k, then drop the vectors that do not pass."""
     count = int(np.ceil(k * len(allowed) / np.count_nonzero(allowed)))
     vector_ids = _plain(index, query, k, None, min(count, MAX_FETCHED))
     return vector_ids[allowed[vector_ids]][:k]
@@ -213,6 +213,6 @@ def _measure_search(search: Search, query: Vector, k: int, allowed: Mask, scores
 
 
 def _cut(scores: Vector, allowed: Mask, k: int) -> float:
-    """Return the cosine of the k-th nearest vector that passes, or of the last."""
+    """Return the cosine of the k-th nearest vector that passes, or of the farthest if fewer than k pass."""
     passing = scores[allowed]
     return float(np.partition(passing, -k)[-k] if len(passing) > k else passing.min())

@@ -1,4 +1,4 @@
-"""Plot of recall and latency over the share of vectors that pass a filter."""
+"""Plot recall and latency over the share of vectors that pass a filter."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ MARKS = {"gavel": "-", "embedded": "-", "faiss": "--", "afterwards": ":"}
 
 
 def plot(result: FilteredResult, k: int, path: Path) -> Path:
-    """Draw a column for each kind of filter: recall above, p50 below, a line for each system.
+    """Draw one column per kind of filter: recall above, p50 below, one line per system. Return `path`.
 
     Args:
-        result: with rows of several k.
+        result: result of a run.
         k: number of results of the drawn rows.
-        path: of the PNG; its folder is created.
+        path: path of the PNG; its folder is created.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # draws without a display
     from matplotlib.figure import Figure

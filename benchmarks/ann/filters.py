@@ -1,4 +1,4 @@
-"""Random filters like those of a shop: independent of the vectors, or complete categories near to a query or far from it."""
+"""Random filters like those of a shop: independent of the vectors, or whole categories near a query or far from it."""
 
 from typing import Literal, get_args
 
@@ -12,18 +12,22 @@ from retrieval.index.port import Mask
 Kind = Literal["independent", "own", "other", "opposite"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 CATEGORIES = 1_000
-NEAR = 0.1  # share of the categories, the nearest to a query, that come last among "other"
+NEAR = 0.1  # share of the categories that count as near a query and come last in "other"
 SEED = 11
 
 
 class Filters:
-    """Masks over vectors, each of a given share.
+    """Random masks over vectors.
 
-    "independent" passes random vectors, "own" the categories nearest to the query, "other" random categories with those near to
-    the query last, and "opposite" the farthest first, so that it excludes the query's neighbourhood.
+    The kind of a filter says which vectors pass:
+
+    - "independent": random vectors;
+    - "own": the categories nearest to the query;
+    - "other": random categories, with those near the query last;
+    - "opposite": the farthest categories first, so that the query's neighbourhood is excluded.
 
     Args:
-        vectors: (N, D) of unit length; the category of a vector is the nearest of 1,000 random ones.
+        vectors: (N, D) unit vectors. The category of a vector is the nearest of 1,000 random vectors among them.
     """
 
     def __init__(self, vectors: Vector) -> None:
@@ -36,12 +40,12 @@ class Filters:
         self._sizes = np.bincount(self._category, minlength=len(centres))
 
     def draw(self, kind: Kind, share: float, query: Vector) -> Mask:
-        """Return (N,) bool with round(share * N) True values, at least one.
+        """Return a (N,) bool mask with round(share * N) True values, at least one.
 
         Args:
-            kind: relation to the query.
-            share: in (0, 1].
-            query: (D,) of unit length.
+            kind: relation of the passing vectors to the query.
+            share: share of the vectors that pass, in (0, 1].
+            query: (D,) unit vector.
         """
         size = len(self._category)
         count = max(round(share * size), 1)
@@ -50,7 +54,7 @@ class Filters:
             mask[self._rng.choice(size, count, replace=False)] = True
             return mask
         order = self._order(kind, query)
-        complete = int(np.searchsorted(np.cumsum(self._sizes[order]), count, side="right"))  # categories that pass completely
+        complete = int(np.searchsorted(np.cumsum(self._sizes[order]), count, side="right"))  # categories that pass whole
         passes = np.zeros(len(order), dtype=bool)
         passes[order[:complete]] = True
         mask |= passes[self._category]

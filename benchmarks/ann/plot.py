@@ -1,4 +1,4 @@
-"""Plot of recall and latency of many indices."""
+"""Plot recall and latency of many indices."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ FULL_RECALL = 0.9995  # position of recall 1, which a logit axis never reaches
 
 
 def pareto_front(points: Sequence[Point]) -> list[Point]:
-    """Return the points that no other beats in both recall and p50, by rising recall."""
+    """Return the points that no other point beats in both recall and p50, by rising recall."""
     front: list[Point] = []
     for point in sorted(points, key=lambda point: (-point.recall, point.p50_ms)):
         if not front or point.p50_ms < front[-1].p50_ms:
@@ -21,12 +21,12 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
 
 
 def plot(results: Sequence[IndexResult], title: str, path: Path) -> Path:
-    """Draw p50 over recall, a line for each candidate index, and the Pareto front of all.
+    """Draw p50 over recall with one line per candidate index, and the Pareto front of all points. Return `path`.
 
     Args:
-        standings: of one size.
-        title: above it.
-        path: of the PNG; its folder is created.
+        results: results of all candidates at one size.
+        title: title above the plot.
+        path: path of the PNG; its folder is created.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # draws without a display
     from matplotlib.figure import Figure

@@ -1,9 +1,9 @@
-"""Bytes an item, recall and latency of compressed vectors, in the embedded index and in OpenSearch.
+"""Bytes per item, recall and latency of compressed vectors, in the embedded index and in OpenSearch.
 
-python -m benchmarks.ann.quantisation --items 20000                  # clustered vectors; --release for those of a release
+python -m benchmarks.ann.quantisation --items 20000                  # clustered vectors; --release takes those of a release
 
-Embedded: every index type once as plain faiss without rescoring, and once with candidates scored again from full vectors.
-OpenSearch: the same vectors in one index for each storage, merged to one segment; a node is started unless --url names one.
+Embedded: every index type is measured as plain faiss without rescoring, and with candidates rescored from full vectors.
+OpenSearch: the same vectors are stored in each way in one index, merged to one segment. A node is started unless --url names one.
 """
 
 import json
@@ -39,26 +39,26 @@ from retrieval.index.ann.recall import exact_cut, recall_of
 from retrieval.index.opensearch.client import connect
 
 FIELD, INDEX = "embedding", "quantisation"
-GRAPH = IndexSpec("hnsw", ef_search=100)  # of every graph here
+GRAPH = IndexSpec("hnsw", ef_search=100)  # parameters of every graph here
 BYTE_SCALE = 127  # the largest number of a signed byte
 BULK = 1_000
 WARM_UP = 20
-PROBE_S = 20  # after which a node that does not answer counts as lacking the engine
+PROBE_S = 20  # a node that does not answer in this time counts as lacking the engine
 Mapping = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One way of storing vectors.
+    """Measurements of one way of storing vectors.
 
     Attributes:
-        engine: embedded or opensearch.
-        system: the way of storing them.
-        bytes_per_item: of the index, without full vectors that only rescoring reads.
-        disk_per_item: of all its files.
-        recall: @50.
-        p50_ms: of single queries, over HTTP for OpenSearch.
-        p99_ms: likewise.
+        engine: "embedded" or "opensearch".
+        system: description of the way of storing vectors.
+        bytes_per_item: bytes of the index per item, without full vectors that only rescoring reads.
+        disk_per_item: bytes of all files per item.
+        recall: recall@50, mean over the queries.
+        p50_ms: median latency of single queries in milliseconds, over HTTP for OpenSearch.
+        p99_ms: 99th percentile of the same latency.
         failed: reason of a failure; empty for a measurement.
     """
 
@@ -73,7 +73,7 @@ class Row:
 
 
 def embedded_specs(dimensions: int) -> list[IndexSpec]:
-    """Return specs with ever fewer bytes: full vectors, halves, bytes, principal axes, product codes; flat and in a graph."""
+    """Return the measured specs: full vectors, half precision, bytes, principal axes and product codes, and three graphs."""
     half = dimensions // 2
     flat = ["flat", "fp16:rescore=2", "sq8:rescore=2", f"flat:pca={half}", f"sq8:rescore=4,pca={half}"]
     codes = [f"pq:pq_m={half},rescore=4", f"pq:pq_m={half // 2},rescore=8"]
@@ -82,7 +82,7 @@ def embedded_specs(dimensions: int) -> list[IndexSpec]:
 
 
 def embedded(vectors: Vector, queries: Vector, folder: Path) -> list[Row]:
-    """Measure every spec with and without rescoring, at GRAPH.ef_search or the lowest sufficient ef_search in a graph."""
+    """Measure every spec with and without rescoring; graphs at the lowest measured ef_search from GRAPH.ef_search on."""
     specs, rows = embedded_specs(vectors.shape[1]), []
     with progress("embedded indices") as built:
         results = run_benchmark(vectors, queries, candidate_indices(specs, ("faiss",)), folder, rounds=2, on_built=built)
@@ -101,7 +101,7 @@ def embedded(vectors: Vector, queries: Vector, folder: Path) -> list[Row]:
 
 
 def first_numbers(vectors: Vector, queries: Vector, length: int) -> Row:
-    """Measure exact search over the first numbers of vectors, for towers trained at several lengths."""
+    """Measure exact search over the first `length` numbers of the vectors, for towers trained at several lengths."""
     faiss.omp_set_num_threads(1)
     cut, index = exact_cut(vectors, queries, K), faiss.IndexFlatIP(length)
     index.add(to_unit_length(np.ascontiguousarray(vectors[:, :length])))
@@ -118,7 +118,7 @@ def first_numbers(vectors: Vector, queries: Vector, length: int) -> Row:
 
 
 def opensearch_mappings(dimensions: int) -> dict[str, Mapping]:
-    """Return system -> mapping of the vector field; the engine faiss comes last, because it needs native libraries."""
+    """Return system -> mapping of the vector field. Systems of the engine faiss come last, because they need native libraries."""
 
     def field(engine: str, space: str = "cosinesimil", encoder: Mapping | None = None, **more: Any) -> Mapping:
         parameters: Mapping = {"m": GRAPH.m, "ef_construction": GRAPH.ef_construction, **({"encoder": encoder} if encoder else {})}
@@ -137,13 +137,13 @@ def opensearch_mappings(dimensions: int) -> dict[str, Mapping]:
 
 
 def opensearch(client: OpenSearch, vectors: Vector, queries: Vector, log: Path | None = None) -> list[Row]:
-    """Measure every way of storing vectors that this node has; a row of any other holds the reason.
+    """Measure every way of storing vectors that a node supports. The row of an unsupported one holds the reason.
 
     Args:
-        client: of the node.
-        vectors: (N, D) of unit length.
-        queries: (Q, D) likewise.
-        log: of the node, which names missing libraries; None if the node is remote.
+        client: client of the node.
+        vectors: (N, D) unit vectors.
+        queries: (Q, D) unit vectors.
+        log: log file of the node, which names missing libraries; None if the node is remote.
     """
     cut, rows, missing = exact_cut(vectors, queries, K), [], ""
     with progress("OpenSearch indices") as step:
@@ -165,7 +165,7 @@ def opensearch(client: OpenSearch, vectors: Vector, queries: Vector, log: Path |
 
 
 def _probe(client: OpenSearch, mapping: Mapping) -> None:
-    """Store one vector, because without its native library the graph's thread dies and the node never answers."""
+    """Store one vector as a test. Without its native library the thread that builds the graph dies and the node never answers."""
     _create(client, mapping)
     client.index(index=INDEX, body={FIELD: [1.0] * mapping["dimension"]})
     client.indices.refresh(index=INDEX, request_timeout=PROBE_S)
@@ -177,7 +177,7 @@ def _create(client: OpenSearch, mapping: Mapping) -> None:
     client.indices.delete(index=INDEX, ignore_unavailable=True)
     settings: Mapping = {"knn": True, "number_of_shards": 1, "number_of_replicas": 0, "refresh_interval": -1}
     if mapping.get("method", {}).get("engine") != "lucene":
-        settings["knn.advanced.approximate_threshold"] = 0  # a graph however few vectors a segment has
+        settings["knn.advanced.approximate_threshold"] = 0  # build a graph even for a segment of few vectors
     fields = {"_source": {"enabled": False}, "properties": {FIELD: mapping}}
     client.indices.create(index=INDEX, body={"settings": {"index": settings}, "mappings": fields})
 
@@ -225,7 +225,10 @@ def _nearest(client: OpenSearch, vector: list[Any], parameters: Mapping | None) 
 
 
 def _bytes(client: OpenSearch, *, quantised: bool) -> tuple[int, int]:
-    """Return the bytes of the vector files that a search reads, and of all; quantised ones keep raw vectors for merges."""
+    """Return the bytes of the vector files that a search reads, and of all vector files.
+
+    With scalar quantisation, raw vectors are also stored, which only merges read.
+    """
     stats = client.indices.stats(index=INDEX, metric="segments", include_segment_file_sizes=True)
     files = stats["_all"]["primaries"]["segments"]["file_sizes"]
     vector_files = {name: sizes["size_in_bytes"] for name, sizes in files.items() if name.startswith(("ve", "fa", "cfs"))}
@@ -234,7 +237,7 @@ def _bytes(client: OpenSearch, *, quantised: bool) -> tuple[int, int]:
 
 
 def _reason(error: OpenSearchException, log: Path | None) -> str:
-    """Return the native library that the node's log reports as missing, else the error."""
+    """Return a message with the native library that the node's log reports as missing, or the error if there is none."""
     lines = log.read_text(errors="replace").splitlines() if log and log.is_file() else []
     missing = next((line for line in lines if "UnsatisfiedLinkError" in line), "")
     library = missing.partition("UnsatisfiedLinkError: ")[2].partition(" in java.library.path")[0]
@@ -243,7 +246,7 @@ def _reason(error: OpenSearchException, log: Path | None) -> str:
 
 @contextmanager
 def _client(url: str | None) -> Iterator[tuple[OpenSearch, Path | None]]:
-    """Yield a client of the node at a URL, or of one started for the measurement, with its log."""
+    """Yield a client of the node at `url`, or of a node started for the measurement, and the started node's log file."""
     if url:
         yield connect(url, 60), None
         return
@@ -256,7 +259,7 @@ def _client(url: str | None) -> Iterator[tuple[OpenSearch, Path | None]]:
 
 
 def show(rows: Sequence[Row], title: str) -> None:
-    """Print one table."""
+    """Print the rows as one table."""
     cells = [
         (row.engine, row.system, row.failed)
         if row.failed
@@ -274,12 +277,12 @@ def show(rows: Sequence[Row], title: str) -> None:
 
 
 def main(
-    items: Annotated[int, typer.Option(min=1_000, help="Clustered vectors.")] = 20_000,
-    dimensions: Annotated[int, typer.Option(min=8, help="Of them.")] = 128,
-    release: Annotated[Path | None, typer.Option(help="Release folder or release_id, instead.")] = None,
-    queries: Annotated[int, typer.Option(min=20, help="Different ones.")] = 300,
-    url: Annotated[str | None, typer.Option(help="Of an OpenSearch; else a node is started.")] = None,
-    node: Annotated[bool, typer.Option("--opensearch/--no-opensearch", help="Whether to measure OpenSearch, too.")] = True,
+    items: Annotated[int, typer.Option(min=1_000, help="Number of clustered vectors.")] = 20_000,
+    dimensions: Annotated[int, typer.Option(min=8, help="Length of the clustered vectors.")] = 128,
+    release: Annotated[Path | None, typer.Option(help="Release folder or release_id, instead of clustered vectors.")] = None,
+    queries: Annotated[int, typer.Option(min=20, help="Number of different queries.")] = 300,
+    url: Annotated[str | None, typer.Option(help="URL of an OpenSearch; by default a node is started.")] = None,
+    node: Annotated[bool, typer.Option("--opensearch/--no-opensearch", help="Measure OpenSearch, too.")] = True,
     as_json: Json = False,
 ) -> None:
     """Measure all ways of storing vectors, embedded and in OpenSearch."""

@@ -1,4 +1,4 @@
-"""Results of a sweep of vector indices: points, growth of the cost, and the two targets."""
+"""Results of a sweep of vector indices: measured points, growth of the cost with the size, and the two targets."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,14 +16,14 @@ by_first = itemgetter(0)
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One index at one effort.
+    """Measurements of one index at one effort.
 
     Attributes:
         effort: ef_search or nprobe; 0 for an index type that compares with all vectors.
-        recall: @50, mean over the queries.
-        p50_ms: of single queries on one thread.
-        p99_ms: likewise.
-        p50_rounds_ms: of each round.
+        recall: recall@50, mean over the queries.
+        p50_ms: median latency of single queries on one thread, in milliseconds.
+        p99_ms: 99th percentile of the same latency.
+        p50_rounds_ms: median latency of each round.
     """
 
     effort: int
@@ -40,16 +40,16 @@ class IndexResult:
     Attributes:
         name: library and index type.
         library: gavel, faiss, hnswlib or usearch.
-        spec: as it was built.
-        items: vectors in it.
-        dimensions: of them.
-        build_s: with two threads, training and files included; None if it opened the files of another.
-        build_cpu_s: processor time of the same, independent of other programs.
-        file_bytes: of the index, without full vectors that candidates are scored from.
-        open_s: from files to the first query.
-        resident_bytes: growth of the process after all queries, with the touched pages of mapped files.
-        own_bytes: those without a file; the system can drop the others and read them again.
-        points: by effort.
+        spec: spec of the candidate.
+        items: number of vectors in the index.
+        dimensions: length of the vectors.
+        build_s: seconds of the build with two threads, training and files included; None for plain faiss, which builds no files.
+        build_cpu_s: processor seconds of the build, independent of other programs; None as `build_s`.
+        file_bytes: bytes of the index, without the full vectors for rescoring.
+        open_s: seconds for opening the files.
+        resident_bytes: growth of the process's resident memory after all queries, with the touched pages of mapped files.
+        own_bytes: part of `resident_bytes` without a file behind it. The system can drop the rest and read it again.
+        points: measurements by rising effort.
     """
 
     name: str
@@ -76,8 +76,8 @@ class AnnResult:
 
     Attributes:
         data: description of the vectors.
-        results: sizes ascending, candidate indices in their order.
-        machine: description, with the load before the run.
+        results: results; sizes ascending, candidate indices in the given order.
+        machine: description of the machine, with the load before the run.
     """
 
     data: str
@@ -85,7 +85,7 @@ class AnnResult:
     machine: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the result for JSON."""
         rows = [asdict(result) for result in self.results]
         head = {"data": self.data, "standings": rows, "machine": self.machine}
         return {**head, "exponents": self.exponents(), "bars": self.targets()}
@@ -113,7 +113,11 @@ class AnnResult:
         return [result for result in self.results if result.items == size]
 
     def exponents(self, recall: float = 0.95) -> dict[str, dict[str, float]]:
-        """Return name -> measure -> b of the fit measure = a * items ** b; queries at the quickest point of such a recall."""
+        """Return candidate -> measure -> exponent b of the fit measure = a * items ** b.
+
+        Args:
+            recall: the latency is that of the quickest point with at least this recall.
+        """
         growth: dict[str, dict[str, list[tuple[int, float]]]] = {}
         for result in self.results:
             point = result.quickest(recall)
@@ -132,7 +136,10 @@ class AnnResult:
         }
 
     def targets(self) -> dict[str, Any]:
-        """Compare the largest size with the targets: the graph beside plain faiss, the smallest index of recall .97."""
+        """Return the values for the two targets at the largest size.
+
+        "hnsw" compares the quickest graph of recall .99 with plain faiss. "quantised" is the smallest index of recall .97.
+        """
         ours = [result for result in self.largest() if result.library == "gavel"]
         graphs = [one for one in ours if IndexSpec.parse(one.spec).index_type == "hnsw"]
         graph = min(((point.p50_ms, one, point) for one in graphs if (point := one.quickest(0.99))), default=None, key=by_first)
@@ -163,6 +170,6 @@ def _quantised_target(ours: IndexResult, point: Point) -> dict[str, Any]:
 
 
 def exponent(pairs: Sequence[tuple[int, float]]) -> float:
-    """Return b of the fit value = a * size ** b, by least squares on logarithms."""
+    """Return the exponent b of the fit value = a * size ** b for (size, value) pairs, by least squares on logarithms."""
     sizes, values = np.log([size for size, _ in pairs]), np.log([value for _, value in pairs])
     return round(float(np.polyfit(sizes, values, 1)[0]), 2)

@@ -1,4 +1,4 @@
-"""One index in a process of its own: builds it, or opens it and answers the benchmark's requests on stdin, a JSON line each.
+"""Worker process for one index: build it, or open it and answer the benchmark's requests, one JSON line each on stdin.
 
 python -m benchmarks.ann.worker build|serve <library> <spec> <folder> <vectors.npy> <queries.npy>
 """
@@ -19,14 +19,14 @@ WARM_UP = 20
 
 
 def memory() -> dict[str, int]:
-    """Return the resident bytes of this process, and those of them without a file, which the system cannot drop."""
+    """Return the resident bytes of this process ("resident"), and those without a file, which the system cannot drop ("own")."""
     process = psutil.Process()
     own = sum(getattr(mapped, "anonymous", mapped.rss) for mapped in process.memory_maps())
     return {"resident": process.memory_info().rss, "own": own}
 
 
 def serve(candidate_index: CandidateIndex, folder: Path, queries: np.ndarray) -> None:
-    """Open the index, print its cost, then answer {"effort", "k", "first", "last"} with times and ids."""
+    """Open the index and print the cost. Then answer each {"effort", "k", "first", "last"} with times, ids and memory."""
     library = LIBRARIES[candidate_index.library]
     _import_all(candidate_index.library)
     queries = np.array(queries)  # a copy in memory before the index is opened
@@ -48,7 +48,7 @@ def serve(candidate_index: CandidateIndex, folder: Path, queries: np.ndarray) ->
 
 
 def _import_all(library: str) -> None:
-    """Load the libraries before the first measurement of memory."""
+    """Import the library's modules before the first measurement of memory."""
     if library in ("gavel", "faiss"):
         import retrieval.index.ann.vector_index  # noqa: F401
     elif library == "hnswlib":

@@ -1,4 +1,4 @@
-"""`gavel index advise`: which kind of vector index for how many items in how much memory."""
+"""`gavel index advise`: recommend an index type for a number of items, a memory and a recall."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -15,22 +15,23 @@ from retrieval.errors import InvalidInput
 if TYPE_CHECKING:
     from retrieval.index.ann.advice import Advice, Calibration
 
-SAMPLE = 100_000  # vectors of a release that are measured, at most
+SAMPLE = 100_000  # maximum number of vectors of a release that are measured
 QUERIES = 200
 
 
 def advise(
-    items: Annotated[str, typer.Option(help="How many, like 50e6.")],
-    memory: Annotated[str, typer.Option(help="That the index and its process may take, like 16GB.")],
-    dimensions: Annotated[int, typer.Option(min=2, help="Of the vectors.")] = 128,
-    recall: Annotated[float, typer.Option(min=0.01, max=1.0, help="Target @50.")] = 0.98,
+    items: Annotated[str, typer.Option(help="Number of items, such as 50e6.")],
+    memory: Annotated[str, typer.Option(help="Memory for the index and its process, such as 16GB.")],
+    dimensions: Annotated[int, typer.Option(min=2, help="Length of the vectors.")] = 128,
+    recall: Annotated[float, typer.Option(min=0.01, max=1.0, help="Target recall@50.")] = 0.98,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Measure on a sample of the newest release, instead of the table shipped.")
+        bool,
+        typer.Option("--measure", help="Measure on a sample of the newest release, instead of using the shipped measurements."),
     ] = False,
     release: Annotated[Path | None, typer.Option(help="Release folder or release_id to measure; implies --measure.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Say which kind of vector index fits a number of items, a memory and a recall."""
+    """Recommend an index type for a number of items, a memory and a recall."""
     from retrieval.index.ann.advice import Calibration, parse_bytes, parse_items, shards_needed
     from retrieval.index.ann.advice import advise as weigh
 
@@ -78,7 +79,7 @@ def _show(advices: "list[Advice]", title: str) -> None:
 
 
 def _measure(release: Path | None) -> "Calibration":
-    """Measure every index type on a sample of a release, at a third of its size and at full size."""
+    """Measure every index type on a sample of a release, at a third of the sample's size and at its full size."""
     from benchmarks.ann.benchmark import run_sizes
     from benchmarks.ann.candidates import candidate_indices
     from benchmarks.ann.data import release_vectors

@@ -15,21 +15,25 @@ from retrieval.errors import InvalidInput
 if TYPE_CHECKING:
     from benchmarks.ann.targets import AnnResult, IndexResult
 
-RELEASE_QUERIES = 0.1  # share of a release's items, at most, that become queries
+RELEASE_QUERIES = 0.1  # maximum share of a release's items that become queries
 
 
 def ann(
     release: Annotated[Path | None, typer.Option(help="Release folder or release_id, instead of synthetic vectors.")] = None,
-    lots: Annotated[int, typer.Option(min=1_000, help="Synthetic vectors.")] = 1_000_000,
-    sizes: Annotated[str, typer.Option(help="Several numbers of them, with commas, to see how cost grows: 10000,100000.")] = "",
-    dimensions: Annotated[int, typer.Option(min=8, help="Of synthetic vectors.")] = 128,
-    spec: Annotated[list[str] | None, typer.Option(help="Such as hnsw:m=16; may be repeated. Every family by default.")] = None,
-    rival: Annotated[list[str] | None, typer.Option(help="faiss, hnswlib, usearch; gavel for none. All by default.")] = None,
-    queries: Annotated[int, typer.Option(min=20, help="Different ones.")] = 300,
-    rounds: Annotated[int, typer.Option(min=1, help="Passes over the queries, in turns.")] = 3,
+    lots: Annotated[int, typer.Option(min=1_000, help="Number of synthetic vectors.")] = 1_000_000,
+    sizes: Annotated[str, typer.Option(help="Several numbers of vectors, to see how costs grow, such as 10000,100000.")] = "",
+    dimensions: Annotated[int, typer.Option(min=8, help="Length of synthetic vectors.")] = 128,
+    spec: Annotated[
+        list[str] | None, typer.Option(help="Index type, such as hnsw:m=16; may be repeated. All types by default.")
+    ] = None,
+    rival: Annotated[
+        list[str] | None, typer.Option(help="Library to compare with: faiss, hnswlib or usearch; gavel for none. All by default.")
+    ] = None,
+    queries: Annotated[int, typer.Option(min=20, help="Number of different queries.")] = 300,
+    rounds: Annotated[int, typer.Option(min=1, help="Passes over the queries; the indices take turns.")] = 3,
     seed: Seed = 7,
-    reuse: Annotated[bool, typer.Option(help="Take indices that an earlier run built of the same vectors.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="PNG to write; home/reports/ann.png by default.")] = None,
+    reuse: Annotated[bool, typer.Option(help="Reuse indices that an earlier run built from the same vectors.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="PNG to write; <home>/reports/ann.png by default.")] = None,
     calibration: Annotated[Path | None, typer.Option(help="File to write for `gavel index advise`.")] = None,
     as_json: Json = False,
 ) -> None:

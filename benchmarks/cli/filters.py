@@ -16,20 +16,22 @@ if TYPE_CHECKING:
 
 
 def filters(
-    lots: Annotated[int, typer.Option(min=1_000, help="Clustered vectors.")] = 100_000,
-    dimensions: Annotated[int, typer.Option(min=8, help="Of them.")] = 128,
-    spec: Annotated[list[str] | None, typer.Option(help="Such as hnsw:m=16; hnsw, hnsw_sq8 and ivf_sq8 by default.")] = None,
-    share: Annotated[list[float] | None, typer.Option(help="Of the lots that pass; .9 to .0001 by default.")] = None,
-    queries: Annotated[int, typer.Option(min=2, help="Different ones, each with filters of its own.")] = 100,
+    lots: Annotated[int, typer.Option(min=1_000, help="Number of clustered vectors.")] = 100_000,
+    dimensions: Annotated[int, typer.Option(min=8, help="Length of the vectors.")] = 128,
+    spec: Annotated[
+        list[str] | None, typer.Option(help="Index type, such as hnsw:m=16; hnsw, hnsw_sq8 and ivf_sq8 by default.")
+    ] = None,
+    share: Annotated[list[float] | None, typer.Option(help="Share of the lots that pass; .9 to .0001 by default.")] = None,
+    queries: Annotated[int, typer.Option(min=2, help="Number of different queries, each with its own filters.")] = 100,
     k: Annotated[int, typer.Option("-k", help="Number of results in the table and the plot: 10 or 50.")] = 50,
     choosing: Annotated[
-        bool, typer.Option("--choosing", help="Measure on other queries, on which thresholds may be chosen.")
+        bool, typer.Option("--choosing", help="Measure on the other queries, which may be used to choose thresholds.")
     ] = False,
     seed: Seed = 7,
-    plot: Annotated[Path | None, typer.Option(help="PNG to write; home/reports/filters.png by default.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG to write; <home>/reports/filters.png by default.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Search under filters in four relations to the query, beside plain faiss and beside filtering afterwards."""
+    """Measure searches under four kinds of filter, beside plain faiss and beside filtering afterwards."""
     from benchmarks.ann import filtered
     from benchmarks.ann.data import synthetic_vectors
     from benchmarks.ann.filtered_plot import plot as draw
@@ -59,7 +61,7 @@ def filters(
 
 
 def _show(result: "FilteredResult", k: int) -> None:
-    """Print recall and p50 of every system, a row for each filter."""
+    """Print recall and p50 of every system, one row per kind of filter and share."""
     rows = [row for row in result.rows if row.k == k]
     systems = list(dict.fromkeys(row.system for row in rows))
     cells = [

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from processing.evaluation.runs import Latency
     from retrieval.index.embedded.store import EmbeddedStore
 
-Lots = Annotated[int, typer.Option(min=100, help="How many; those of the release, again and again.")]
-Dimensions = Annotated[int, typer.Option(min=8, help="Of the vectors, which are cut to so many numbers.")]
-Release = Annotated[Path | None, typer.Option(help="Release folder or release_id; the newest one by default.")]
+Lots = Annotated[int, typer.Option(min=100, help="Number of lots; copies of the release's lots.")]
+Dimensions = Annotated[int, typer.Option(min=8, help="Length to which the vectors are cut.")]
+Release = Annotated[Path | None, typer.Option(help="Release folder or release_id; the newest release by default.")]
 
-bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine beside named references.")
+bench_app = typer.Typer(no_args_is_help=True, help="Benchmark this machine beside named references.")
 bench_app.command()(ann)
 bench_app.command()(filters)
 bench_app.command()(batches)
@@ -35,14 +35,14 @@ bench_app.command()(caches)
 @bench_app.command()
 def embed(
     preset: Annotated[str, typer.Option(help="Architecture: compact, or distilbert-resnet50; its weights are random.")] = "compact",
-    lots: Annotated[int, typer.Option(min=1, help="How many lots; each gets a JPEG of its own.")] = 1_024,
+    lots: Annotated[int, typer.Option(min=1, help="Number of lots; each gets its own JPEG.")] = 1_024,
     photo_size: Annotated[int, typer.Option(min=16, help="Side of the JPEGs in pixels.")] = 640,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode photos; 0 decodes in a thread.")] = 0,
-    device: Annotated[str | None, typer.Option(help="torch device; the GPU when there is one.")] = None,
-    repetitions: Annotated[int, typer.Option(min=1, help="Passes of each, in turns; the median counts.")] = 5,
+    device: Annotated[str | None, typer.Option(help="torch device; the GPU by default, if there is one.")] = None,
+    repetitions: Annotated[int, typer.Option(min=1, help="Passes of job and model, in turns; the median is reported.")] = 5,
     as_json: Json = False,
 ) -> None:
-    """Embed lots from JPEG files and titles, and compare with the model alone over the same batches in memory."""
+    """Time embedding of lots from JPEG files and titles, beside the bare model over the same batches in memory."""
     from benchmarks.speed.embed import PHASES, run_benchmark
 
     with (
@@ -79,11 +79,11 @@ def embed(
 @bench_app.command()
 def encode(
     preset: Annotated[str, typer.Option(help="Architecture; its weights are random.")] = "distilbert-resnet50",
-    tokens: Annotated[int, typer.Option(min=1, max=10, help="Of a query, without [CLS] and [SEP].")] = 5,
-    rounds: Annotated[int, typer.Option(min=1, help="Passes over the queries, the three in turns.")] = 15,
+    tokens: Annotated[int, typer.Option(min=1, max=10, help="Tokens of a query, without [CLS] and [SEP].")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Passes over the queries; the three encoders take turns.")] = 15,
     as_json: Json = False,
 ) -> None:
-    """Time the encoding of a query: torch in float32, the int8 artefact, a small query tower; one thread."""
+    """Time the encoding of a query on one thread: torch in float32, the int8 artefact, a small query tower."""
     from benchmarks.speed.encode import run_benchmark
 
     with progress("rounds") as step:
@@ -108,11 +108,11 @@ def encode(
 
 @bench_app.command()
 def rerank(
-    candidates: Annotated[int, typer.Option(min=1, max=100, help="First-stage lots a query.")] = 50,
+    candidates: Annotated[int, typer.Option(min=1, max=100, help="Candidates per query.")] = 50,
     repetitions: Annotated[int, typer.Option(min=1, help="Passes over the queries.")] = 3,
     as_json: Json = False,
 ) -> None:
-    """Time features and scores of one query's candidates, in process and through the local ranker server."""
+    """Time features and scores of one query's candidates, in this process and through the local ranker server."""
     from benchmarks.speed.rerank import run_benchmark
 
     result = run_benchmark(candidates=candidates, repetitions=repetitions)
@@ -134,11 +134,11 @@ def query(
     lots: Lots = 1_000_000,
     dimensions: Dimensions = 128,
     release: Release = None,
-    queries: Annotated[int, typer.Option(min=1, help="Different ones, of the lots' titles.")] = 300,
+    queries: Annotated[int, typer.Option(min=1, help="Number of different queries, made of the lots' titles.")] = 300,
     repetitions: Annotated[int, typer.Option(min=1, help="Passes over the queries.")] = 3,
     as_json: Json = False,
 ) -> None:
-    """Time searches over many lots, whole and beside their parts measured alone; GAVEL_INDEX says in which index."""
+    """Time complete searches over many lots, and their parts by themselves; GAVEL_INDEX selects the index."""
     from benchmarks.speed.many_lots import CutEncoder, index_of_copies, questions
     from benchmarks.speed.query_path import run_benchmark
     from gavel.workspace.wiring import load_encoder, load_ranker, open_store
@@ -176,8 +176,12 @@ def buyers(
     lots: Lots = 1_000_000,
     dimensions: Dimensions = 128,
     release: Release = None,
-    count: Annotated[int, typer.Option("--buyers", min=1, help="Different ones, with 1 to 200 interactions each.")] = 300,
-    heads: Annotated[int, typer.Option(min=0, help="Of a buyer tower of random weights; 0 takes the weighted average.")] = 1,
+    count: Annotated[
+        int, typer.Option("--buyers", min=1, help="Number of different buyers, with 1 to 200 interactions each.")
+    ] = 300,
+    heads: Annotated[
+        int, typer.Option(min=0, help="Attention heads of a buyer tower with random weights; 0 takes the weighted average.")
+    ] = 1,
     repetitions: Annotated[int, typer.Option(min=1, help="Passes over the buyers.")] = 3,
     as_json: Json = False,
 ) -> None:
@@ -221,7 +225,7 @@ def fresh(
     lots: Lots = 1_000_000,
     dimensions: Dimensions = 128,
     release: Release = None,
-    written: Annotated[int, typer.Option(min=1, help="How many new ones.")] = 30_000,
+    written: Annotated[int, typer.Option(min=1, help="Number of new lots.")] = 30_000,
     as_json: Json = False,
 ) -> None:
     """Time writes of new lots to the embedded index, and concurrent searches."""
@@ -249,7 +253,7 @@ def fresh(
 
 
 def _copies(workspace: Workspace, release: Path, lots: int, dimensions: int) -> "EmbeddedStore":
-    """Open the benchmark index of so many copies of a release's items; build it if missing."""
+    """Open the benchmark index of `lots` copies of a release's items; build it if it is missing."""
     from benchmarks.speed.many_lots import index_of_copies
     from retrieval.index.embedded.store import EmbeddedStore
 
@@ -260,12 +264,12 @@ def _copies(workspace: Workspace, release: Path, lots: int, dimensions: int) -> 
 
 
 def _bench_alias(release: Path, lots: int, dimensions: int) -> str:
-    """Return the name of the benchmark index of so many copies of a release's items."""
+    """Return the alias of the benchmark index of `lots` copies of a release's items."""
     return f"bench-{release.name}-{lots}x{dimensions}".lower()
 
 
 def _show_query_path(result: "QueryPathResult", reranked: bool) -> None:
-    """Print the served searches, their steps, and the same work measured alone."""
+    """Print the latencies of served searches, of their steps, and of the same steps by themselves."""
     stages = {f"  {stage}, in it": latency for stage, latency in result.stages.items()}
     alone = {f"{part} alone": latency for part, latency in result.alone.items()}
     latencies = {"search, as it is served": result.whole, **stages, **alone, "encode + retrieve + rerank": result.sum_alone}
@@ -286,11 +290,11 @@ def _show_latencies(title: str, latencies: Mapping[str, "Latency"]) -> None:
 @bench_app.command()
 def load(
     release: Annotated[Path | None, typer.Option(help="Release whose titles are searched for; the newest one by default.")] = None,
-    queries: Annotated[int, typer.Option(min=1, help="Different ones.")] = 2_000,
-    seconds: Annotated[float, typer.Option(min=1.0, help="Of each load.")] = 20.0,
+    queries: Annotated[int, typer.Option(min=1, help="Number of different queries.")] = 2_000,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Duration of each load.")] = 20.0,
     as_json: Json = False,
 ) -> None:
-    """Search `gavel serve`, pinned to one core, as fast as it answers, then at half of that; loopback only."""
+    """Load `gavel serve`, pinned to one core, at full speed, then at half of that rate; only over loopback."""
     from benchmarks.speed.load import run_benchmark
     from benchmarks.speed.many_lots import questions
 
@@ -319,11 +323,11 @@ def load(
 @bench_app.command()
 def monitoring(
     release: Annotated[Path | None, typer.Option(help="Release whose titles are searched for; the newest one by default.")] = None,
-    queries: Annotated[int, typer.Option(min=1, help="Different ones.")] = 500,
-    rounds: Annotated[int, typer.Option(min=1, help="Passes over them.")] = 5,
+    queries: Annotated[int, typer.Option(min=1, help="Number of different queries.")] = 500,
+    rounds: Annotated[int, typer.Option(min=1, help="Passes over the queries.")] = 5,
     as_json: Json = False,
 ) -> None:
-    """Time searches with and without metrics, in turns in one process; no cache."""
+    """Time searches with and without metrics, in turns in one process, without caches."""
     from benchmarks.speed.many_lots import questions
     from benchmarks.speed.monitoring import run_benchmark
 
@@ -335,8 +339,8 @@ def monitoring(
 
 @bench_app.command()
 def start(
-    query: Annotated[str | None, typer.Option(help="Search for it, in the OpenSearch of the settings.")] = None,
-    runs: Annotated[int, typer.Option(min=1, help="Fresh interpreters.")] = 5,
+    query: Annotated[str | None, typer.Option(help="Query to search for, in the OpenSearch of the settings.")] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Number of fresh interpreters.")] = 5,
     as_json: Json = False,
 ) -> None:
     """Time the query Lambda's start: its imports, and the time until its first answer."""

@@ -10,19 +10,21 @@ from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, Seed, print_json
 from retrieval.config.settings import Settings
 
-RATES = (1, 10, 100)  # searches a second for which hits are computed
+RATES = (1, 10, 100)  # searches per second for which cache hits are computed
 
 
 def batches(
-    lots: Annotated[int, typer.Option(min=1_000, help="Clustered vectors.")] = 100_000,
-    dimensions: Annotated[int, typer.Option(min=8, help="Of them.")] = 128,
-    queries: Annotated[int, typer.Option(min=2, help="Different ones.")] = 512,
-    rounds: Annotated[int, typer.Option(min=1, help="Passes of each, in turns; the median counts.")] = 5,
-    spec: Annotated[list[str] | None, typer.Option(help="Such as hnsw:m=16; flat, ivf, ivf_sq8 and hnsw by default.")] = None,
+    lots: Annotated[int, typer.Option(min=1_000, help="Number of clustered vectors.")] = 100_000,
+    dimensions: Annotated[int, typer.Option(min=8, help="Length of the vectors.")] = 128,
+    queries: Annotated[int, typer.Option(min=2, help="Number of different queries.")] = 512,
+    rounds: Annotated[int, typer.Option(min=1, help="Passes over the queries for each batch size; the median is reported.")] = 5,
+    spec: Annotated[
+        list[str] | None, typer.Option(help="Index type, such as hnsw:m=16; flat, ivf, ivf_sq8 and hnsw by default.")
+    ] = None,
     seed: Seed = 7,
     as_json: Json = False,
 ) -> None:
-    """Search vector indices for many queries in one call, on one thread and on two."""
+    """Time vector searches for many queries in one call, on one thread and on two."""
     from benchmarks.ann import batches as bench
     from benchmarks.ann.data import synthetic_vectors
 
@@ -49,13 +51,15 @@ def batches(
 
 def caches(
     release: Annotated[Path | None, typer.Option(help="Release whose titles are searched for; the newest one by default.")] = None,
-    queries: Annotated[int, typer.Option(min=2, help="Different ones.")] = 5_000,
-    exponent: Annotated[list[float] | None, typer.Option(help="Of Zipf's law; may be repeated. 0.65 and 1 by default.")] = None,
-    log: Annotated[Path | None, typer.Option(help="Fit the exponent to this file: one request a line.")] = None,
-    seconds: Annotated[float, typer.Option(min=1.0, help="Of each load.")] = 15.0,
+    queries: Annotated[int, typer.Option(min=2, help="Number of different queries.")] = 5_000,
+    exponent: Annotated[
+        list[float] | None, typer.Option(help="Exponent of Zipf's law; may be repeated. 0.65 and 1 by default.")
+    ] = None,
+    log: Annotated[Path | None, typer.Option(help="Fit the exponent to this file, which has one request per line.")] = None,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Duration of each load.")] = 15.0,
     as_json: Json = False,
 ) -> None:
-    """Search `gavel serve` with repeated queries, with caches and without."""
+    """Load `gavel serve` with repeated queries, with and without caches."""
     from benchmarks.speed.caches import expected_hits, run_benchmark, zipf_exponent
     from benchmarks.speed.many_lots import questions
 

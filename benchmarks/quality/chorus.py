@@ -1,9 +1,9 @@
-"""Quality of a sentence encoder adapted to the chorus electronics shop without judgments; all 74 judged queries are test queries.
+"""Quality of a sentence encoder that is adapted to the chorus electronics shop without judgments.
 
 python -m benchmarks.quality.chorus CHORUS --model sentence-transformers/all-MiniLM-L6-v2 --seeds 3
 
-A seed draws the pseudo-queries and the training batches; BM25 and the published encoder do not depend on it. Finished seeds are
-stored in --work, so that a second call resumes an interrupted one.
+All 74 judged queries are test queries. A seed draws the pseudo-queries and the training batches; BM25 and the published encoder do
+not depend on the seed. Finished seeds are stored in --work, so that a second call resumes an interrupted call.
 """
 
 from dataclasses import replace
@@ -26,23 +26,23 @@ from processing.training.step_cache import StepCache
 
 MEASURES = ("recall@10", "recall@50", "ndcg@10", "mrr")
 DEPTH = 200
-MAX_LENGTH = 48  # tokens of a product: the best val Recall@50 of 32, 48, 64 and 128 (pseudo-queries of seed 7)
+MAX_LENGTH = 48  # tokens of a product; 48 had the best val Recall@50 of 32, 48, 64 and 128 (pseudo-queries of seed 7)
 BARS = {(SEMANTIC, "recall@50"): 0.80, (HYBRID, "recall@50"): 0.90, (HYBRID, "ndcg@10"): 0.77}
 
 
 def run_seed(data: Path, model: str, seed: int, work: Path, *, steps: int, zero_shot: bool) -> dict[str, Any]:
-    """Prepare the catalogue, adapt, embed every product, and measure all judged queries.
+    """Prepare the catalogue, adapt the encoder, embed every product, and measure all judged queries.
 
     Args:
-        data: folder of the shop.
+        data: folder of the shop's data.
         model: preset, hub name or folder of a sentence encoder.
-        seed: of pseudo-queries and steps.
+        seed: seed of the pseudo-queries and the training.
         work: folder for catalogue, towers, embeddings and report.
-        steps: of gradient descent.
-        zero_shot: True measures the published encoder, too; it is the same for every seed.
+        steps: number of steps of gradient descent.
+        zero_shot: True measures the published encoder, too; its quality is the same for every seed.
 
     Returns:
-        "quality" and "comparisons" as Evaluation.to_dict() has them, and the tower_id.
+        "tower_id"; "quality": system -> measure -> value; "comparisons" as in Evaluation.to_dict().
     """
     source = chorus.prepare(data, work / f"catalog-{seed}", fold=None, seed=seed)
     tower = replace(sentence_towers(model), max_length=MAX_LENGTH)
@@ -59,15 +59,15 @@ def run_seed(data: Path, model: str, seed: int, work: Path, *, steps: int, zero_
 
 
 def main(
-    data: Annotated[Path, typer.Argument(help="Folder of the shop, as chorus publishes it.")],
+    data: Annotated[Path, typer.Argument(help="Folder of the shop's data, as chorus publishes it.")],
     model: Annotated[str, typer.Option(help="Sentence encoder: preset, hub name or folder.")] = "minilm",
-    seeds: Annotated[int, typer.Option(min=1, help="How many; the first is --seed.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from --seed on.")] = 3,
     seed: Annotated[int, typer.Option(help="The first seed.")] = 7,
     steps: Annotated[int, typer.Option(min=1, help="Steps of gradient descent.")] = 200,
     work: Annotated[Path, typer.Option(help="Folder for catalogues, towers and reports.")] = Path(".gavel/chorus"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only JSON.")] = False,
 ) -> None:
-    """Print every system, mean ± standard deviation over the seeds, beside the bars; exit 1 below one of them."""
+    """Print mean ± standard deviation over the seeds for every system, and the targets; exit 1 if a target is missed."""
     machine = describe_machine()
     work.mkdir(parents=True, exist_ok=True)
     step_cache, runs = StepCache(work / "ledger.json"), []

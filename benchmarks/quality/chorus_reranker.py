@@ -2,10 +2,10 @@
 
 python -m benchmarks.quality.chorus_reranker CHORUS --model sentence-transformers/all-MiniLM-L6-v2 --seeds 3
 
-The queries are split into five folds, as by `gavel catalog prepare chorus --fold N`. For each fold a re-ranker is trained on the
-other queries, as by `gavel train --reranker --labels judgments`; an inner cross-validation chooses depth and steps. Then the
-held-out fold is searched through the service. The encoder is not trained; it reads MAX_LENGTH tokens of a product, as in
-benchmarks.quality.chorus. A seed samples rows and features and splits the inner folds.
+The queries are split into five folds, as by `gavel catalog prepare chorus --fold N`. For each fold, a re-ranker is trained on the
+queries of the other folds, as by `gavel train --reranker --labels judgments`; an inner cross-validation chooses depth and steps.
+Then the queries of the fold are searched through the service. The encoder is not trained; it reads MAX_LENGTH tokens of a product,
+as in benchmarks.quality.chorus. A seed samples rows and features and splits the inner folds.
 """
 
 from collections.abc import Mapping
@@ -35,13 +35,13 @@ from retrieval.search.service import SearchModels, SearchService
 
 MEASURES = ("recall@10", "ndcg@10", "mrr")
 BM25, HYBRID, RERANKED = "BM25", "hybrid (RRF)", "hybrid, re-ranked"
-MARKS = {HYBRID: (0.730, 0.05), BM25: (0.701, 0.08)}  # nDCG@10 measured elsewhere, and the target lead
+MARKS = {HYBRID: (0.730, 0.05), BM25: (0.701, 0.08)}  # (nDCG@10 measured elsewhere, target lead over it)
 
 PerQuery = dict[str, dict[str, dict[str, float]]]  # system -> measure -> query -> value
 
 
 def open_corpus(data: Path, model: str, work: Path) -> tuple[EmbeddedStore, RememberingEncoder]:
-    """Open the index of the shop's products; embed and index them first if it is missing."""
+    """Open the index of the shop's products. If it is missing or of another encoder, embed and index the products first."""
     encoder = SentenceEncoder(model, MAX_LENGTH)
     store = EmbeddedStore(work / "index")
     try:
@@ -58,10 +58,17 @@ def open_corpus(data: Path, model: str, work: Path) -> tuple[EmbeddedStore, Reme
 def run_fold(
     catalog: CatalogFolder, store: EmbeddedStore, encoder: RememberingEncoder, seed: int, booster: Path
 ) -> tuple[PerQuery, str]:
-    """Train on one fold and search its held-out queries.
+    """Train a re-ranker without the queries of one fold, and search for these held-out queries.
+
+    Args:
+        catalog: catalogue of the fold, whose test queries are held out.
+        store: index of the products.
+        encoder: encoder of queries.
+        seed: seed of the training.
+        booster: file to write the booster to.
 
     Returns:
-        Values per query, and the settings that cross-validation chose.
+        system -> measure -> query -> value, and the settings that cross-validation chose.
     """
     report = train_reranker(
         catalog, SearchService(store, SearchModels(lambda tower_id: encoder)), booster, labels="judgments", seed=seed
@@ -78,7 +85,7 @@ def run_fold(
 def run_seed(
     catalogs: list[CatalogFolder], store: EmbeddedStore, encoder: RememberingEncoder, seed: int, work: Path
 ) -> tuple[PerQuery, list[str]]:
-    """Run all folds under one seed, in which every judged query is held out once."""
+    """Run all folds under one seed. So every judged query is held out once."""
     together: PerQuery = {system: {measure: {} for measure in MEASURES} for system in (BM25, HYBRID, RERANKED)}
     choices = []
     for number, catalog in enumerate(catalogs):
@@ -91,7 +98,7 @@ def run_seed(
 
 
 def lead(runs: list[PerQuery], baseline: str) -> dict[str, Any]:
-    """Return the gain of re-ranking over a baseline in nDCG@10: mean over seeds, with a paired bootstrap interval over queries."""
+    """Return the gain of re-ranking over a baseline in nDCG@10: mean over seeds, bootstrap interval over queries, targets."""
     queries = runs[0][baseline]["ndcg@10"]
     reranked = {query: fmean(run[RERANKED]["ndcg@10"][query] for run in runs) for query in queries}
     compared = compare_paired(queries, reranked)
@@ -105,16 +112,16 @@ def lead(runs: list[PerQuery], baseline: str) -> dict[str, Any]:
 
 
 def main(
-    data: Annotated[Path, typer.Argument(help="Folder of the shop, as chorus publishes it.")],
+    data: Annotated[Path, typer.Argument(help="Folder of the shop's data, as chorus publishes it.")],
     model: Annotated[str, typer.Option(help="Sentence encoder: preset, hub name or folder.")] = "minilm",
-    seeds: Annotated[int, typer.Option(min=1, help="How many; the first is --seed.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from --seed on.")] = 3,
     seed: Annotated[int, typer.Option(help="The first seed.")] = 7,
     work: Annotated[Path, typer.Option(help="Folder for catalogues, index and boosters; a second run reuses the index.")] = Path(
         ".gavel/chorus-reranker"
     ),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only JSON.")] = False,
 ) -> None:
-    """Print every system, mean ± standard deviation over the seeds, and the leads; exit 1 below a bar."""
+    """Print mean ± standard deviation over the seeds for every system, and the leads; exit 1 if a target is missed."""
     machine = describe_machine()
     work.mkdir(parents=True, exist_ok=True)
     store, encoder = open_corpus(data, model, work)

@@ -24,7 +24,10 @@ CHUNK = 1_000_000
 
 
 def write_log(path: Path, rows: int, seed: int = 7) -> None:
-    """Write a year of events: a tenth as many buyers as rows, a twentieth as many items, most events for a few of them."""
+    """Write a log of one year's events.
+
+    There are at most rows // 10 buyers and rows // 20 items; few buyers and few items have most events.
+    """
     random = np.random.default_rng(seed)
     writer = None
     for done in range(0, rows, CHUNK):
@@ -45,8 +48,8 @@ def write_log(path: Path, rows: int, seed: int = 7) -> None:
         writer.close()
 
 
-def main(rows: Annotated[int, typer.Option(min=1_000, help="Events of the log.")] = 1_000_000) -> None:
-    """Write a log, read it, and print how long that took."""
+def main(rows: Annotated[int, typer.Option(min=1_000, help="Number of events in the log.")] = 1_000_000) -> None:
+    """Write a log, read it, and print the time and memory of the reading."""
     console.print(describe_machine(), style="dim")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "events.csv"
@@ -66,7 +69,7 @@ def main(rows: Annotated[int, typer.Option(min=1_000, help="Events of the log.")
 
 
 def table_bytes(table: EventTable) -> int:
-    """Return the size of the numeric columns in bytes."""
+    """Return the bytes of a table's numeric columns."""
     return sum(column.nbytes for column in (table.starts, table.items, table.event_types, table.times_us))
 
 

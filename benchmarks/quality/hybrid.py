@@ -1,7 +1,7 @@
 """Gain of a tuned fusion of hybrid searches on held-out queries.
 
-python -m benchmarks.quality.hybrid chorus .gavel/chorus       the towers in the work folder of benchmarks.quality.chorus, 5 folds
-python -m benchmarks.quality.hybrid homes .gavel …             homes where the demo ran: val chooses, test is read once
+python -m benchmarks.quality.hybrid chorus .gavel/chorus       towers in the work folder of benchmarks.quality.chorus; 5 folds
+python -m benchmarks.quality.hybrid homes .gavel …             homes where the demo ran: val chooses, test measures once
 """
 
 import json
@@ -26,17 +26,17 @@ from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.evaluation.significance import compare_paired
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
-Json = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
+Json = Annotated[bool, typer.Option("--json", help="Print only JSON.")]
 UNTUNED, BEST, CHOSEN = "untuned", "best of the choosing queries", "chosen by gavel tune"
 
 
 @app.command()
 def chorus(
     work: Annotated[Path, typer.Argument(help="Work folder of benchmarks.quality.chorus.")],
-    seed: Annotated[int, typer.Option(help="Deals the queries into folds.")] = 7,
+    seed: Annotated[int, typer.Option(help="Seed that splits the queries into folds.")] = 7,
     as_json: Json = False,
 ) -> None:
-    """Cross-validate over five folds of the queries for every tower; the queries of the other folds choose the tuning."""
+    """Cross-validate over five folds of the queries for every tower. The other folds' queries choose the tuning of a fold."""
     runs: dict[str, list[dict[str, Any]]] = {}
     for name, run in json.loads((work / "ledger.json").read_text()).items():
         tower_id = run["value"]["tower_id"]
@@ -52,7 +52,7 @@ def homes(
     paths: Annotated[list[Path], typer.Argument(help="GAVEL_HOME of each demo.")],
     as_json: Json = False,
 ) -> None:
-    """Choose on the val queries of the newest catalogue of each workspace, measure on its test queries."""
+    """Choose on the val queries of each workspace's newest catalogue, and measure on its test queries."""
     runs = {}
     for path in paths:
         workspace = Workspace(Settings(home=path))
@@ -79,7 +79,7 @@ def _folds(lists: JudgedLists, seed: int) -> Iterator[dict[str, Any]]:
 
 
 def _measured(choice: Choice, tested: JudgedLists) -> dict[str, Any]:
-    """Return the three tunings of a choice, and their values per query on held-out queries."""
+    """Return the untuned, best and chosen tuning of a choice, and the values of each for every held-out query."""
     trials = {UNTUNED: choice.base.tuning, BEST: choice.best.tuning, CHOSEN: choice.chosen.tuning}
     return {
         "tunings": {name: asdict(tuning) for name, tuning in trials.items()},

@@ -1,19 +1,19 @@
-"""Two languages without pretrained weights: towers trained on emoji, searched in English and Arabic for held-out emoji.
+"""Quality of towers in two languages without pretrained weights: trained on emoji, searched in English and Arabic.
 
 python -m benchmarks.quality.languages ../shared/data/emoji-noto-cldr --seeds 3
 
 A seed splits the 1,576 emoji into train, val and test, and draws weights and batches. Training reads the names and keywords of the
-train emoji in both languages, and lots listed in either. The metric is Recall@10 of every text (name or keyword) that only held-out
-emoji have, among all 1,576 lots, in five set-ups by the language of query and lots:
+train emoji in both languages, and lots listed in either language. Every text (name or keyword) that only held-out emoji have is a
+query. The metric is Recall@10 among all 1,576 lots, by the languages of query and lots:
 
-- same language, for the first target: Arabic queries over lots listed in Arabic, English ones over lots listed in English. Arabic
-  reaches at least English minus 5 points.
-- across, for the second target: Arabic queries over lots listed in English (and the reverse, for comparison). They reach at least
-  ten times the recall of a random order.
-- a shop of both, each lot listed in one language that the seed draws: queries in either language.
+- Same language, for the first target: Arabic queries over lots listed in Arabic, and English queries over lots listed in English.
+  Arabic must reach at least English minus 5 points.
+- Across languages, for the second target: Arabic queries over lots listed in English, and the reverse for comparison. Arabic
+  queries must reach at least ten times the recall of a random order.
+- A shop of both languages, each lot listed in one language that the seed draws: queries in either language.
 
-A lot's text is its name and its keywords. So in one language the lot contains the query word for word, and BM25 finds it. In
-"titles alone" the queries are keywords and the lots have names only, so that they share single words at most.
+A lot's text is its name and its keywords. So in the same language the lot contains the query word for word, and BM25 finds the
+lot. In "titles alone" the queries are keywords and the lots have only names, so that they share single words at most.
 
 Vocabulary and epochs were chosen with --split val. The test split was measured once, after all choices.
 """
@@ -47,14 +47,14 @@ from retrieval.index.embedded.bm25 import Bm25Index
 
 MEASURE = "recall@10"
 DEPTH = 50
-VOCABULARY, EPOCHS = 1_500, 10  # a small vocabulary: training splits rare words, as unknown words of held-out emoji will be
-ROUNDS, LEVEL = 2_000, 95  # of the bootstrap
-GAP, TIMES = 0.05, 10.0  # the bars
+VOCABULARY, EPOCHS = 1_500, 10  # a small vocabulary splits rare train words, as it will split unknown words of held-out emoji
+ROUNDS, LEVEL = 2_000, 95  # rounds and confidence level in percent of the bootstrap
+GAP, TIMES = 0.05, 10.0  # values of the two targets
 TOWER, PHOTOS, BM25, FUSED, CHANCE = "tower", "tower, pictures", "BM25", "tower + BM25", "random order"
 PUBLISHED, TITLES = "encoder as published", "titles alone"
-SAME = {language: (language, language) for language in emoji.LANGUAGES}  # (query, lots)
+SAME = {language: (language, language) for language in emoji.LANGUAGES}  # language -> (query, lots)
 
-Values = dict[tuple[str, str, str], NDArray[np.float64]]  # (system, language of queries, listing) -> value of every query
+Values = dict[tuple[str, str, str], NDArray[np.float64]]  # (system, language of queries, listing) -> value of each query
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,14 @@ class Corpus:
     qrels: Qrels
 
     def run(self, scores: NDArray[np.float32]) -> Run:
-        """Return the DEPTH best lots of every query by (Q, N) scores, ties by the order of the lots, without scores of 0."""
+        """Return the DEPTH best lots of every query by (Q, N) scores, ties in the order of the lots. Scores of 0 are left out."""
         best = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
         ranked = zip(self.qrels.queries, best, scores, strict=True)
         return {query: [self.lots.ids[row] for row in rows if own[row] != 0] for query, rows, own in ranked}
 
 
 def read_corpora(data: Path, folder: Path, split: str, seed: int) -> tuple[CatalogFolder, list[Corpus]]:
-    """Return the training catalogue, and the corpora to search: one per listing, and one with names only per language."""
+    """Return the training catalogue, and the corpora to search: one per listing, and one with only names per language."""
     catalogs = {listed: emoji.prepare(data, folder / listed, seed=seed, listed_in=listed) for listed in emoji.LISTED_IN}
     corpora = [
         Corpus(listed, ItemTable.read(each.item_files(split), keep_records=True), each.qrels(split))
@@ -84,7 +84,7 @@ def read_corpora(data: Path, folder: Path, split: str, seed: int) -> tuple[Catal
 
 
 def _names_alone(corpus: Corpus) -> Corpus:
-    """Return the same lots with titles only; queries are the keywords of the same language that are no lot's name."""
+    """Return a corpus of the same lots with only titles. Its queries are keywords of that language that are no lot's name."""
     grades = corpus.qrels.grades
     queries = {
         query: text
@@ -97,7 +97,7 @@ def _names_alone(corpus: Corpus) -> Corpus:
 
 
 def train(catalog: CatalogFolder, out: Path, seed: int, *, photos: bool, epochs: int, step: Callable[[int, int], None]) -> Path:
-    """Train compact towers from scratch on the train emoji."""
+    """Train compact towers from scratch on the train emoji, and return their folder."""
     config = TrainingConfig.for_catalog(catalog.name, use_image=photos, seed=seed)
     tower = replace(config.tower, vocabulary=VOCABULARY)
     settings = replace(config, tower=tower, epochs=epochs, validate_every=epochs)
@@ -105,7 +105,7 @@ def train(catalog: CatalogFolder, out: Path, seed: int, *, photos: bool, epochs:
 
 
 def rank(corpus: Corpus, tower: Path, *, photos: bool) -> Run:
-    """Rank by the vectors of production: item tower, and query tower in int8."""
+    """Rank the lots by the towers as they are served: item tower, and query tower in int8."""
     encoder = ItemEncoder.load(tower)
     shown = [read_photo(path, encoder.card.image_size) if photos and path else None for path in corpus.lots.photos]
     items = encoder.encode(corpus.lots.texts, shown)  # (N, D)
@@ -113,7 +113,7 @@ def rank(corpus: Corpus, tower: Path, *, photos: bool) -> Run:
 
 
 def rank_by_words(corpus: Corpus) -> Run:
-    """Rank by BM25."""
+    """Rank the lots by BM25."""
     index = Bm25Index.build(enumerate(corpus.lots.texts))
     scores = np.zeros((len(corpus.qrels.queries), len(corpus.lots.ids)), dtype=np.float32)
     for row, text in enumerate(corpus.qrels.queries.values()):
@@ -122,20 +122,20 @@ def rank_by_words(corpus: Corpus) -> Run:
 
 
 def rank_by_chance(corpus: Corpus, seed: int) -> Run:
-    """Return all lots in a random order for every query."""
+    """Return the lots in a random order for every query."""
     random = np.random.default_rng(seed)
     return corpus.run(random.random((len(corpus.qrels.queries), len(corpus.lots.ids)), dtype=np.float32) + 1)
 
 
 def rank_by_encoder(corpus: Corpus, model: Path) -> Run:
-    """Rank by a published sentence encoder."""
+    """Rank the lots by a published sentence encoder."""
     encoder = SentenceEncoder(str(model))
     queries = encoder.encode([query_text(text) for text in corpus.qrels.queries.values()])
     return corpus.run(queries @ encoder.encode(corpus.lots.texts).T)
 
 
 def measure(corpus: Corpus, runs: Mapping[str, Run]) -> Values:
-    """Return Recall@10 of every query, by system and language of the query."""
+    """Return the Recall@10 of every query by (system, language of the query, listing)."""
     values: Values = {}
     for system, run in runs.items():
         per_query = evaluate_per_query(corpus.qrels.grades, run)[MEASURE]
@@ -167,11 +167,13 @@ def run_seed(data: Path, seed: int, split: str, *, photos: bool, model: Path | N
 
 
 def interval(seeds: Sequence[NDArray[np.float64]], minus: Sequence[NDArray[np.float64]] | None = None) -> tuple[float, float]:
-    """Return a bootstrap interval (Efron 1979) of the mean over seeds of the mean over queries, resampled within each seed.
+    """Return a bootstrap interval (Efron 1979) of the mean over seeds of the mean over queries.
+
+    Queries are resampled within each seed.
 
     Args:
-        seeds: values of the queries, one array a seed.
-        minus: values of other queries, resampled independently; their mean is subtracted.
+        seeds: values of the queries, one array per seed.
+        minus: values of other queries, one array per seed, whose mean is subtracted; they are resampled independently.
 
     Returns:
         The 2.5th and the 97.5th percentile of the resampled means.
@@ -190,7 +192,7 @@ def interval(seeds: Sequence[NDArray[np.float64]], minus: Sequence[NDArray[np.fl
 
 
 def summarise(runs: Sequence[Values]) -> dict[str, dict[str, Any]]:
-    """Summarise the seeds.
+    """Summarise the values of all seeds.
 
     Returns:
         "system | query language | listing" -> mean and standard deviation over seeds, interval over queries, number of queries.
@@ -210,7 +212,7 @@ def summarise(runs: Sequence[Values]) -> dict[str, dict[str, Any]]:
 
 
 def compare_with_targets(runs: Sequence[Values], system: str = TOWER) -> dict[str, dict[str, Any]]:
-    """Compare one system with both targets."""
+    """Return for each target the value that a system reaches, its bootstrap bounds, and True if the target is reached."""
 
     def of(name: str, query: str, listing: str) -> list[NDArray[np.float64]]:
         return [run[name, query, listing] for run in runs]
@@ -228,19 +230,19 @@ def compare_with_targets(runs: Sequence[Values], system: str = TOWER) -> dict[st
 
 def main(
     data: Annotated[Path, typer.Argument(help="Folder of the emoji.")],
-    seeds: Annotated[int, typer.Option(min=1, help="How many deals of the emoji; the first has the seed --seed.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from --seed on; each splits the emoji anew.")] = 3,
     seed: Annotated[int, typer.Option(help="The first seed.")] = 7,
-    split: Annotated[str, typer.Option(help="val, to choose by, or test.")] = "test",
-    photos: Annotated[bool, typer.Option("--photos", help="Train a second tower that sees the pictures, too.")] = False,
+    split: Annotated[str, typer.Option(help="Split to measure: val for choices, or test.")] = "test",
+    photos: Annotated[bool, typer.Option("--photos", help="Train a second tower that also sees the pictures.")] = False,
     model: Annotated[
         Path | None, typer.Option(help="Folder of a sentence encoder, measured as published over English lots.")
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Of each training.")] = EPOCHS,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each training.")] = EPOCHS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only JSON.")] = False,
 ) -> None:
-    """Print Recall@10 in every set-up, mean ± standard deviation over the seeds, beside the bars; exit 1 below one of them."""
+    """Print mean ± standard deviation of Recall@10 over the seeds, and the targets; exit 1 if a target is missed."""
     machine = describe_machine()
-    torch.set_num_threads(1)  # the matrices are small: more threads wait for each other
+    torch.set_num_threads(1)  # the matrices are small, so more threads would wait for each other
     runs = [run_seed(data, number, split, photos=photos, model=model, epochs=epochs) for number in range(seed, seed + seeds)]
     table, bars = summarise(runs), compare_with_targets(runs)
 

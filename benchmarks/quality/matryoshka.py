@@ -1,4 +1,4 @@
-"""Loss by truncated vectors: a plain tower beside one that was trained at the shorter lengths, too.
+"""Loss of quality by truncated vectors: a plain tower beside a tower that was also trained at the shorter lengths.
 
 gavel catalog generate && python -m benchmarks.quality.matryoshka .gavel/catalogs/synthetic --seed 7 --seed 8 --seed 9
 """
@@ -31,9 +31,9 @@ def measure(catalog: CatalogFolder, tower: Path, lengths: Sequence[int]) -> list
     """Return the metrics of a tower on the test queries, at several lengths of its vectors, by exact search.
 
     Args:
-        catalog: with a test split.
-        tower: folder of the artefact; queries are encoded by its int8 query tower.
-        lengths: numbers of leading dimensions.
+        catalog: catalogue with a test split.
+        tower: folder of the tower; its int8 query tower encodes the queries.
+        lengths: numbers of leading dimensions to keep.
     """
     lots, qrels = ItemTable.read(catalog.item_files(SPLIT)), catalog.qrels(SPLIT)
     items = ItemEncoder.load(tower).encode(lots.texts, [None] * len(lots.ids))  # (N, D)
@@ -48,8 +48,8 @@ def _cut(vectors: NDArray[np.float32], length: int) -> NDArray[np.float32]:
 
 def main(
     catalog: Annotated[Path, typer.Argument(help="Folder of a catalogue.")],
-    seeds: Annotated[list[int] | None, typer.Option("--seed", help="May be repeated; 7 by default.")] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Of each training, on text alone.")] = 8,
+    seeds: Annotated[list[int] | None, typer.Option("--seed", help="Seed of a training; may be repeated. 7 by default.")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each training, which reads only text.")] = 8,
 ) -> None:
     """Print Recall@50 and nDCG@10 of both towers at every length."""
     source = CatalogFolder.load(catalog)

@@ -1,10 +1,10 @@
-"""Gain of a round of mined negatives on the synthetic catalogue over as much training without them.
+"""Gain of a round of mined negatives on the synthetic catalogue, over equally long training without mined negatives.
 
 gavel catalog generate --lots 800 --out .gavel/catalogs/mining
 python -m benchmarks.quality.mined_negatives .gavel/catalogs/mining --seed 7 --seed 8 --seed 9
 
-Every arm continues from the same baseline for the same number of steps, with the same number of further lots for each query. The
-arms differ in the source of those lots. The arm on random lots separates the gain of mined lots from that of longer training.
+Every arm continues from the same baseline for the same number of steps, with the same number of further lots per query. The arms
+differ in the source of those lots. The arm on random lots separates the gain of mined lots from the gain of longer training.
 """
 
 import json
@@ -30,8 +30,8 @@ from retrieval.encoders.query_encoder import QueryEncoder
 from retrieval.errors import InvalidInput
 from retrieval.index.embedded.store import OpenIndex
 
-FURTHER = 2  # lots for each query beside those of the batch
-SPLIT = "test"  # val chooses the epochs
+FURTHER = 2  # lots per query besides the lots of the batch
+SPLIT = "test"  # val chooses the best epoch
 MEASURES = ("recall@50", "ndcg@10")
 BASELINE = "baseline"
 ARMS: dict[str, tuple[Stage, MiningRules | None]] = {
@@ -52,7 +52,7 @@ class Trial:
         self._catalog, self._config, self._scratch = catalog, config, scratch
 
     def run(self) -> Metrics:
-        """Train and measure every arm."""
+        """Train and measure the baseline and every arm; return arm -> measure -> value."""
         stages = (Stage("baseline"), *(stage for stage, _ in ARMS.values()))
         first = replace(self._config, stages=stages)
         rest = replace(first, epochs=max(1, first.epochs // 2))
@@ -91,11 +91,11 @@ class Trial:
 
 
 def main(
-    catalog: Annotated[Path, typer.Argument(help="A catalogue whose splits search one corpus.")],
-    seed: Annotated[list[int] | None, typer.Option(help="7 by default; may be repeated.")] = None,
-    epochs: Annotated[int, typer.Option(min=2, help="Of the baseline; each arm has half as many.")] = 6,
-    batch_size: Annotated[int, typer.Option(min=2, help="Pairs of a step.")] = 16,
-    text_only: Annotated[bool, typer.Option(help="Leave the photos out.")] = True,
+    catalog: Annotated[Path, typer.Argument(help="Catalogue whose splits search one corpus.")],
+    seed: Annotated[list[int] | None, typer.Option(help="Seed of a trial; may be repeated. 7 by default.")] = None,
+    epochs: Annotated[int, typer.Option(min=2, help="Epochs of the baseline; each arm has half as many.")] = 6,
+    batch_size: Annotated[int, typer.Option(min=2, help="Pairs per step.")] = 16,
+    text_only: Annotated[bool, typer.Option(help="Train without photos.")] = True,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
     """Print Recall@50 and nDCG@10 on the test queries for every arm."""

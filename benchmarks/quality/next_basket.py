@@ -1,10 +1,10 @@
-"""Next baskets of a gift shop (UCI Online Retail): a trained buyer tower beside averages, counts and popularity.
+"""Quality of predicting next baskets of a gift shop (UCI Online Retail): a trained buyer tower beside simple systems.
 
 python -m benchmarks.quality.next_basket ../shared/data/online-retail --model sentence-transformers/all-MiniLM-L6-v2 --seeds 3
 
-The last 30 days are the test month. The 30 days before them, val, chose all parameters (`--month val` measures there). A system is
-trained on everything before its month. A buyer's history ends at their first basket of the month; the products of that basket are
-the targets. Every product of the shop is ranked, including those of the history.
+The last 30 days are the test month. The 30 days before, val, chose all parameters (`--month val` measures on val). A system is
+trained on everything before its month. A buyer's history ends at the buyer's first basket of the month; the products of that basket
+are the targets. Every product of the shop is ranked, including the products of the history.
 """
 
 import hashlib
@@ -47,30 +47,30 @@ from retrieval.evaluation.significance import PairedComparison, compare_paired
 
 POPULARITY, OWN, KNN = "popularity", "own products by frequency", "item-kNN"
 UNTRAINED, AVERAGE, ATTENTION = "average, untrained", "average, trained", "attention"
-TRAINED = {AVERAGE: 0, ATTENTION: 1}  # heads
+TRAINED = {AVERAGE: 0, ATTENTION: 1}  # system -> number of attention heads
 MEASURES = ("recall@50", "hit_rate@50", "recall@50, new", "hit_rate@50, new")
 K = 50
 MAX_LENGTH = 64  # tokens of a title
 POPULARITY_DAYS = (7, 14, 30, 60, 90, 365)
 HALF_LIVES = (None, 30.0, 60.0, 120.0)
 NEIGHBOURS, SHRINKS, OWN_SHARES = (50, None), (0.0, 10.0), (0.0, 1.0)
-BAR = 2.0  # times popularity
+BAR = 2.0  # target: this many times the value of popularity
 # Chosen on val, seed 7: see docs/performance.md, "Next basket".
 CONFIG = BuyerTrainingConfig(epochs=12, rate=2e-3)
 
 Scores = NDArray[np.float64]  # (buyers, products)
-Values = dict[str, NDArray[np.float64]]  # measure -> value of every buyer, NaN where there is no target
+Values = dict[str, NDArray[np.float64]]  # measure -> value of every buyer, NaN for a buyer without a target
 
 
 @dataclass(frozen=True)
 class Period:
-    """The target baskets of a month, and the purchases before it.
+    """The target baskets of a month, and the purchases before the month.
 
     Attributes:
-        train: baskets before it.
-        targets: its first basket of each buyer with a history.
-        counts: (I, days) purchases of each product, by days before the month: column 0 is the day before.
-        together: "baskets" or "buyers" -> (I, I) how many of them hold both products, before the month.
+        train: baskets before the month.
+        targets: first basket in the month of each buyer with a history.
+        counts: (I, days) purchases of each product by day before the month; column 0 is the day before.
+        together: "baskets" or "buyers" -> (I, I) numbers of baskets or buyers before the month that hold both products.
     """
 
     train: Sequence[Basket]
@@ -81,7 +81,7 @@ class Period:
 
 @dataclass(frozen=True)
 class Shop:
-    """Products as the towers read them."""
+    """The products of the shop, as the towers read them."""
 
     encodings: NDArray[np.float32]
     features: Features
@@ -90,7 +90,7 @@ class Shop:
 
 
 def read_period(invoices: Invoices, rows: Mapping[str, int], start: Any, end: Any) -> Period:
-    """Cut out a month."""
+    """Return the period from `start` to `end`; `rows` maps item_id -> row."""
     before = [purchase for purchase in invoices.purchases if purchase.timestamp < start]
     counts = np.zeros((len(rows), max(POPULARITY_DAYS)))
     for purchase in before:
@@ -112,12 +112,15 @@ def _together(pairs: set[tuple[Any, int]], products: int) -> NDArray[np.float64]
 
 
 def popularity(period: Period, days: int) -> Scores:
-    """Score products by their purchases in the last days."""
+    """Return (B, I): scores of the products by their purchases in the last `days` days before the month."""
     return np.tile(period.counts[:, :days].sum(axis=1), (len(period.targets), 1))
 
 
 def own_counts(baskets: Sequence[Basket], products: int, half_life: float | None) -> Scores:
-    """Return (B, I): how often each buyer took each product; older purchases have lower weights."""
+    """Return (B, I): the number of each buyer's purchases of each product, weighted by 0.5 ** (age in days / half_life).
+
+    A half_life of None weights all purchases with 1.
+    """
     counts = np.zeros((len(baskets), products))
     for row, basket in enumerate(baskets):
         weights = 1.0 if half_life is None else 0.5 ** (basket.ages_days / half_life)
@@ -126,13 +129,13 @@ def own_counts(baskets: Sequence[Basket], products: int, half_life: float | None
 
 
 def own_frequency(period: Period, half_life: float | None, days: int) -> Scores:
-    """Score a buyer's own products by frequency, then the others by popularity."""
+    """Return (B, I): scores that rank a buyer's own products by frequency, then the other products by popularity."""
     popular = popularity(period, days)
     return own_counts(period.targets, popular.shape[1], half_life) + 1e-6 * popular
 
 
 def item_knn(period: Period, over: str, neighbours: int | None, shrink: float, own: float, half_life: float | None) -> Scores:
-    """Score products by co-purchases with the buyer's own: cosine over baskets or buyers (Sarwar et al. 2001)."""
+    """Return (B, I): scores by co-purchases with the buyer's products: cosine over baskets or buyers (Sarwar et al. 2001)."""
     together = period.together[over]  # (I, I)
     norms = np.sqrt(together.diagonal())
     similar = together / (np.outer(norms, norms) + shrink + 1e-9)
@@ -144,7 +147,7 @@ def item_knn(period: Period, over: str, neighbours: int | None, shrink: float, o
 
 
 def values_of(scores: NDArray[Any], baskets: Sequence[Basket]) -> Values:
-    """Return Recall@50 and HitRate@50 of every buyer, of all products of the basket and of its new ones."""
+    """Return Recall@50 and HitRate@50 of every buyer, for all products of the basket and for the products new to the buyer."""
     fresh = scores.astype(np.float64)
     for row, basket in enumerate(baskets):
         fresh[row, list(basket.owned)] = -np.inf
@@ -159,14 +162,14 @@ def values_of(scores: NDArray[Any], baskets: Sequence[Basket]) -> Values:
 
 
 def choose(system: Callable[..., Scores], period: Period, grid: Sequence[tuple[Any, ...]]) -> tuple[tuple[Any, ...], float]:
-    """Return the parameters with the best Recall@50 on val, the first of them on a tie, and that recall."""
+    """Return the parameters of `grid` with the best Recall@50 over a period, the first ones on a tie, and that recall."""
     trials = [(measure(cast("Any", system(period, *given)), period.targets).recall_at_50, given) for given in grid]
     best = max(trials, key=lambda trial: trial[0])
     return best[1], best[0]
 
 
 def projected(shop: Shop, seed: int) -> ProjectedItems:
-    """Create the item tower: frozen encoder, linear projection initialised as a whitening, embeddings of the product series."""
+    """Create the item tower: a frozen encoder, a linear projection initialised as a whitening, embeddings of the product series."""
     torch.manual_seed(seed)
     config = replace(sentence_towers(shop.model), linear=True, features=shop.spec)
     tower = TwoTowers(config).item_tower
@@ -175,7 +178,10 @@ def projected(shop: Shop, seed: int) -> ProjectedItems:
 
 
 def train_and_score(shop: Shop, heads: int, seed: int, period: Period, work: Path, step: Callable[[int, int], None]) -> Scores:
-    """Train on everything before the month and score its buyers by the last epoch; stored scores are read instead."""
+    """Train on everything before the month, and return the last epoch's scores of the month's buyers.
+
+    Scores that an earlier run stored in `work` are read instead.
+    """
     config = replace(CONFIG, heads=heads, seed=seed)
     key = repr((config, shop.model, len(period.train), shop.encodings.sum()))
     path = work / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
@@ -186,7 +192,7 @@ def train_and_score(shop: Shop, heads: int, seed: int, period: Period, work: Pat
 
 
 def read_shop(invoices: Invoices, model: str, bought: set[str]) -> Shop:
-    """Encode all titles once; the series embeddings are fitted to the item_ids bought before the test month."""
+    """Encode all titles, and fit the features to the item_ids in `bought`."""
     encoder = SentenceEncoder(model, MAX_LENGTH)
     encodings = encoder.encode([item_text(item.title, item.description) for item in invoices.products])
     rows = [{"category": item.category} for item in invoices.products]
@@ -198,10 +204,10 @@ def read_shop(invoices: Invoices, model: str, bought: set[str]) -> Shop:
 def rankings(
     invoices: Invoices, shop: Shop, month: str, seeds: Sequence[int], work: Path, step: Callable[[int, int], None]
 ) -> tuple[Any, ...]:
-    """Score every buyer of a month with every system; parameters of the untrained systems are chosen on val.
+    """Score every buyer of a month with every system. Parameters of the untrained systems are chosen on val.
 
     Returns:
-        The month's baskets; system -> scores, one array a seed or one in all; system -> chosen parameters and Recall@50 on val.
+        The month's baskets; system -> scores, one array per seed or a single one; system -> (chosen parameters, Recall@50 on val).
     """
     rows = {item.item_id: row for row, item in enumerate(invoices.products)}
     months = Months.of(invoices.purchases)
@@ -236,7 +242,7 @@ def _advance(step: Callable[[int, int], None], before: int, total: int, epoch: i
 
 
 def compare(values: Mapping[str, Sequence[Values]], better: str, worse: str, measure: str) -> PairedComparison:
-    """Compare two systems, buyer by buyer, each by the mean over its seeds."""
+    """Compare two systems buyer by buyer; the value of a buyer is the mean over the seeds."""
     means = [np.mean([run[measure] for run in values[system]], axis=0) for system in (worse, better)]
     has_target = ~np.isnan(means[0])
     base, new = ({str(buyer): float(value) for buyer, value in enumerate(mean[has_target])} for mean in means)
@@ -244,7 +250,7 @@ def compare(values: Mapping[str, Sequence[Values]], better: str, worse: str, mea
 
 
 def ratio_interval(values: Mapping[str, Sequence[Values]], system: str, measure: str) -> tuple[float, float, float]:
-    """Return the ratio of a system to popularity with its 95 % bootstrap interval over buyers."""
+    """Return the ratio of a system to popularity, and the lower and upper end of its 95 % bootstrap interval over buyers."""
     new, base = (np.mean([run[measure] for run in values[name]], axis=0) for name in (system, POPULARITY))
     random = np.random.default_rng(0)
     sample = random.integers(len(new), size=(2_000, len(new)))
@@ -255,19 +261,17 @@ def ratio_interval(values: Mapping[str, Sequence[Values]], system: str, measure:
 def main(
     data: Annotated[Path, typer.Argument(help="Folder of online_retail.csv.gz.")],
     model: Annotated[str, typer.Option(help="Sentence encoder: preset, hub name or folder.")] = "minilm",
-    month: Annotated[str, typer.Option(help="val or test.")] = "test",
-    seeds: Annotated[int, typer.Option(min=1, help="How many; the first is --seed.")] = 3,
+    month: Annotated[str, typer.Option(help="Month to measure: val or test.")] = "test",
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from --seed on.")] = 3,
     seed: Annotated[int, typer.Option(help="The first seed.")] = 7,
-    work: Annotated[Path, typer.Option(help="Folder for trained scores; a second call resumes there.")] = Path(
-        ".gavel/next-basket"
-    ),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+    work: Annotated[Path, typer.Option(help="Folder for trained scores; a second call reuses them.")] = Path(".gavel/next-basket"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print only JSON.")] = False,
     plot: Annotated[Path | None, typer.Option(help="PNG of the plot.")] = None,
 ) -> None:
-    """Print HitRate@50 and Recall@50 of every system, mean ± standard deviation over the seeds; exit 1 below a bar."""
+    """Print mean ± standard deviation of Recall@50 and HitRate@50 over the seeds; exit 1 if a target is missed."""
     if month not in ("val", "test"):
         raise typer.BadParameter("--month is val or test")
-    torch.set_num_threads(1)  # the matrices are small: more threads wait for each other
+    torch.set_num_threads(1)  # the matrices are small, so more threads would wait for each other
     machine = describe_machine()
     work.mkdir(parents=True, exist_ok=True)
     invoices = read_invoices(data)
@@ -289,7 +293,7 @@ def main(
 
 
 def summary(values: Mapping[str, Sequence[Values]], chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all metrics, and the targets."""
+    """Return all metrics, gains, ratios to popularity, targets and chosen parameters, for JSON."""
     table: dict[str, Any] = {}
     for system, runs in values.items():
         per_seed = [{system: {name: float(np.nanmean(run[name])) for name in MEASURES}} for run in runs]
@@ -319,7 +323,7 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 def draw(values: Mapping[str, Sequence[Values]], path: Path) -> None:
-    """Draw a bar per system with a dot per seed, a panel per measure."""
+    """Draw one panel per measure, with one bar per system and one dot per seed."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.4), layout="constrained")

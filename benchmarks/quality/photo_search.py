@@ -2,9 +2,10 @@
 
 python -m benchmarks.quality.photo_search .gavel            a home where a tower was trained on a catalogue with photos
 
-Every photo of a lot is a query over the same split. Measured is how often the lot itself is in the top ten, and how often other
-lots of its class are, the lot itself left out. The class of a lot is the query with the fewest relevant lots that include it, such
-as "Granny Smith". The words beside a photo are those of that query.
+Every photo of a lot is a query over the same split. One metric is how often the lot itself is in the top ten. The others leave the
+lot itself out, and count how often another lot of its class is in the top ten, or first. A lot's class is a judged query for which
+the lot is relevant, such as "Granny Smith"; of several queries the one with the fewest relevant lots. The words beside a photo are
+the words of that query.
 """
 
 import tempfile
@@ -43,10 +44,10 @@ class Question:
     """A photo to search by.
 
     Attributes:
-        item_id: of the lot that it shows.
-        photo: its bytes.
-        words: of the query that names its class.
-        others: the other lots of the class; may be empty.
+        item_id: id of the lot on the photo.
+        photo: content of the photo's file.
+        words: query that names the class of the lot.
+        others: ids of the other lots of the class; may be empty.
     """
 
     item_id: str
@@ -56,7 +57,11 @@ class Question:
 
 
 def read_questions(catalog: CatalogFolder, split: str) -> list[Question]:
-    """Return a question for every lot of a split that has a photo and a judgment."""
+    """Return a question for every lot of a split that has a photo and a class.
+
+    Raises:
+        InvalidInput: no lot of the split has both.
+    """
     qrels, questions = catalog.qrels(split), []
     classes = _classes(qrels)
     for file in catalog.item_files(split):
@@ -75,18 +80,18 @@ def read_questions(catalog: CatalogFolder, split: str) -> list[Question]:
 
 
 def _classes(qrels: Qrels) -> dict[str, str]:
-    """Return item_id -> the query with the fewest relevant lots that include it, ties by id."""
+    """Return item_id -> id of the query with the fewest relevant lots among those that the item is relevant for, ties by id."""
     right = {name: {i for i, grade in graded.items() if grade >= RIGHT} for name, graded in qrels.grades.items()}
     classes: dict[str, str] = {}
     for name in sorted(
         right, key=lambda name: (-len(right[name]), name)
-    ):  # the smallest class comes last and overwrites the others
+    ):  # the smallest class comes last and overwrites larger classes
         classes.update(dict.fromkeys(right[name], name))
     return classes
 
 
 def measure(service: SearchService, questions: Sequence[Question], inputs: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Return input (photo, words or both) -> metric -> mean over the questions."""
+    """Return input (photo, photo + words, or words) -> metric -> mean over the questions."""
     values: dict[str, dict[str, list[float]]] = {kind: {OWN: [], CLASS_HIT: [], CLASS_FIRST: []} for kind in inputs}
     with progress("search by photo") as step:
         for done, question in enumerate(questions, 1):
@@ -112,11 +117,11 @@ def _search(service: SearchService, question: Question, kind: str) -> list[str]:
 
 def main(
     home: Annotated[Path, typer.Argument(help="GAVEL_HOME of a trained tower.")],
-    split: Annotated[str, typer.Option(help="val or test.")] = "test",
-    tower: Annotated[str | None, typer.Option(help="tower_id; the newest by default.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+    split: Annotated[str, typer.Option(help="Split to measure: val or test.")] = "test",
+    tower: Annotated[str | None, typer.Option(help="tower_id; the newest tower by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only JSON.")] = False,
 ) -> None:
-    """Print how often a photo finds its own lot, and lots of its class."""
+    """Print how often a photo finds its own lot, and other lots of the same class."""
     machine, workspace = describe_machine(), Workspace(Settings(home=home))
     catalog, folder = CatalogFolder.load(workspace.catalog(None)), workspace.tower(tower)
     lots = catalog.item_files(split)

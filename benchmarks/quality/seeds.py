@@ -13,8 +13,8 @@ import typer
 from benchmarks.measurement import mean_and_sd_of_runs, show_scores
 
 
-def main(reports: Annotated[list[Path], typer.Argument(help="What `gavel demo --json` printed, one file a seed.")]) -> None:
-    """Print mean ± standard deviation over the seeds."""
+def main(reports: Annotated[list[Path], typer.Argument(help="Output of `gavel demo --json`, one file per seed.")]) -> None:
+    """Print mean ± standard deviation of the demo's quality over the seeds."""
     if len(reports) < 2:
         raise typer.BadParameter("a spread needs the reports of at least two seeds")
     table = mean_and_sd_of_runs([json.loads(path.read_text())["quality"] for path in reports])

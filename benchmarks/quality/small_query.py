@@ -1,10 +1,10 @@
 """Quality of a static query encoder ("small query tower") relative to the full query tower, on test queries.
 
-python -m benchmarks.quality.small_query chorus .gavel/chorus       the work folder of benchmarks.quality.chorus: one tower a seed
+python -m benchmarks.quality.small_query chorus .gavel/chorus       the work folder of benchmarks.quality.chorus: one tower per seed
 python -m benchmarks.quality.small_query homes .gavel-7 .gavel-8    homes where the demo ran: the tower of the newest release
 
-Each tower gets a static query encoder as by `gavel distill query`, without a minimum quality on the val queries. Then both are
-measured on the test queries, once. The file stays with the tower. A workspace's release must hold the val lots, too.
+Each tower gets a static query encoder as by `gavel distill query`, without a minimum quality on the val queries. Then both encoders
+are measured once on the test queries. The encoder's file stays with the tower. A workspace's release must hold the val lots, too.
 """
 
 import json
@@ -29,7 +29,7 @@ from retrieval.encoders.static_query_encoder import SmallQueryEncoder
 from retrieval.search.live_index import Encoder
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
-Json = Annotated[bool, typer.Option("--json", help="Print JSON alone.")]
+Json = Annotated[bool, typer.Option("--json", help="Print only JSON.")]
 Source = tuple[str, CatalogFolder, Path, Path]  # name, catalogue, tower folder, release
 
 

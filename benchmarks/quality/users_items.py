@@ -1,9 +1,9 @@
-"""The classic two-tower exercise: popularity, in-batch negatives, correction of popularity, mined hard negatives.
+"""Quality of towers over users and items: popularity, in-batch negatives, correction of popularity, mined hard negatives.
 
 python -m benchmarks.quality.users_items --seeds 5
 
-Every seed draws its own users, items and interactions. All towers share their first stage and the length of the second, so
-that they differ in their negatives alone. Epochs are chosen on the val interactions; the test interactions are read
+Every seed draws its own users, items and interactions. Towers with the same correction share their first stage; all second stages
+are equally long. So they differ only in their negatives. Epochs are chosen on the val interactions. The test interactions are read
 once, after training. Items of earlier interactions are left out of a user's list.
 """
 
@@ -31,9 +31,9 @@ POPULARITY, IN_BATCH, CORRECTED = "popularity", "in-batch", "in-batch + log q"
 MINED, CORRECTED_MINED = "in-batch + mined", "in-batch + log q + mined"
 MEASURES = ("recall@50", "ndcg@10")
 DEPTH = 50
-BARS = ((MINED, IN_BATCH), (IN_BATCH, POPULARITY))  # the first shall beat the second
+BARS = ((MINED, IN_BATCH), (IN_BATCH, POPULARITY))  # (system, rival): the system must beat the rival
 SHOWN = (*BARS, (CORRECTED, IN_BATCH), (CORRECTED_MINED, CORRECTED))
-ROUNDS, LEVEL = 2000, 95  # of the bootstrap
+ROUNDS, LEVEL = 2000, 95  # rounds and confidence level in percent of the bootstrap
 
 USER_COLUMNS: FeatureColumns = {"categories": ["buyer_id", "age_group", "region", "favourite_category", "second_category"]}
 ITEM_COLUMNS: FeatureColumns = {"categories": ["item_id", "category", "brand"], "numbers": ["price", "seller_rating", "days_late"]}
@@ -43,22 +43,22 @@ Step = Callable[[], None]
 
 
 def load_data(folder: InteractionFolder) -> InteractionData:
-    """Read the train interactions with the features of all users and items; the day of listing becomes a number."""
+    """Read the train interactions and the features of all users and items. The day of listing becomes a number."""
     items: list[Mapping[str, Any]] = [{**row, "days_late": (row["listed_at"] - START).days} for row in folder.items]
     pairs = folder.interactions("train")
     return InteractionData.build(list(folder.users), items, pairs, user_columns=USER_COLUMNS, item_columns=ITEM_COLUMNS)
 
 
 def rankings(folder: InteractionFolder, config: FeatureTrainingConfig, step: Step = lambda: None) -> Iterator[tuple[str, Tensor]]:
-    """Train every system, on train and val interactions alone.
+    """Train every system on the train interactions; val interactions choose the epochs.
 
     Args:
-        folder: users, items, interactions.
-        config: of both stages; the second goes at later_rate, whatever its negatives.
+        folder: folder of users, items and interactions.
+        config: configuration of both stages; the second stage always runs at later_rate.
         step: called after each of the 6 stages.
 
     Yields:
-        A system and its (U, I) scores.
+        The name of a system and its (U, I) scores.
     """
     data = load_data(folder)
     relevant = table(folder, "val")
@@ -78,7 +78,7 @@ def rankings(folder: InteractionFolder, config: FeatureTrainingConfig, step: Ste
 
 
 def table(folder: InteractionFolder, *splits: str) -> Tensor:
-    """Return (U, I) bool, True where the user took the item in one of the splits."""
+    """Return a (U, I) bool table, True if the user took the item in one of the splits."""
     taken = torch.zeros(len(folder.users), len(folder.items), dtype=torch.bool)
     for split in splits:
         users, items = folder.interactions(split).T
@@ -87,7 +87,7 @@ def table(folder: InteractionFolder, *splits: str) -> Tensor:
 
 
 def measure(folder: InteractionFolder, scores: Mapping[str, Tensor]) -> Values:
-    """Evaluate rankings by the test interactions; items of train and val are left out of the lists."""
+    """Return every system's values per user on the test interactions. A user's train and val items are left out of the lists."""
     hidden, relevant = table(folder, "train", "val"), table(folder, "test")
     grades = {str(user): dict.fromkeys(map(str, row.nonzero().flatten().tolist()), 2) for user, row in enumerate(relevant)}
     values: Values = {}
@@ -99,14 +99,14 @@ def measure(folder: InteractionFolder, scores: Mapping[str, Tensor]) -> Values:
 
 
 def paired_interval(differences: NDArray[np.float64], seed: int = 0) -> tuple[float, float, float]:
-    """Return the mean of paired differences with its bootstrap interval (Efron 1979), users resampled within each seed.
+    """Return the mean of paired differences with its bootstrap interval (Efron 1979). Users are resampled within each seed.
 
     Args:
-        differences: (seeds, users), gain of one system over another for every user.
-        seed: of the resampling.
+        differences: (seeds, users) gains of one system over another system for every user.
+        seed: seed of the resampling.
 
     Returns:
-        mean, and the 2.5th and 97.5th percentile of the resampled means.
+        The mean, and the 2.5th and 97.5th percentile of the resampled means.
     """
     random = np.random.default_rng(seed)
     seeds, users = differences.shape
@@ -117,7 +117,7 @@ def paired_interval(differences: NDArray[np.float64], seed: int = 0) -> tuple[fl
 
 
 def compare(runs: list[Values]) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """Return the gain of each system of SHOWN over its rival, by measure: mean, lower and upper end of the interval."""
+    """Return pair of SHOWN -> measure -> (mean gain, lower end, upper end of its interval)."""
     return {
         f"{better} − {worse}": {
             name: paired_interval(np.stack([run[better][name] - run[worse][name] for run in runs])) for name in MEASURES
@@ -127,16 +127,16 @@ def compare(runs: list[Values]) -> dict[str, dict[str, tuple[float, float, float
 
 
 def main(
-    seeds: Annotated[int, typer.Option(min=2, help="How many sets of users and items; the first has the seed --seed.")] = 5,
+    seeds: Annotated[int, typer.Option(min=2, help="Number of seeds, from --seed on; each draws users and items.")] = 5,
     seed: Annotated[int, typer.Option(help="The first seed.")] = 7,
-    users: Annotated[int, typer.Option(min=100, help="Users of a set.")] = 2000,
-    items: Annotated[int, typer.Option(min=300, help="Items of a set.")] = 1500,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+    users: Annotated[int, typer.Option(min=100, help="Users per seed.")] = 2000,
+    items: Annotated[int, typer.Option(min=300, help="Items per seed.")] = 1500,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only JSON.")] = False,
     plot: Annotated[Path | None, typer.Option(help="PNG of the plot.")] = None,
 ) -> None:
-    """Train on every seed, print mean ± standard deviation over the seeds and the paired gains; exit 1 below the bar."""
+    """Print mean ± standard deviation over the seeds, and paired gains; exit 1 if a target is missed."""
     machine = describe_machine()
-    torch.set_num_threads(1)  # the matrices are small: more threads wait for each other
+    torch.set_num_threads(1)  # the matrices are small, so more threads would wait for each other
     runs = []
     with progress("stages") as step, tempfile.TemporaryDirectory() as folder:
         for number in range(seeds):
@@ -159,7 +159,7 @@ def _advance(numbers: Iterator[int], step: Callable[[int, int], None], total: in
 
 
 def passed(gains: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> bool:
-    """True if every system of BARS beats its rival in every measure, its whole interval above zero."""
+    """True if every system of BARS beats its rival in every measure, with the whole interval of the gain above zero."""
     return all(low > 0 for better, worse in BARS for _, low, _ in gains[f"{better} − {worse}"].values())
 
 
@@ -175,7 +175,7 @@ def _show(means: list[dict[str, dict[str, float]]], gains: Mapping[str, Mapping[
 
 
 def draw(means: list[dict[str, dict[str, float]]], path: Path) -> None:
-    """Draw a bar per system with a dot per seed, a panel per measure."""
+    """Draw one panel per measure, with one bar per system and one dot per seed."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.2), layout="constrained")

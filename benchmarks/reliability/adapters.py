@@ -29,8 +29,8 @@ def ids(index: VectorIndex, vector: np.ndarray, filters: Filter, *, exact: bool)
     return [candidate.item_id for candidate in index.semantic(vector, K, filters, exact=exact)]
 
 
-def main(queries: Annotated[int, typer.Option(min=1, help="How many of the catalogue's queries to ask.")] = 200) -> None:
-    """Print how many exact answers are equal, id by id, and how far the HNSW answers overlap."""
+def main(queries: Annotated[int, typer.Option(min=1, help="Number of the catalogue's queries to search for.")] = 200) -> None:
+    """Print the number of exact answers with equal ids in equal order, and the overlap of the HNSW answers."""
     settings = Settings.from_env()
     faiss, opensearch = (open_store(replace(settings, index=kind)).live() for kind in ("faiss", "opensearch"))
     if faiss.tower_id != opensearch.tower_id:

@@ -2,9 +2,9 @@
 
 python -m benchmarks.reliability.cluster
 
-Three nodes are started in a temporary folder, and lots are indexed in three shards with one replica. The same questions go to the
-cluster and to an embedded index with exact search. Then threads search and write, connected to all nodes, while first the cluster
-manager and then another node is killed with SIGKILL and started again. Every answer is compared with the correct one.
+Three nodes are started in a temporary folder, and lots are indexed in three shards with one replica. The cluster and an embedded
+index with exact search answer the same questions. Then threads search and write, connected to all nodes. Meanwhile first the
+cluster manager and then another node is killed with SIGKILL and started again. Every answer is compared with the correct answer.
 """
 
 import os
@@ -48,14 +48,14 @@ class ClusterResult(Measurement):
     Attributes:
         lots: number of indexed lots.
         questions: number of different questions.
-        exact: exact searches by vector with the same ids in the same order.
-        by_words: the same of searches by words.
-        sound: approximate searches without a forbidden lot or a wrong score.
-        recall: of approximate searches against exact ones, mean.
-        phases: before, killed (a node is down), returning (it starts and recovers its shards), after.
-        written: lots that were acknowledged while nodes were killed.
+        exact: number of exact searches by vector with the correct ids in the correct order.
+        by_words: number of searches by words with the correct ids in the correct order.
+        sound: number of approximate searches without a forbidden lot, a wrong score, a wrong order or too few lots.
+        recall: mean recall of approximate searches against exact searches.
+        phases: "before", "killed" (a node is down), "returning" (the node starts and recovers its shards) or "after" -> searches.
+        written: number of lots whose writes were acknowledged while nodes were killed.
         writes_failed: errors of writes that were not acknowledged.
-        lost: acknowledged lots that are missing at the end.
+        lost: number of acknowledged lots that are missing at the end.
     """
 
     lots: int
@@ -88,13 +88,13 @@ def run_benchmark(
     """Start a cluster, compare it with exact search, and kill nodes.
 
     Args:
-        folder: empty; the nodes are stopped in the end, their data stays there.
+        folder: empty folder. The nodes are stopped at the end; their data stays in the folder.
         lots: number of lots.
-        dimensions: of their vectors.
+        dimensions: length of the lots' vectors.
         questions: number of questions, a sixth of them without a filter.
-        seconds: of load before a kill, while the node is down, and after the last kill.
-        victims: nodes that are killed one after the other, of VICTIMS.
-        heap: memory of each node.
+        seconds: seconds of load before the first kill, while each node is down, and after the last kill.
+        victims: names of VICTIMS, killed one after the other.
+        heap: memory of each node, such as "512m".
         on_phase: called with the name of each phase as it begins.
     """
     machine = describe_machine()
@@ -129,7 +129,7 @@ def run_benchmark(
 
 
 def _compare(index: OpenSearchIndex, questions: Sequence[Question], items: dict[str, IndexedItem]) -> tuple[int, int, int, float]:
-    """Return the numbers of correct exact, keyword and approximate answers, and the recall of the approximate ones."""
+    """Return the numbers of correct exact, keyword and approximate answers, and the mean recall of the approximate answers."""
     exact = sum(ids(index.semantic(q.vector, K, q.filters, exact=True)) == q.nearest for q in questions)
     by_words = sum(ids(index.keyword(q.text, K, q.filters)) == q.by_words for q in questions)
     near = [index.semantic(q.vector, K, q.filters) for q in questions]
@@ -139,7 +139,7 @@ def _compare(index: OpenSearchIndex, questions: Sequence[Question], items: dict[
 
 
 def _lose(victim: str, cluster: Path, load: Load, seconds: float, heap: str, on_phase: Callable[[str], None]) -> None:
-    """Kill a node under load, start it again after a while, and wait until every shard has its copies."""
+    """Kill a node under load, start it again after `seconds`, and wait until every shard has its copies."""
     nodes = find_cluster(cluster)
     url = urls_of(nodes)
     with connect(url, 30) as client:
@@ -170,7 +170,7 @@ def wait_until_green(url: str) -> None:
 
 
 def _health(client: OpenSearch) -> tuple[str, int]:
-    """Return colour and number of nodes. During the election of a cluster manager no node may answer."""
+    """Return colour and number of nodes, or an error's name and 0: while a cluster manager is elected, no node may answer."""
     try:
         health = client.cluster.health()
     except OpenSearchException as error:
@@ -179,13 +179,13 @@ def _health(client: OpenSearch) -> tuple[str, int]:
 
 
 def main(
-    lots: Annotated[int, typer.Option(min=100, help="How many.")] = 20_000,
-    dimensions: Annotated[int, typer.Option(min=8, help="Of their vectors.")] = 128,
-    questions: Annotated[int, typer.Option(min=6, help="Different ones, with and without filters.")] = 600,
-    seconds: Annotated[float, typer.Option(min=1.0, help="Of load before, while a node is gone, and after.")] = 10.0,
+    lots: Annotated[int, typer.Option(min=100, help="Number of lots.")] = 20_000,
+    dimensions: Annotated[int, typer.Option(min=8, help="Length of the lots' vectors.")] = 128,
+    questions: Annotated[int, typer.Option(min=6, help="Number of different questions, with and without filters.")] = 600,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Seconds of load before a kill, while a node is down, and after.")] = 10.0,
     as_json: Json = False,
 ) -> None:
-    """Measure, and print."""
+    """Compare a cluster with an exact index, kill its nodes under load, and print the result."""
     with tempfile.TemporaryDirectory(prefix="gavel-cluster-") as folder:
         result = run_benchmark(
             Path(folder),

@@ -1,4 +1,4 @@
-"""Items and questions of the cluster benchmark, with the correct answers by exact search in one embedded index."""
+"""Items and questions of the cluster benchmark, with the correct answers of exact search in one embedded index."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,20 +19,20 @@ K = 10
 TOWER = "c1u57e4"
 NOW = datetime(2026, 11, 21, 20, tzinfo=UTC)
 WORDS, CATEGORIES, BRANDS = 2_000, 20, 50
-ENDED = 0.1  # of the lots
+ENDED = 0.1  # share of the lots whose auction has ended
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A query, and its correct answers.
+    """A query by vector and by words, and its correct answers.
 
     Attributes:
-        vector: (D,) float32.
-        text: two words.
-        filters: of both searches.
-        nearest: ids of the K lots of the highest cosine, in order.
-        scores: their cosines.
-        by_words: ids of the K lots of the highest BM25 score, in order.
+        vector: (D,) float32 query vector.
+        text: query of two words.
+        filters: filters of both searches.
+        nearest: ids of the K lots with the highest cosines, best first.
+        scores: cosines of these lots.
+        by_words: ids of the K lots with the highest BM25 scores, best first.
     """
 
     vector: Vector
@@ -66,7 +66,7 @@ def _lot(number: int, vector: Vector, rng: np.random.Generator) -> IndexedItem:
 
 
 def _word(rng: np.random.Generator) -> str:
-    """Draw a word; a few words are in many titles."""
+    """Return a random word. A few words are very frequent."""
     return f"w{min(int(rng.pareto(0.8)), WORDS - 1)}"
 
 
@@ -74,10 +74,10 @@ def ask(folder: Path, lots: Sequence[IndexedItem], count: int, seed: int = 7) ->
     """Return questions with and without filters, answered by exact search in an unsharded index.
 
     Args:
-        folder: for the embedded index.
-        lots: its items.
+        folder: folder for the embedded index.
+        lots: items of the index.
         count: number of questions.
-        seed: of the random draw.
+        seed: seed of the random questions.
     """
     store, rng = EmbeddedStore(folder), np.random.default_rng([seed, 1])
     index = fill(store.create(TOWER, len(lots[0].vector)), lots)
@@ -90,7 +90,7 @@ def ask(folder: Path, lots: Sequence[IndexedItem], count: int, seed: int = 7) ->
 
 
 def fill(index: VectorIndex, lots: Sequence[IndexedItem]) -> VectorIndex:
-    """Write lots and make them visible."""
+    """Write lots into an index, make them visible, and return the index."""
     report = index.upsert(lots)
     assert report.indexed == len(lots), report
     index.refresh()
@@ -108,7 +108,7 @@ def ids(candidates: Sequence[Candidate]) -> list[str]:
 
 
 def _filter(number: int, rng: np.random.Generator) -> Filter:
-    """Return no filter, a filter of each kind, or several at once, in turns."""
+    """Return a filter for the `number`-th question: none, one of each kind, or several at once, in turns."""
     kinds: list[dict[str, Any]] = [
         {},
         {"category": f"category-{rng.integers(CATEGORIES)}"},

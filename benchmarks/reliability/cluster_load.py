@@ -16,7 +16,7 @@ from retrieval.index.opensearch.store import OpenSearchIndex, OpenSearchStore
 from retrieval.index.port import Candidate
 from retrieval.index.ranking import SCORE_DECIMALS
 
-LIVE_EVERY = 20  # searches between two resolutions of the alias, which a server repeats every few seconds
+LIVE_EVERY = 20  # searches between two look-ups of the alias, which a server repeats every few seconds
 A_WRITE, BETWEEN_WRITES_S = 50, 0.1
 ItemsById = Mapping[str, IndexedItem]
 
@@ -30,7 +30,7 @@ class PhaseResult:
         failed: errors of searches without an answer.
         wrong: descriptions of wrong answers.
         ms: durations in milliseconds.
-        recall: of approximate searches.
+        recall: recall of each approximate search.
     """
 
     answers: int = 0
@@ -59,9 +59,10 @@ class PhaseResult:
 
 
 def fault(question: Question, candidates: Sequence[Candidate], items: ItemsById) -> str:
-    """Describe the fault of an answer of an approximate search by vector; empty if it has none.
+    """Return a description of the fault in an answer to an approximate search by vector; empty if the answer has no fault.
 
-    Faults are a lot that does not pass the filter or does not exist, a wrong score, and too few lots. A missed near lot is none.
+    Faults are a lot that does not exist or does not pass the filter, a wrong score, a wrong order and a repeated lot. The number of
+    lots must be that of the exact answer. A missed near lot is no fault.
     """
     for lot in candidates:
         entry = items.get(lot.item_id)
@@ -89,15 +90,15 @@ def _allowed(question: Question, entry: IndexedItem) -> bool:
 
 
 class Load:
-    """Threads that search continuously and count by phase. A context manager that stops them at its end.
+    """Threads that search continuously and count results by phase. A context manager, which starts and stops the threads.
 
     Args:
-        url: of all nodes.
-        alias: of the index.
-        questions: with the correct answers.
+        url: URLs of all nodes, separated by commas.
+        alias: alias of the index.
+        questions: questions with the correct answers.
         items: id -> indexed item.
-        threads: number of threads, each with connections of its own.
-        seconds: limit of a search.
+        threads: number of threads, each with its own connections.
+        seconds: time limit of a search.
     """
 
     def __init__(
@@ -138,7 +139,7 @@ class Load:
                 self._count(self.phases[phase], ms, failed, wrong, recall)
 
     def _search(self, index: OpenSearchIndex, number: int) -> tuple[str, float | None]:
-        """Search for one question, exact, by words or approximately; return the fault, and the recall of an approximate answer."""
+        """Search for one question exactly, by words or approximately; return the fault, and the recall of an approximate answer."""
         question = self._questions[number // 3 % len(self._questions)]
         if number % 3 == 0:
             results = ids(index.semantic(question.vector, K, question.filters, exact=True))
@@ -159,16 +160,16 @@ class Load:
 
 
 def recall_of(question: Question, candidates: Sequence[Candidate]) -> float:
-    """Return the share of the nearest lots that are among the candidates."""
+    """Return the share of the question's nearest lots that are among the candidates; 1 if there are none."""
     return len(set(question.nearest) & set(ids(candidates))) / len(question.nearest) if question.nearest else 1.0
 
 
 class Writes:
-    """A thread that writes new lots into an index of their own, and records the acknowledged ones. A context manager like Load.
+    """A thread that writes new lots into a separate index, and records the acknowledged lots. A context manager like Load.
 
     Args:
-        index: empty.
-        lots: written repeatedly under new ids; their vectors differ, because a graph of equal ones is slow to build.
+        index: empty index.
+        lots: lots to write repeatedly under new ids. Their vectors differ, because a graph of equal vectors is slow to build.
     """
 
     def __init__(self, index: OpenSearchIndex, lots: Sequence[IndexedItem]) -> None:
@@ -186,7 +187,7 @@ class Writes:
         self._thread.join()
 
     def lost(self) -> int:
-        """Return the number of acknowledged lots that are missing; call it after the context ended."""
+        """Return the number of acknowledged lots that are missing. Call this after the context has ended."""
         self._index.refresh()
         return len(self.acknowledged) - len(self._index.fetch(self.acknowledged))
 

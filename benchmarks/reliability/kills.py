@@ -2,9 +2,9 @@
 
 python -m benchmarks.reliability.kills --rounds 200
 
-The writer logs on standard output each operation before it starts and after it is acknowledged. After a kill the index is opened
-again. Then every acknowledged write must be present, the interrupted one completely or not at all, every search must answer, and
-none may find an item that was deleted or whose auction has ended.
+The writer logs each operation on standard output before it starts and after it is acknowledged. After a kill the index is opened
+again. Then every acknowledged write must be present, and the interrupted write completely or not at all. Every search must answer,
+and no search may find an item that was deleted or whose auction has ended.
 """
 
 import json
@@ -37,8 +37,8 @@ from retrieval.index.filters import Filter
 
 DIMENSIONS, TOWER = 16, "killed"
 ITEMS = 3_000  # different ids that are added and deleted
-BATCH = (1, 600)  # entries of one write, which is one transaction
-MAX_DELAY_S = 1.5  # from the start of the writer to its kill
+BATCH = (1, 600)  # minimum and maximum of entries in one write, which is one transaction
+MAX_DELAY_S = 1.5  # longest time from the start of the writer to its kill
 ENDED_MS = 1_000_000_000_000  # long ago
 ENDING = 5  # every fifth lot has ended
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -48,11 +48,11 @@ State = dict[int, int]  # number of a present item -> its version
 
 @dataclass(frozen=True)
 class KillReport(Measurement):
-    """Counts over all rounds.
+    """Counts of kills and writes over all rounds.
 
     Attributes:
         killed_during: operation at the moment of a kill -> number of kills.
-        write_sizes: numbers of items and deletions in each acknowledged write.
+        write_sizes: number of items or deletions in each acknowledged write.
     """
 
     machine: str
@@ -65,7 +65,7 @@ class KillReport(Measurement):
         return self.killed_during.total()
 
     def add(self, log: Sequence[Mapping[str, Any]]) -> None:
-        """Count a round by the log of its writer."""
+        """Count a round, given the log of its writer."""
         self.killed_during[log[-1]["op"] if log and not log[-1]["done"] else "nothing"] += 1
         self.write_sizes.extend(len(step["numbers"]) for step in log if step["done"] and step["numbers"])
 
@@ -82,11 +82,11 @@ class Lost(GavelError):
 
 def main(
     rounds: Annotated[int, typer.Option(min=1, help="Times that the writer is killed.")] = 200,
-    seed: Annotated[int, typer.Option(help="Of the writes and the moments.")] = 7,
+    seed: Annotated[int, typer.Option(help="Seed of the writes and of the moments of the kills.")] = 7,
     spec: Annotated[str, typer.Option(help="Vector index, as GAVEL_EMBEDDED_INDEX takes it.")] = DEFAULT_INDEX,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
 ) -> None:
-    """Kill a writer again and again, and check after each time."""
+    """Kill a writer again and again, and check the index after each kill."""
     with tempfile.TemporaryDirectory(prefix="gavel-kills-") as folder, progress("kills") as step:
         report = KillReport(describe_machine())
         for number in survive(Path(folder), rounds, seed, report, spec):
@@ -100,11 +100,11 @@ def survive(root: Path, rounds: int, seed: int, report: KillReport, spec: str = 
     """Kill a writer of one index repeatedly, and check the index after each kill.
 
     Args:
-        root: of the store; new or empty.
+        root: root folder of the store; new or empty.
         rounds: number of kills.
-        seed: of everything random.
-        report: counts the rounds.
-        spec: text of the vector index.
+        seed: seed of everything random.
+        report: report that counts the rounds.
+        spec: type and parameters of the vector index.
 
     Yields:
         The number of each passed round.
@@ -127,7 +127,7 @@ def survive(root: Path, rounds: int, seed: int, report: KillReport, spec: str = 
 
 
 def _run_and_kill(arguments: Mapping[str, Any], after_s: float) -> list[dict[str, Any]]:
-    """Run a writer, kill it, and return its log."""
+    """Start a writer, kill it after `after_s` seconds, and return its log."""
     command = [sys.executable, "-c", "from benchmarks.reliability.kills import write; write()"]
     writer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
     assert writer.stdin is not None
@@ -166,7 +166,7 @@ def _next_step(chance: random.Random, state: State, version: int) -> dict[str, A
 
 
 def _execute(step: Mapping[str, Any], index: OpenIndex, store: EmbeddedStore, state: State) -> OpenIndex:
-    """Execute a step and return the index that is live then."""
+    """Execute a step, and return the index that is live afterwards."""
     if step["op"] in ("add", "delete"):
         report = index.upsert(_entries(step))
         assert report.indexed + report.deleted == len(step["numbers"]), report
@@ -199,7 +199,11 @@ def _apply(state: State, step: Mapping[str, Any]) -> None:
 
 
 def _check(root: Path, log: Sequence[Mapping[str, Any]], before: State, spec: str) -> tuple[State, int]:
-    """Compare the index with the writer's log. Return the present items and the highest version that may be in use."""
+    """Compare the index with the writer's log. Return the items in the index and the highest version in the log.
+
+    Raises:
+        Lost: the index differs from the acknowledged writes.
+    """
     acknowledged = dict(before)
     for step in log:
         if step["done"]:
@@ -220,7 +224,7 @@ def _check(root: Path, log: Sequence[Mapping[str, Any]], before: State, spec: st
 
 
 def _check_searches(index: OpenIndex, stored: State) -> None:
-    """Check that searches by vector and by word find every open item, and none that was deleted, replaced or has ended."""
+    """Check that searches by vector and by word find every open item, and no item that was deleted, replaced or has ended."""
     filters, open_items = Filter(now=NOW), {_id(number): version for number, version in stored.items() if number % ENDING}
     if index.count() != len(stored):
         raise Lost(f"{index.count()} lots are counted, {len(stored)} are there")

@@ -3,11 +3,13 @@
 python -m benchmarks.reliability.overload                                  # over a temporary workspace with random weights
 GAVEL_HOME=.gavel python -m benchmarks.reliability.overload --given
 
-The server runs on one core, its clients on another, over the loopback. A closed loop measures the capacity. Then Poisson arrivals
-come at 1, 2 and 3 times that rate, and a client hangs up when its patience ends. Goodput is the number of answers a second before
-that, and before the load ended. Because the speed of a machine varies, each load is repeated and compared with the mean of two
-measurements of the capacity around it. At half of the capacity, searches are timed without other load, during repeated requests for
-a very large photo, and with connections open whose requests never end. With those open, the server receives SIGTERM. It caches
+The server runs on one core and its clients on another, over the loopback. A closed loop measures the capacity. Then requests arrive
+as a Poisson process at 1, 2 and 3 times that rate. A client hangs up when its patience ends. Goodput is the number of answers per
+second that come before their clients hang up and before the load ends. The speed of a machine varies. So each load is repeated, and
+compared with the mean of the capacities measured before and after the load.
+
+At half of the capacity, searches are timed three times: without other load, during repeated requests for a very large photo, and
+with open connections whose requests never end. While these connections are open, the server receives SIGTERM. The server caches
 neither answers nor encoded queries.
 """
 
@@ -47,16 +49,16 @@ from processing.evaluation.runs import Latency, summarise_ms
 from retrieval.config.settings import Settings
 from retrieval.errors import GavelError
 
-TIMES = (1.0, 2.0, 3.0)  # the capacity
-QUIET = 0.5
-ROUNDS = 8  # of each load beyond half of the capacity
-CLIENTS = 16  # of the closed loop: enough to keep the server busy, few enough to wait for a turn
-BACK_OFF_S = 0.1  # of one that was refused
+TIMES = (1.0, 2.0, 3.0)  # rates of the loads, as multiples of the capacity
+QUIET = 0.5  # rate of the other loads, as a share of the capacity
+ROUNDS = 8  # rounds of each load at TIMES
+CLIENTS = 16  # clients of the closed loop: enough to keep the server busy, few enough to wait for a slot
+BACK_OFF_S = 0.1  # pause of a client after a refused request
 QUERIES = 100
 BOMB_ID, BOMB_SIDE = "bomb", 10_000  # pixels
 HALF_SENT = 1_100
 HALF_A_REQUEST = b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
-STOP_S = 30.0  # until a server that does not stop is killed
+STOP_S = 30.0  # seconds after which a server that does not stop is killed
 LATE, BROKEN = "late", "broken"
 
 
@@ -65,11 +67,11 @@ class Rush:
     """Outcome of searches at one rate.
 
     Attributes:
-        asked_rate: searches a second.
-        goodput: answers a second in time.
-        shares: goodput of each round divided by the capacity measured around it, or by the rate if that is lower.
+        requested_rate: searches per second that were sent.
+        goodput: answers in time per second.
+        shares: goodput of each round, divided by the capacity measured around the round, or by the rate if the rate is lower.
         outcomes: HTTP status, `late` or `broken` -> count.
-        latency: of answers in time; None if there are none.
+        latency: latency of answers before the clients' patience ended; None if there are none.
     """
 
     requested_rate: float
@@ -84,14 +86,14 @@ class OverloadResult(Measurement):
     """Results of one run.
 
     Attributes:
-        lots: in the index.
-        workers: processes of the server.
-        patience_s: after which a client hangs up.
-        capacity: answers a second of the closed loop; mean of all times that it was measured.
-        rushes: name of a load -> its outcome.
-        half_sent: number of connections with unfinished requests, and of those still open at the end of their load.
-        stop_s: from SIGTERM to the end of the server, with them held.
-        pss_mb: memory of all processes of the server, pages that they share counted once; MB, after the rushes.
+        lots: number of lots in the index.
+        workers: number of the server's processes.
+        patience_s: seconds after which a client hangs up.
+        capacity: answers per second of the closed loop, mean of all measurements.
+        rushes: name of a load -> outcome.
+        half_sent: number of connections with unfinished requests, and number of these that were still open at the end of the load.
+        stop_s: seconds from SIGTERM to the end of the server, while these connections are open.
+        pss_mb: memory of all processes of the server in MB after the loads at TIMES, shared pages counted once.
     """
 
     lots: int
@@ -106,16 +108,16 @@ class OverloadResult(Measurement):
 
 def main(
     given: Annotated[bool, typer.Option("--given", help="Serve GAVEL_HOME instead of a temporary workspace.")] = False,
-    photo: Annotated[str, typer.Option(help="item_id of a lot with a monstrous photo.")] = BOMB_ID,
-    lots: Annotated[int, typer.Option(min=10, help="Lots of the temporary workspace.")] = 2_000,
-    seconds: Annotated[float, typer.Option(min=0.5, max=60.0, help="Of each load.")] = 3.0,
-    rounds: Annotated[int, typer.Option(min=1, max=20, help="Of each load beyond half of the capacity.")] = ROUNDS,
+    photo: Annotated[str, typer.Option(help="item_id of a lot with a very large photo.")] = BOMB_ID,
+    lots: Annotated[int, typer.Option(min=10, help="Number of lots in the temporary workspace.")] = 2_000,
+    seconds: Annotated[float, typer.Option(min=0.5, max=60.0, help="Seconds of each load.")] = 3.0,
+    rounds: Annotated[int, typer.Option(min=1, max=20, help="Rounds of each load at or above the capacity.")] = ROUNDS,
     patience: Annotated[float, typer.Option(min=0.05, max=10.0, help="Seconds after which a client hangs up.")] = 1.0,
-    workers: Annotated[int, typer.Option(min=1, max=16, help="Processes of the server; one is held to a core.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=16, help="Processes of the server; a single one is pinned to a core.")] = 1,
     half_sent: Annotated[int, typer.Option(min=1, max=4_000, help="Connections whose requests never end.")] = HALF_SENT,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
 ) -> None:
-    """Load a server beyond its capacity."""
+    """Load a server beyond its capacity and with malicious clients, and print the outcomes."""
     with nullcontext(Settings.from_env().home) if given else temporary_workspace(lots) as home:
         result = run_benchmark(
             home, photo, seconds=seconds, rounds=rounds, patience_s=patience, workers=workers, half_sent=half_sent
@@ -149,16 +151,16 @@ def run_benchmark(
     half_sent: int = HALF_SENT,
     on_phase: Callable[[str], None] = lambda phase: notes.print(phase, style="dim"),
 ) -> OverloadResult:
-    """Serve a workspace and load it.
+    """Serve a workspace and load the server.
 
     Args:
-        home: its folder, with a release and an index of it.
-        photo: item_id of the item with the large photo.
-        seconds: of each load.
-        rounds: of each load beyond half of the capacity, > 0.
+        home: folder of the workspace, with a release and an index of the release.
+        photo: item_id of the item with the very large photo.
+        seconds: seconds of each load.
+        rounds: rounds of each load at TIMES, > 0.
         patience_s: seconds after which a client hangs up.
-        workers: processes of the server.
-        half_sent: connections whose requests never end.
+        workers: number of the server's processes.
+        half_sent: number of connections whose requests never end.
         on_phase: called with the name of each phase as it begins.
 
     Raises:
@@ -210,7 +212,7 @@ def run_benchmark(
 
 
 class _Clients:
-    """Clients of a server: each request has a connection of its own, which is closed when the patience ends."""
+    """Clients of a server. Each request has its own connection, which is closed when the client's patience ends."""
 
     def __init__(self, url: str, texts: Sequence[str], patience_s: float) -> None:
         self._address = (urlsplit(url).hostname, urlsplit(url).port)
@@ -238,7 +240,7 @@ class _Clients:
         return (await self.get(f"/search?{urlencode({'q': next(self._texts)})}", patience_s))[0]
 
     async def capacity(self, seconds: float) -> float:
-        """Return the answers a second of a closed loop with CLIENTS clients."""
+        """Return the answers per second of a closed loop with CLIENTS clients."""
         answered, started = 0, time.perf_counter()
 
         async def ask() -> None:
@@ -253,7 +255,7 @@ class _Clients:
         return answered / (time.perf_counter() - started)
 
     async def again_and_again(self, path: str, seconds: float) -> None:
-        """Send requests for one path, one after the other."""
+        """Send requests for one path, one after the other, for `seconds`."""
         started = time.perf_counter()
         while (left := started + seconds - time.perf_counter()) > 0:
             await self.get(path, left)
@@ -261,10 +263,10 @@ class _Clients:
     async def rush(
         self, rate: float, seconds: float, beside: Callable[[float], Coroutine[Any, Any, None]] | None = None
     ) -> "_Load":
-        """Search `rate` times a second on average, with Poisson arrivals."""
+        """Search `rate` times per second on average, with Poisson arrivals, while `beside` runs."""
         outcomes: Counter[str] = Counter()
         in_time: list[float] = []
-        answered = 0  # before the end of the load; later answers come from a server without load
+        answered = 0  # answers before the end of the load; later answers come from a server without load
         due = started = time.perf_counter()
 
         async def ask() -> None:
@@ -308,7 +310,7 @@ def _rush_of(loads: Sequence[_Load], goodput_ratios: Sequence[float]) -> Rush:
 
 @contextmanager
 def temporary_workspace(lots: int, bomb_side: int = BOMB_SIDE) -> Iterator[Path]:
-    """Yield the folder of a temporary workspace with an index by random weights; one item has a very large photo."""
+    """Yield the folder of a temporary workspace with an index by a tower of random weights. One item has a very large photo."""
     from models.artefacts.tower_files import save_towers
     from models.towers.config import preset
     from models.towers.tokenizer import train_wordpiece
@@ -330,7 +332,7 @@ def temporary_workspace(lots: int, bomb_side: int = BOMB_SIDE) -> Iterator[Path]
 
 
 def _run(home: Path, *arguments: str) -> None:
-    """Run a command of gavel in a workspace."""
+    """Run a command of `gavel` in a workspace."""
     done = subprocess.run(
         [sys.executable, "-m", "gavel.cli.main", *arguments],
         env={**os.environ, "GAVEL_HOME": str(home)},
@@ -343,7 +345,7 @@ def _run(home: Path, *arguments: str) -> None:
 
 @contextmanager
 def _half_sent(url: str, count: int) -> Iterator[list[socket.socket]]:
-    """Hold connections with half a request in each for the length of the block."""
+    """Hold open `count` connections, each with half a request, for the length of the block."""
     held: list[socket.socket] = []
     try:
         for _ in range(count):
@@ -357,7 +359,7 @@ def _half_sent(url: str, count: int) -> Iterator[list[socket.socket]]:
 
 
 def _is_open(held: socket.socket) -> bool:
-    """True if the server has neither answered nor ended a connection."""
+    """True if the server has neither answered on the connection nor closed it."""
     try:
         held.recv(1)
     except BlockingIOError:
@@ -368,7 +370,7 @@ def _is_open(held: socket.socket) -> bool:
 
 
 def _stop(server: psutil.Process) -> float:
-    """Send SIGTERM and return the seconds until the server ended, or STOP_S if it did not."""
+    """Send SIGTERM and return the seconds until the server ended. It is killed after STOP_S."""
     started = time.perf_counter()
     server.terminate()
     try:

@@ -1,6 +1,6 @@
 """Latency from a buyer's interactions to items over HTTP: `POST /encode_buyer`, then `POST /retrieve` with the vector.
 
-For comparison, plain faiss searches the index's own graph for the same vectors and as many items.
+For comparison, plain faiss searches the index's own graph for the same vectors and the same number of items.
 """
 
 import http.client
@@ -42,18 +42,18 @@ _Post = Callable[[str, Mapping[str, Any]], Any]  # path and body -> answer
 
 @dataclass(frozen=True)
 class BuyerPathResult(Measurement):
-    """Milliseconds a buyer.
+    """Latencies per buyer in milliseconds.
 
     Attributes:
-        index: physical name.
-        lots: items in the index.
-        dimensions: of the vectors.
-        mean_interactions: mean number of interactions a buyer.
-        encode_buyer: `POST /encode_buyer` with all interactions.
-        retrieve: `POST /retrieve` with the vector.
-        both: the two in sequence.
-        in_one: `POST /retrieve` with the interactions, which does both.
-        bare: plain faiss for the same vector.
+        index: physical name of the index.
+        lots: number of items in the index.
+        dimensions: length of the vectors.
+        mean_interactions: mean number of interactions per buyer.
+        encode_buyer: latency of `POST /encode_buyer` with all interactions.
+        retrieve: latency of `POST /retrieve` with the vector.
+        both: sum of the two latencies for each buyer.
+        in_one: latency of `POST /retrieve` with the interactions, which does both.
+        bare: latency of plain faiss for the same vector.
     """
 
     index: str
@@ -69,12 +69,12 @@ class BuyerPathResult(Measurement):
 
     @property
     def overhead(self) -> float:
-        """Median of both requests divided by the median of plain faiss."""
+        """Median latency of both requests divided by the median latency of plain faiss."""
         return round(self.both.p50_ms / self.bare.p50_ms, 1)
 
 
 class _NoEncoder:
-    """Query tower for a service without text queries."""
+    """A query tower for a service without text queries."""
 
     def __init__(self, tower_id: str) -> None:
         self.tower_id = tower_id
@@ -97,20 +97,20 @@ def run_benchmark(
     """Measure the live embedded index of a store, with requests one after the other.
 
     Args:
-        store: of the index.
-        folder: of the store's indices.
-        buyer_tower: encodes buyers.
-        item_ids: of the items in the index.
-        buyers: number of different buyers; each has 1 to 200 interactions, most of them few.
-        repetitions: passes over them.
-        seed: of the histories.
+        store: store of the index.
+        folder: folder with the store's indices.
+        buyer_tower: tower that encodes buyers.
+        item_ids: ids of the items in the index.
+        buyers: number of different buyers. Each has 1 to 200 interactions; most buyers have few.
+        repetitions: passes over the buyers.
+        seed: seed of the random histories.
         progress: called with (buyers done, buyers in all).
     """
     machine = describe_machine()
     service = SearchService(
         store,
         SearchModels(_NoEncoder, load_buyer_tower=lambda _: buyer_tower),
-        SearchLimits(retrieve_timeout_s=60, deadline_s=120, cached_queries=0, cached_answers_s=0),  # buyers come again
+        SearchLimits(retrieve_timeout_s=60, deadline_s=120, cached_queries=0, cached_answers_s=0),  # buyers are repeated
     )
     index = service.live().index
     plain: Any = faiss.read_index(str(folder / index.name / GRAPH_FILE))
@@ -137,12 +137,12 @@ def random_attention(dimensions: int, heads: int, seed: int = 7) -> Attention:
 
 
 def draw_histories(item_ids: Sequence[str], buyers: int, seed: int = 7) -> list[list[Interaction]]:
-    """Return random histories as the API takes them: 1 to 200 interactions of the last month.
+    """Return random histories in the API's form: 1 to 200 interactions of the last 30 days each.
 
     Args:
-        item_ids: of all items.
+        item_ids: ids of all items.
         buyers: number of histories.
-        seed: of the random draw.
+        seed: seed of the random histories.
     """
     rng, now = np.random.default_rng(seed), utc_now()
     kinds = EVENT_TYPES
@@ -160,7 +160,7 @@ def draw_histories(item_ids: Sequence[str], buyers: int, seed: int = 7) -> list[
 
 
 def _time_buyer(post: _Post, interactions: Sequence[Interaction], plain: Any) -> dict[str, float]:
-    """Return the milliseconds of every request for one buyer."""
+    """Return the milliseconds of every request for one buyer, and of plain faiss."""
     encode_ms, encoded = _timed(lambda: post("/encode_buyer", {"events": interactions}))
     retrieve_ms, _ = _timed(lambda: post("/retrieve", {"vector": encoded["vector"], "k": K}))
     in_one_ms, _ = _timed(lambda: post("/retrieve", {"recent_interactions": interactions, "k": K}))

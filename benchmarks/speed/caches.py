@@ -1,7 +1,7 @@
 """Gain of a search server's caches for repeated queries.
 
-Queries follow Zipf's law as logs of search engines do (Xie and O'Hallaron, INFOCOM 2002), with a given exponent or one fitted to a
-log. `gavel serve` runs on one core at its limit: without caches, with cached query vectors, and with cached answers, too.
+Queries follow Zipf's law as in logs of search engines (Xie and O'Hallaron, INFOCOM 2002). The exponent is given or fitted to a log.
+`gavel serve` runs on one core at its limit: without caches, with cached query vectors, and with cached vectors and answers.
 """
 
 from collections import Counter
@@ -27,12 +27,12 @@ SEED = 7
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One cache configuration under one exponent.
+    """Measurements of one cache configuration under one exponent.
 
     Attributes:
-        exponent: of Zipf's law.
+        exponent: exponent of Zipf's law.
         system: name of the configuration.
-        load: at the server's limit.
+        load: result of the load at the server's limit.
         vector_hits: hit rate of the cache of vectors.
         answer_hits: hit rate of the cache of answers.
     """
@@ -46,11 +46,11 @@ class Row:
 
 @dataclass(frozen=True)
 class CachesResult(Measurement):
-    """All measurements.
+    """Measurements of all cache configurations.
 
     Attributes:
         queries: number of different queries.
-        rows: by exponent and configuration.
+        rows: measurements by exponent and configuration.
     """
 
     queries: int
@@ -60,12 +60,12 @@ class CachesResult(Measurement):
 def run_benchmark(
     texts: Sequence[str], exponents: Sequence[float], *, seconds: float = 15.0, on_phase: Callable[[str], None] = lambda phase: None
 ) -> CachesResult:
-    """Serve the index of this workspace in every configuration and load it.
+    """Serve the index of this workspace in every configuration and load the server.
 
     Args:
         texts: different queries, the most frequent first.
-        exponents: of Zipf's law.
-        seconds: of each load.
+        exponents: exponents of Zipf's law.
+        seconds: seconds of each load.
         on_phase: called with the name of each phase as it begins.
     """
     machine, rows = describe_machine(), []
@@ -80,7 +80,7 @@ def run_benchmark(
 
 
 def zipf_draws(texts: Sequence[str], exponent: float, count: int) -> list[str]:
-    """Draw requests: the i-th text has a probability proportional to i to the power of -exponent."""
+    """Return `count` random requests. The i-th text has a probability proportional to i to the power of -exponent."""
     chances = np.arange(1, len(texts) + 1, dtype=np.float64) ** -exponent
     indices = np.random.default_rng(SEED).choice(len(texts), count, p=chances / chances.sum())
     return [texts[number] for number in indices]
@@ -104,14 +104,14 @@ def zipf_exponent(requests: Iterable[str]) -> float:
 def expected_hits(queries: int, exponent: float, rate: float, seconds: float = 5.0) -> float:
     """Return the expected hit rate of cached answers for Poisson arrivals.
 
-    An answer expires after a fixed time. So of a query with r arrivals a second, one in 1 + r * seconds is computed (Jung et al.,
-    INFOCOM 2003).
+    An answer expires after a fixed time. So for a query with r arrivals per second, one in 1 + r * seconds answers is computed
+    (Jung et al., INFOCOM 2003).
 
     Args:
         queries: number of different queries.
-        exponent: of Zipf's law.
-        rate: searches a second of all queries together.
-        seconds: lifetime of an answer.
+        exponent: exponent of Zipf's law.
+        rate: searches per second of all queries together.
+        seconds: lifetime of an answer in seconds.
     """
     chances = np.arange(1, queries + 1, dtype=np.float64) ** -exponent
     chances /= chances.sum()

@@ -1,7 +1,7 @@
-"""Start of the query Lambda in a new interpreter: time of the import, and until the first answer.
+"""Start time of the query Lambda in a new interpreter: time of the import, and time until the first answer.
 
-Files are read once before, so that the disk is warm and bytecode exists. SnapStart takes its snapshot after all this, so AWS pays
-the time when a version is published, not when a buyer searches.
+An uncounted start comes first, so that files are in the page cache and bytecode exists. SnapStart takes its snapshot after the
+import. So on AWS the import takes time when a version is published, not when a buyer searches.
 """
 
 import json
@@ -36,14 +36,14 @@ PREFIX = "result:"
 
 @dataclass(frozen=True)
 class ColdStart(Measurement):
-    """Seconds, medians over new interpreters.
+    """Start times in seconds, medians over new interpreters.
 
     Attributes:
         runs: number of interpreters.
         import_s: import of the handler with its dependencies.
-        slowest_import_s: maximum of the runs.
-        first_answer_s: from the start of the import to the first answer, tower and index included; None without a search.
-        second_answer_s: the same search again.
+        slowest_import_s: longest import of all runs.
+        first_answer_s: time from the start of the import to the first answer, including tower and index; None without a query.
+        second_answer_s: time of the same search when repeated; None without a query.
     """
 
     runs: int
@@ -57,12 +57,12 @@ def run_benchmark(query: str | None, *, runs: int = 5, on_run: Callable[[int, in
     """Start the handler several times.
 
     Args:
-        query: searched in the OpenSearch of the settings with their towers; None only imports.
-        runs: after one that does not count.
-        on_run: called with (runs done, runs).
+        query: query to search for, in the OpenSearch and with the towers of the settings; None only imports.
+        runs: number of counted runs; an uncounted run comes first.
+        on_run: called with (runs done, runs in all).
 
     Raises:
-        GavelError: the handler failed; the message has its last line of output.
+        GavelError: the handler failed; the message has the last line of the handler's output.
     """
     machine = describe_machine()
     arguments = [] if query is None else [json.dumps(search_event(query))]

@@ -1,4 +1,4 @@
-"""Throughput of the embedding job from JPEG files and titles, compared with its model alone.
+"""Throughput of the embedding job from JPEG files and titles, compared with the bare model.
 
 gavel bench embed --preset distilbert-resnet50
 """
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 PHASES = ("decode", "collate", "transfer", "compute", "write")
 JPEG_QUALITY = 85
-GRAIN = 4.0  # standard deviation of the noise: JPEGs of 640 pixels have about 90 kB, as those of shops
+GRAIN = 4.0  # standard deviation of the noise, by which JPEGs of 640 pixels have about 90 kB, like those of shops
 PATCHES = 16
 LOTS_FILE = "lots.ndjson"
 MAKERS = ("Omega", "Leica", "Rolex", "Meissen", "Fender", "Eames", "Lalique", "Zeiss")
@@ -47,8 +47,8 @@ class Repetition:
 
     Attributes:
         path_s: seconds of the job from files to a committed release, without loading the tower.
-        model_s: seconds of the model over the same batches as tensors on its device.
-        path_cpu_s: processor seconds of the job; for decoding workers their busy time.
+        model_s: seconds of the model over the same batches, which are tensors on the model's device.
+        path_cpu_s: processor seconds of the job, with the busy time of decoding workers.
         model_cpu_s: processor seconds of the model.
         busy_s: phase -> busy seconds during the job; phases overlap.
     """
@@ -62,19 +62,19 @@ class Repetition:
 
 @dataclass(frozen=True)
 class EmbedBenchmark(Measurement):
-    """Throughput of the embedding job and of its model alone.
+    """Throughput of the embedding job and of the bare model.
 
     Attributes:
         preset: architecture of the tower with random weights.
         lots: number of items, each with a photo.
         photo_size: side of the square JPEG in pixels.
-        photo_kb: mean size of a JPEG.
-        batch_size: lots a batch.
-        workers: processes that decode; 0 decodes in a thread.
-        device: of the model.
-        repetitions: in their order.
-        hardware: processor, cores, accelerator.
-        load: load average of the minute before, caused by other processes.
+        photo_kb: mean size of a JPEG in kB.
+        batch_size: number of lots per batch.
+        workers: number of processes that decode photos; 0 decodes in a thread.
+        device: torch device of the model.
+        repetitions: measurements of each repetition, in order.
+        hardware: processor, cores, torch threads, and the GPU if it is used.
+        load: load average of the minute before the measurement, caused by other processes.
     """
 
     preset: str
@@ -91,31 +91,31 @@ class EmbedBenchmark(Measurement):
 
     @property
     def items_per_s(self) -> float:
-        """Lots a second of the job, median."""
+        """Lots per second of the job, median over the repetitions."""
         return round(self.lots / median(one.path_s for one in self.repetitions), 1)
 
     @property
     def model_items_per_s(self) -> float:
-        """Lots a second of the model alone, median."""
+        """Lots per second of the bare model, median over the repetitions."""
         return round(self.lots / median(one.model_s for one in self.repetitions), 1)
 
     @property
     def ratio(self) -> float:
-        """Rate of the job divided by that of the model alone, median; 1 hides everything but the model."""
+        """Rate of the job divided by the rate of the bare model, median. At 1 all other work is hidden behind the model's."""
         return round(median(one.model_s / one.path_s for one in self.repetitions), 3)
 
     @property
     def cpu_ratio(self) -> float:
-        """Processor time of the model alone divided by that of the job, median: `ratio` if the model fills every core."""
+        """Processor time of the bare model divided by that of the job, median. It equals `ratio` if the model fills every core."""
         return round(median(one.model_cpu_s / one.path_cpu_s for one in self.repetitions), 3)
 
     def share(self, phase: str) -> float:
-        """Return the busy share of a phase, median. Phases overlap, so the shares add up to more than 1."""
+        """Return the busy share of a phase, median of the repetitions. Phases overlap, so shares may add up to more than 1."""
         return median(one.busy_s.get(phase, 0.0) / one.path_s for one in self.repetitions)
 
     @property
     def busy_share(self) -> dict[str, float]:
-        """share() of every phase."""
+        """Phase -> busy share, see share()."""
         return {phase: round(self.share(phase), 4) for phase in PHASES}
 
 
@@ -123,11 +123,11 @@ def make_lots(folder: Path, lots: int, photo_size: int, progress: Progress | Non
     """Write a catalogue of items, each with its own JPEG.
 
     Args:
-        folder: for lots.ndjson and photos/.
+        folder: folder to write lots.ndjson and photos/ to.
         lots: number of items.
         photo_size: side of the square photos in pixels, >= 16.
-        progress: called with (lots done, lots).
-        seed: of titles and photos.
+        progress: called with (items done, items in all).
+        seed: seed of the random titles and photos.
     """
     random = np.random.default_rng(seed)
     (folder / "photos").mkdir(parents=True)
@@ -143,7 +143,7 @@ def make_lots(folder: Path, lots: int, photo_size: int, progress: Progress | Non
 
 
 def _photo(random: np.random.Generator, size: int) -> Image.Image:
-    """Draw soft patches of colour with grain, which compress about as photos do."""
+    """Return an image of soft patches of colour with grain, which compresses about like a photo."""
     patches = Image.fromarray(random.integers(0, 256, (PATCHES, PATCHES, 3), dtype=np.uint8))
     smooth = np.asarray(patches.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
     grain = random.standard_normal((size, size, 1), dtype=np.float32) * GRAIN
@@ -155,9 +155,9 @@ def random_encoder(preset: str, texts: list[str], device: str | None, *, seed: i
 
     Args:
         preset: name of the architecture.
-        texts: to train its tokenizer.
-        device: a torch device name; None takes the GPU when there is one.
-        seed: of the weights.
+        texts: texts to train the tokenizer on.
+        device: torch device; None takes the GPU if there is one.
+        seed: seed of the random weights.
     """
     import torch
 
@@ -181,7 +181,7 @@ def random_encoder(preset: str, texts: list[str], device: str | None, *, seed: i
 
 
 def ready_batches(encoder: "ItemEncoder", folder: Path) -> "list[ItemBatch]":
-    """Return the batches of the job as tensors on the device."""
+    """Return the batches of the job as tensors on the encoder's device."""
     items = [row for row in read_items(folder / LOTS_FILE) if isinstance(row, Item)]
     batches = []
     for start in range(0, len(items), BATCH_SIZE):
@@ -194,15 +194,15 @@ def ready_batches(encoder: "ItemEncoder", folder: Path) -> "list[ItemBatch]":
 def measure(
     encoder: "ItemEncoder", folder: Path, out: Path, *, workers: int, repetitions: int, progress: Progress | None = None
 ) -> Iterator[Repetition]:
-    """Run the job and the model alone in alternating order.
+    """Run the job and the bare model in alternating order, and yield the measurements of each repetition.
 
     Args:
-        encoder: the item tower.
-        folder: as make_lots() writes it.
-        out: for a release a repetition.
-        workers: processes that decode; 0 decodes in a thread.
-        repetitions: number after a warm-up of each.
-        progress: called with (passes done, passes).
+        encoder: encoder with the item tower.
+        folder: catalogue that make_lots() wrote.
+        out: folder for one release per repetition.
+        workers: number of processes that decode photos; 0 decodes in a thread.
+        repetitions: number of repetitions after a warm-up.
+        progress: called with (passes done, passes in all).
     """
     batches = ready_batches(encoder, folder)
     passes = 2 * (repetitions + 1)
@@ -244,12 +244,12 @@ def run_benchmark(
         preset: architecture of the tower.
         lots: number of items, >= 1.
         photo_size: side of the photos in pixels, >= 16.
-        workers: processes that decode.
-        device: a torch device name; None takes the GPU when there is one.
-        repetitions: number, >= 1.
-        folder: empty, for all files.
-        photos: progress of the lots.
-        passes: progress of the measurement.
+        workers: number of processes that decode photos; 0 decodes in a thread.
+        device: torch device; None takes the GPU if there is one.
+        repetitions: number of repetitions, >= 1.
+        folder: empty folder for all files.
+        photos: called with (items written, items in all).
+        passes: called with (passes done, passes in all).
     """
     catalogue = folder / "lots"
     make_lots(catalogue, lots, photo_size, photos)

@@ -1,8 +1,8 @@
 """Latency of query encoding: the torch tower in float32, its int8 artefact, and a static query encoder, in turns.
 
-Weights are random, because speed does not depend on training; sizes are those of the preset. All three encode the same texts,
-tokenizer included, on one thread. A round encodes every query once with each. Processor time is reported, too, because the clock of
-a busy machine also measures other processes.
+Weights are random, because speed does not depend on training; sizes are those of the preset. All three encoders tokenise and encode
+the same texts on one thread. A round encodes every query once with each encoder. Processor time is reported, too, because the clock
+of a busy machine also measures other processes.
 """
 
 import tempfile
@@ -32,8 +32,8 @@ from retrieval.encoders.static_query_encoder import Int8Table, SmallQueryEncoder
 
 TORCH, INT8, SMALL = "torch, float32", "int8 ONNX artefact", "small query tower"
 QUERIES, LOTS = 40, 400
-PAIRS = 65_536  # the maximum of a static query encoder
-WARM_UP = 2  # rounds
+PAIRS = 65_536  # maximum number of token pairs of a static query encoder
+WARM_UP = 2  # uncounted rounds
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 Encode = Callable[[str], object]
@@ -41,13 +41,13 @@ Encode = Callable[[str], object]
 
 @dataclass(frozen=True)
 class EncoderResult:
-    """One encoder.
+    """Measurements of one encoder.
 
     Attributes:
-        latency: of single queries, milliseconds by the clock.
-        cpu_ms: processor time of a query, median of the rounds.
-        ratio: torch's time divided by this one's, median of the rounds.
-        cpu_ratio: the same of processor time.
+        latency: wall-clock latency of single queries in milliseconds.
+        cpu_ms: processor time per query in milliseconds, median over the rounds.
+        ratio: wall-clock time of torch divided by this encoder's, median over the rounds.
+        cpu_ratio: processor time of torch divided by this encoder's, median over the rounds.
     """
 
     latency: Latency
@@ -58,14 +58,14 @@ class EncoderResult:
 
 @dataclass(frozen=True)
 class EncodeResult(Measurement):
-    """All three encoders.
+    """Measurements of all three encoders.
 
     Attributes:
         preset: name of the architecture.
-        tokens: of a query, without [CLS] and [SEP].
-        rounds: without the warm-up.
-        encoders: encoder -> result.
-        bytes: file -> size.
+        tokens: number of tokens per query, without [CLS] and [SEP].
+        rounds: number of rounds, without the warm-up.
+        encoders: encoder -> measurements.
+        bytes: file of the tower -> size in bytes.
     """
 
     preset: str
@@ -82,13 +82,13 @@ def run_benchmark(
     rounds: int = 15,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> EncodeResult:
-    """Measure all three on the same queries.
+    """Measure all three encoders on the same queries.
 
     Args:
-        name: a preset.
-        tokens: of every query, without [CLS] and [SEP].
-        rounds: without the warm-up, >= 1.
-        progress: called with (rounds done, rounds).
+        name: name of a preset.
+        tokens: number of tokens per query, without [CLS] and [SEP].
+        rounds: number of rounds, without the warm-up, >= 1.
+        progress: called with (rounds done, rounds in all).
     """
     machine = describe_machine()
     threads = torch.get_num_threads()
@@ -111,10 +111,10 @@ def run_benchmark(
 
 
 def _towers(name: str, tokens: int, scratch: Path) -> tuple[Path, Encode, list[str]]:
-    """Return an artefact with both query encoders, the torch tower, and queries."""
+    """Return the folder of a tower with both query encoders, a function that encodes with the torch tower, and queries."""
     torch.manual_seed(0)
     random = np.random.default_rng(7)
-    config = replace(preset(name).fresh(), use_image=False)  # no query looks at a photo
+    config = replace(preset(name).fresh(), use_image=False)  # a query has no photo
     towers = TwoTowers(config).eval()
     titles = [query_text(lot.item.title) for lot in draw_lots(LOTS, random, NOW)]
     tokenizer = train_wordpiece(titles, config.vocabulary)
@@ -135,14 +135,14 @@ def _towers(name: str, tokens: int, scratch: Path) -> tuple[Path, Encode, list[s
 
 
 def _queries(titles: Sequence[str], count: Callable[[str], int], tokens: int) -> list[str]:
-    """Return openings of titles with the given number of tokens."""
+    """Return up to QUERIES beginnings of titles that have `tokens` tokens."""
     openings = (" ".join(title.split()[:words]) for title in titles for words in range(1, 12))
     queries = [text for text in dict.fromkeys(openings) if count(text) == tokens]
     return queries[:QUERIES]
 
 
 def _small_tower(tower_id: str, dimensions: int, vocabulary: int, queries: Sequence[NDArray[np.int64]]) -> SmallQueryTower:
-    """Create a static query encoder of full size with all token pairs of the queries."""
+    """Create a static query encoder of about PAIRS pairs, with all token pairs of the queries."""
     random = np.random.default_rng(7)
     own = np.concatenate([pair_keys(ids) for ids in queries])
     others = pair_keys(random.integers(0, vocabulary, PAIRS - len(own) + 1))

@@ -1,8 +1,8 @@
-"""New items in an embedded index: write rate, time until they are found, and latency of concurrent searches.
+"""New items in an embedded index: write rate, time until new items are found, and latency of concurrent searches.
 
-The index of many items is copied, because this benchmark changes it. One thread writes while another searches by vectors; then a
-background rebuild adds the new items to the graph while searches continue. The same follows for words
-(benchmarks/speed/fresh_words.py).
+The index of many items is copied, because this benchmark changes the index. One thread writes while another searches by vectors.
+Then a background rebuild adds the new items to the graph while searches continue. Last, benchmarks/speed/fresh_words.py measures
+the same for words.
 """
 
 import shutil
@@ -36,17 +36,17 @@ ITEMS_PER_WRITE = 1_000  # one upsert is one transaction
 
 @dataclass(frozen=True)
 class FreshLotsResult(Measurement):
-    """Writes and concurrent searches.
+    """Measurements of writes and of concurrent searches.
 
     Attributes:
-        lots: items in the index before.
-        written: new items.
-        upserts_a_second: acknowledged and durable, with concurrent searches.
-        first_found_ms: from the write of one item to the answer that has it.
-        idle: searches without other load.
-        writing: searches during writes.
-        renewing: searches during the rebuild of the graph.
-        words: the same of keyword and hybrid searches.
+        lots: number of items in the index before the writes.
+        written: number of new items.
+        upserts_a_second: acknowledged, durable upserts per second with concurrent searches.
+        first_visible_ms: milliseconds from the start of one item's write to the answer that holds the item.
+        idle: latency of searches without other load.
+        writing: latency of searches during writes.
+        renewing: latency of searches during the rebuild of the graph.
+        words: measurements of keyword and hybrid searches.
     """
 
     lots: int
@@ -75,10 +75,10 @@ def run_benchmark(
     """Measure on a copy of a store's live index.
 
     Args:
-        root: of the store.
-        alias: its live index is copied.
+        root: root folder of the store.
+        alias: alias of the index that is copied.
         written: number of new items; enough for a rebuild of the graph.
-        seed: of vectors and queries.
+        seed: seed of the random vectors and queries.
         on_phase: called with the name of each phase as it begins.
 
     Raises:
@@ -111,7 +111,7 @@ def run_benchmark(
 
 
 class _Writer(threading.Thread):
-    """Upserts items, one transaction after the other."""
+    """A thread that upserts items, one transaction after the other."""
 
     def __init__(self, index: EmbeddedIndex, lots: Sequence[IndexedItem]) -> None:
         super().__init__(name="writer")
@@ -140,7 +140,7 @@ def _copy(root: Path, alias: str) -> Iterator[EmbeddedIndex]:
 
 
 def _fresh(index: EmbeddedIndex, count: int, rng: np.random.Generator) -> list[IndexedItem]:
-    """Return new items with the document of an existing one."""
+    """Return new items with random vectors and the document of an existing item."""
     document = index.semantic(np.ones(index.dimensions, dtype=np.float32), 1, Filter())[0].document
     vectors = to_unit_length(rng.standard_normal((count, index.dimensions)).astype(np.float32))  # (N, D)
     lot = IndexedItem("", 1, document, vectors[0])
@@ -149,7 +149,7 @@ def _fresh(index: EmbeddedIndex, count: int, rng: np.random.Generator) -> list[I
 
 
 def _endless(index: EmbeddedIndex, rng: np.random.Generator) -> Iterator[IndexedItem]:
-    """Yield new items with documents of existing ones and a unique word in each."""
+    """Yield new items without end. Each has the document of an existing item and a unique word."""
     documents = [
         c.document for c in index.semantic(rng.standard_normal(index.dimensions).astype(np.float32), ITEMS_PER_WRITE, Filter())
     ]
@@ -161,7 +161,7 @@ def _endless(index: EmbeddedIndex, rng: np.random.Generator) -> Iterator[Indexed
 
 
 def _searches(index: EmbeddedIndex, queries: Iterator[Vector], go_on: Callable[[], bool]) -> Latency:
-    """Search sequentially while go_on() is true, at least once."""
+    """Search sequentially while go_on() is true, at least once, and return the latency."""
     milliseconds: list[float] = []
     while not milliseconds or go_on():
         query = next(queries)

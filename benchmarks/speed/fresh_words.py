@@ -1,7 +1,7 @@
 """Words of new items in an embedded index: time until a keyword search finds them, and latency of concurrent hybrid searches.
 
-One thread writes while another searches; then a buffer that is due merges into the inverted lists while searches continue. The
-vectors of its items are in the graph before, so that only the words add load.
+One thread writes while another searches. Then a full buffer of new items is merged into the inverted lists while searches continue.
+The vectors of these items are added to the graph before, so that only the words add load.
 """
 
 import threading
@@ -31,16 +31,16 @@ Query = tuple[str, Vector]
 
 @dataclass(frozen=True, slots=True)
 class FreshWordsResult:
-    """Writes and concurrent hybrid searches.
+    """Measurements of writes and of concurrent hybrid searches.
 
     Attributes:
-        joined: items of the buffer that merged into the inverted lists.
-        first_found_ms: from the write of one item to the keyword search that finds it by its word.
-        caught_up_ms: the keyword search that adds all of `joined` to the buffer.
-        joining_s: duration of the merge.
-        idle: searches without other load.
-        writing: searches during writes.
-        joining: searches during the merge.
+        joined: number of items in the buffer that was merged into the inverted lists.
+        first_visible_ms: milliseconds from the start of one item's write to the keyword search that finds the item by its word.
+        caught_up_ms: duration of the keyword search that adds all `joined` items to the buffer, in milliseconds.
+        joining_s: duration of the merge in seconds.
+        idle: latency of searches without other load.
+        writing: latency of searches during writes.
+        joining: latency of searches during the merge.
     """
 
     joined: int
@@ -59,13 +59,13 @@ class FreshWordsResult:
 def measure(
     index: EmbeddedIndex, lots: Iterator[IndexedItem], written: int, queries: Sequence[Query], on_phase: Callable[[str], None]
 ) -> FreshWordsResult:
-    """Measure on an index and change it.
+    """Measure writes and searches on an index, which this changes.
 
     Args:
-        index: of many items.
-        lots: enough new items, each with words_of() its item_id as a unique word.
+        index: index of many items.
+        lots: enough new items; each holds words_of(item_id) as a unique word.
         written: number of items written with concurrent searches.
-        queries: as of questions_of().
+        queries: queries, as questions_of() returns them.
         on_phase: called with the name of each phase as it begins.
 
     Raises:
@@ -106,7 +106,7 @@ def words_of(item_id: str) -> str:
 
 
 def questions_of(index: EmbeddedIndex, rng: np.random.Generator) -> Sequence[Query]:
-    """Return queries of consecutive words of a title, each with a random vector."""
+    """Return queries of two to five consecutive words of a title, each with a random vector."""
     queries: list[Query] = []
     while len(queries) < QUERIES:
         vector = rng.standard_normal(index.dimensions).astype(np.float32)
@@ -124,7 +124,7 @@ def _write(index: EmbeddedIndex, lots: Sequence[IndexedItem]) -> None:
 
 
 def _searches(index: EmbeddedIndex, questions: Iterator[Query], go_on: Callable[[], bool]) -> Latency:
-    """Search sequentially while go_on() is true, at least once."""
+    """Search sequentially while go_on() is true, at least once, and return the latency."""
     milliseconds: list[float] = []
     while not milliseconds or go_on():
         text, vector = next(questions)

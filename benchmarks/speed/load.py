@@ -1,7 +1,7 @@
-"""Throughput limit of searches on one core, and latency at half of that.
+"""Throughput limit of searches on one core, and latency at half of that limit.
 
-`gavel serve` runs on one core, Locust on another, over the loopback. A closed loop measures the limit, Poisson arrivals at half the
-limit the latency. The server caches neither answers nor encoded queries.
+`gavel serve` runs on one core and Locust on another, over the loopback. A closed loop measures the limit. Poisson arrivals at half
+of the limit measure the latency. The server caches neither answers nor encoded queries.
 """
 
 import json
@@ -28,8 +28,8 @@ from retrieval.errors import GavelError, InvalidInput
 
 START_S = 120.0
 WARM_UP_S = 3.0
-USERS_AT_LIMIT = 8  # enough to keep one core busy
-USERS_AT_RATE = 64  # so many may wait before a query is sent late
+USERS_AT_LIMIT = 8  # users that keep one core busy
+USERS_AT_RATE = 64  # users that may wait for answers before a query is sent late
 SERVER_CORE, USERS_CORE = 0, 1
 UNCACHED = {"GAVEL_CACHED_ANSWERS_S": "0", "GAVEL_CACHED_QUERIES": "0"}
 
@@ -39,11 +39,11 @@ class Load:
     """Result of one load.
 
     Attributes:
-        asked_rate: target of queries a second; 0 is a closed loop.
-        rate: answers a second.
-        latency: at the client.
-        reranked: share of the answers.
-        degraded: answers with a failed component.
+        requested_rate: requested queries per second; 0 is a closed loop.
+        rate: answers per second.
+        latency: latency at the client in milliseconds.
+        reranked: share of the answers that were re-ranked.
+        degraded: number of answers with a failed component.
         errors: message -> count.
         server_cpu: processor seconds of the server per second.
     """
@@ -59,13 +59,13 @@ class Load:
 
 @dataclass(frozen=True)
 class LoadResult(Measurement):
-    """A server at its limit and at half of it.
+    """Results of a server at its limit and at half of the limit.
 
     Attributes:
-        lots: items in its index.
-        limit: closed loop.
-        half: at half the rate of `limit`.
-        rss_mb: memory of the server at the end, MB.
+        lots: number of items in the index.
+        limit: result of a closed loop.
+        half: result of a load at half the rate of `limit`.
+        rss_mb: resident memory of the server at the end in MB.
     """
 
     lots: int
@@ -77,16 +77,16 @@ class LoadResult(Measurement):
 def run_benchmark(
     texts: Sequence[str], *, seconds: float = 20.0, on_phase: Callable[[str], None] = lambda phase: None
 ) -> LoadResult:
-    """Serve the index of this workspace and load it.
+    """Serve the index of this workspace and load the server.
 
     Args:
-        texts: queries.
-        seconds: of each of the two loads.
+        texts: queries, repeated in their order.
+        seconds: seconds of each of the two loads.
         on_phase: called with the name of each phase as it begins.
 
     Raises:
         InvalidInput: this machine has one core, or no Locust.
-        GavelError: the server did not start; the message has its output.
+        GavelError: the server did not start (the message has its output), or a load failed.
     """
     if (psutil.cpu_count() or 1) < 2:
         raise InvalidInput("server and load tool want a core each, and this machine has one")
@@ -106,12 +106,12 @@ def run_benchmark(
 
 
 def limit_of(texts: Sequence[str], seconds: float, settings: Mapping[str, str] = UNCACHED) -> tuple[Load, dict[str, Any]]:
-    """Measure the limit of a server of this workspace, and the hits and misses of its caches.
+    """Measure the limit of a server of this workspace; return the load, and cache -> hits and misses during the load.
 
     Args:
-        texts: queries in their order; the warm-up takes the last ones.
-        seconds: of the load.
-        settings: of the server's environment.
+        texts: queries in order; the warm-up begins with the last.
+        seconds: seconds of the load.
+        settings: environment variables of the server.
     """
     with served(settings) as (url, server):
         _warm_up(url, texts[::-1], server)
@@ -128,7 +128,7 @@ def _caches(url: str) -> dict[str, Any]:
 
 @contextmanager
 def served(settings: Mapping[str, str] = UNCACHED, workers: int = 1) -> Iterator[tuple[str, psutil.Process]]:
-    """Run `gavel serve` in `workers` processes, a single one pinned to a core, and yield its URL and process."""
+    """Run `gavel serve` for the length of the block, and yield its URL and process. A single worker is pinned to SERVER_CORE."""
     port = free_port()
     command = [
         sys.executable,
@@ -162,7 +162,7 @@ def _wait_for(url: str, server: "subprocess.Popen[str]") -> None:
 
 
 def _warm_up(url: str, texts: Sequence[str], server: psutil.Process) -> None:
-    """Search once, which loads the models, and then for WARM_UP_S."""
+    """Search once, which loads the models, and then run a load for WARM_UP_S."""
     with urlopen(f"{url}/search?{urlencode({'q': texts[0]})}", timeout=START_S):
         pass
     _load(LoadPlan(url, list(texts), USERS_AT_LIMIT, WARM_UP_S), server)

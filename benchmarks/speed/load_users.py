@@ -1,4 +1,4 @@
-"""Load a search server over HTTP with Locust, in a separate process because it patches Python's blocking calls.
+"""Load a search server over HTTP with Locust. This is a separate process, because Locust patches Python's blocking calls.
 
 python -m benchmarks.speed.load_users < plan.json          prints the result as JSON
 """
@@ -19,11 +19,11 @@ class LoadPlan:
     """Queries and rate of a load.
 
     Attributes:
-        url: of the server.
-        texts: queries in their order.
-        users: concurrent ones, >= 1.
-        seconds: duration.
-        rate: queries a second of all users together; 0 is a closed loop.
+        url: base URL of the server.
+        texts: queries, repeated in their order.
+        users: number of concurrent users, >= 1.
+        seconds: duration in seconds.
+        rate: queries per second of all users together; 0 is a closed loop.
     """
 
     url: str
@@ -38,11 +38,11 @@ class LoadResponse:
     """Answers and errors of a load.
 
     Attributes:
-        milliseconds: of every answer, in order of arrival.
+        milliseconds: latency of every answer, in order of arrival.
         reranked: number of re-ranked answers.
         degraded: number of answers with a failed component.
         errors: message -> count.
-        seconds: from the first query to the last answer.
+        seconds: seconds from the start of the users to their end.
     """
 
     milliseconds: list[float]
@@ -53,12 +53,12 @@ class LoadResponse:
 
     @property
     def rate(self) -> float:
-        """Answers a second."""
+        """Answers per second."""
         return len(self.milliseconds) / self.seconds
 
 
 def search(plan: LoadPlan) -> LoadResponse:
-    """Run the users of a plan and wait for all of them."""
+    """Run the users of a plan for its duration, and return their answers and errors."""
     import gevent
     from locust import FastHttpUser, task
     from locust.env import Environment

@@ -1,7 +1,7 @@
-"""Large indices for benchmarks: copies of a release's items, each near its original.
+"""Large indices for benchmarks: copies of a release's items, with vectors near the original's.
 
-Texts, prices and times are those of the originals, and so are document frequencies of words. Vectors are cut to the given length,
-and noise moves each copy, because equal vectors would degenerate the graph.
+Texts, prices and times are those of the originals. So words have the same relative document frequencies. Vectors are cut to the
+given length. Noise moves each copy, because equal vectors would degenerate the graph.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,12 +22,12 @@ from retrieval.index.port import IndexStore, VectorIndex
 from retrieval.search.live_index import Encoder
 
 NOISE = 0.3  # norm of the noise on a unit vector: cosines are about .96 to the original, .92 between copies
-ITEMS_PER_WRITE = 20_000  # between two steps of the progress bar
+ITEMS_PER_WRITE = 20_000  # items between two steps of the progress bar
 WORDS_PER_QUERY = (2, 5)  # minimum and maximum
 
 
 class CutEncoder:
-    """A query tower with vectors cut as those of the copies: for timing, not for quality."""
+    """A query tower with vectors cut like those of the copies. It is for timing, not for quality."""
 
     def __init__(self, encoder: Encoder, dimensions: int) -> None:
         self._encoder, self._dimensions = encoder, dimensions
@@ -43,13 +43,13 @@ class CutEncoder:
 
 
 def copies(release: Path, lots: int, dimensions: int, seed: int = 7) -> Iterator[IndexedItem]:
-    """Yield copies of a release's items with ids of their own.
+    """Yield `lots` items: the items of a release, then copies of them with new ids and noise.
 
     Args:
-        release: with unique item ids.
-        lots: number of copies.
-        dimensions: of their vectors; at most those of the release.
-        seed: of the noise.
+        release: folder of a release with unique item ids.
+        lots: number of items.
+        dimensions: length of the vectors, at most the length in the release.
+        seed: seed of the noise.
     """
     originals, rng = list(release_items(release)), np.random.default_rng(seed)
     vectors = to_unit_length(np.stack([entry.vector for entry in originals])[:, :dimensions])  # (N, D)
@@ -61,7 +61,7 @@ def copies(release: Path, lots: int, dimensions: int, seed: int = 7) -> Iterator
 
 
 def copy_ids(release: Path, lots: int) -> list[str]:
-    """Return the ids of copies() in their order."""
+    """Return the ids of the items of copies(), in the same order."""
     originals = [entry.item_id for entry in release_items(release)]
     return [_id_of(originals[number % len(originals)], number // len(originals)) for number in range(lots)]
 
@@ -78,17 +78,17 @@ def _copy(entry: IndexedItem, copy: int, vector: Vector) -> IndexedItem:
 def index_of_copies(
     store: IndexStore, release: Path, lots: int, dimensions: int, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> VectorIndex:
-    """Return the live index of a store if it fits; otherwise build it from copies().
+    """Return the live index of a store if it fits. Otherwise build it from copies() and publish it.
 
     Args:
-        store: used by this benchmark alone.
+        store: store that only this benchmark uses.
         release: see copies().
-        lots: number of copies.
-        dimensions: of the vectors.
+        lots: number of items.
+        dimensions: length of the vectors.
         progress: called with (items written, items in all).
 
     Raises:
-        InvalidInput: the vectors of the release are shorter.
+        InvalidInput: the vectors of the release are shorter than `dimensions`, or the index refused an item.
     """
     manifest = load_release(release)
     if manifest.dimensions < dimensions:
@@ -118,12 +118,12 @@ def questions(release: Path, count: int, seed: int = 7) -> list[str]:
     """Return different queries of two to five consecutive words of a title.
 
     Args:
-        release: with the titles.
+        release: folder of the release with the titles.
         count: number of queries.
-        seed: of the random draw.
+        seed: seed of the random queries.
 
     Raises:
-        InvalidInput: the titles do not have so many.
+        InvalidInput: the titles do not give that many different queries.
     """
     rng = np.random.default_rng(seed)
     titles = [words for entry in release_items(release) if len(words := query_text(entry.document["title"]).split()) > 1]

@@ -1,8 +1,8 @@
-"""Cost of metrics for a search: the app of the query API with and without them, asked in turns in one process.
+"""Cost of metrics for a search: the app of the query API with and without metrics, searched in turns in one process.
 
-Both apps answer the same requests with one search service, which caches nothing. The metrics are those of several workers, which
-write files; a single process writes none and is quicker. Processor time is compared, which other programs disturb less than the
-clock. Metrics are written twice a second, between searches; that is timed apart.
+Both apps answer the same requests with one search service, which caches nothing. The metrics are written to files as by several
+workers; a single process writes no files and is quicker. Processor time is compared, because other programs disturb it less than
+the clock. Metrics are written twice a second, between searches; these writes are timed separately.
 """
 
 import asyncio
@@ -33,23 +33,23 @@ from retrieval.search.service import SearchService
 
 WARM_UP = 50
 RESAMPLES = 1_000
-WRITE_S = 0.5  # between writes, as a server has it
-ADDRESS = "127.0.0.1:9464"  # nothing listens there; it switches the metrics on
+WRITE_S = 0.5  # time between writes, as in a server
+ADDRESS = "127.0.0.1:9464"  # turns the metrics on; nothing listens at this address
 SERVER = ("127.0.0.1", 8000)
 
 
 @dataclass(frozen=True)
 class MonitoringResult(Measurement):
-    """Searches without and with metrics.
+    """Processor time of searches without and with metrics.
 
     Attributes:
-        searches: of each.
-        without_ms: median processor time of a search without metrics.
-        with_ms: the same with metrics.
-        added: median over the pairs of the added share; 0.01 is 1 %.
-        added_low: end of the 95 % interval of `added`, by the bootstrap over pairs.
-        added_high: the other end.
-        written: processor time of the writes between searches, as a share of that of the searches that they write of.
+        searches: number of searches in each app.
+        without_ms: median processor time of a search without metrics, in milliseconds.
+        with_ms: median processor time of a search with metrics, in milliseconds.
+        added: relative increase of the processor time, median over the pairs of searches; 0.01 is 1 %.
+        added_low: lower end of the 95 % interval of `added`, by a bootstrap over pairs.
+        added_high: upper end of that interval.
+        written: processor time of the writes between searches, as a share of the processor time of searches with metrics.
     """
 
     searches: int
@@ -68,8 +68,8 @@ def run_benchmark(
 
     Args:
         texts: queries.
-        rounds: passes over them.
-        seed: of which app is asked first.
+        rounds: passes over the queries.
+        seed: seed of the order of the apps in each pair, and of the bootstrap.
         on_search: called with (pairs done, pairs in all).
 
     Raises:
@@ -91,7 +91,7 @@ def run_benchmark(
 
 
 class _App:
-    """The query API as `gavel serve` has it, without the page; its lifespan, which writes metrics, does not run."""
+    """The query API as in `gavel serve`, without the page. The lifespan that writes metrics does not run."""
 
     def __init__(self, settings: Settings, service: SearchService) -> None:
         queues = request_queues(settings)
@@ -107,7 +107,7 @@ async def _search_both(
     """Search for each text in both apps.
 
     Returns:
-        (N, 2) milliseconds of processor time of a search: without metrics, and with them. Milliseconds of all writes of metrics.
+        (N, 2) milliseconds of processor time of each search, without and with metrics; milliseconds of all writes of metrics.
     """
     metrics, pairs, written_ms = measured.monitoring.metrics, [], 0.0
     assert metrics is not None
@@ -131,7 +131,7 @@ async def _search_both(
 
 
 async def _search_ms(app: FastAPI, text: str) -> float:
-    """Ask an app as the server does, and return the milliseconds of processor time."""
+    """Send a search to an app as the server does, and return the milliseconds of processor time."""
     messages: list[Any] = [{"type": "http.request", "body": b"", "more_body": False}]
     statuses: list[int] = []
 

@@ -1,7 +1,7 @@
-"""Overhead of a search over its parts: encoding, retrieving and re-ranking measured alone.
+"""Overhead of a complete search over its parts (encoding, retrieving and re-ranking) when each runs by itself.
 
-Each pass runs every query as a whole and in parts. The order alternates, because the second run finds data of the first in the
-processor's caches. Answers and encoded queries are not cached.
+Each pass runs every query as a complete search and in parts. The order alternates, because the second run finds data of the first
+run in the processor's caches. Answers and encoded queries are not cached.
 
 On OpenSearch, a bare k-NN request of opensearch-py with the same vector and size is timed, too.
 """
@@ -34,16 +34,16 @@ BARE = "bare k-NN"
 
 @dataclass(frozen=True)
 class QueryPathResult(Measurement):
-    """Milliseconds a query.
+    """Latencies per query in milliseconds.
 
     Attributes:
-        index: physical name.
-        lots: items in the index.
-        dimensions: of the vectors.
-        whole: searches as served.
-        stages: step -> as the served searches report it.
-        alone: part -> the same work alone; on OpenSearch also the bare request.
-        sum_alone: encode + retrieve + rerank alone, per query.
+        index: physical name of the index.
+        lots: number of items in the index.
+        dimensions: length of the vectors.
+        whole: latency of complete searches, as served.
+        stages: phase -> latency that the complete searches report.
+        alone: part -> latency of the same work by itself; on OpenSearch also the bare request.
+        sum_alone: sum of `alone` over encode, retrieve and rerank, per query.
     """
 
     index: str
@@ -57,18 +57,18 @@ class QueryPathResult(Measurement):
 
     @property
     def overhead(self) -> float:
-        """Median of the whole divided by the median of the sum of its parts."""
+        """Median latency of complete searches divided by the median of the sum of the parts."""
         return round(self.whole.p50_ms / self.sum_alone.p50_ms, 3)
 
     @property
     def tail(self) -> float:
-        """p99 of the whole divided by its median."""
+        """p99 of complete searches divided by their median."""
         return round(self.whole.p99_ms / self.whole.p50_ms, 3)
 
 
 @dataclass
 class _Times:
-    """Milliseconds of every query so far."""
+    """Milliseconds of every query that has been timed."""
 
     whole: list[float] = field(default_factory=list)
     stages: dict[str, list[float]] = field(default_factory=dict)
@@ -88,12 +88,12 @@ def run_benchmark(
     """Measure the live index of a store.
 
     Args:
-        store: its live index is of the encoder's tower.
-        encoder: the query tower.
-        ranker: None leaves re-ranking out.
+        store: store whose live index is of the encoder's tower.
+        encoder: query tower.
+        ranker: re-ranker; None leaves re-ranking out.
         texts: different queries.
-        repetitions: passes over them.
-        bare: client of the same OpenSearch.
+        repetitions: passes over the queries.
+        bare: client of the same OpenSearch for bare requests; None for an embedded index.
         progress: called with (queries done, queries in all).
     """
     machine = describe_machine()

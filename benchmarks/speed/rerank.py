@@ -1,7 +1,7 @@
-"""Latency of re-ranking: features and scores in process, and scores through the local ranker server.
+"""Latency of re-ranking: features and scores in this process, and scores through the local ranker server.
 
-Candidates are synthetic items that an embedded index finds for random vectors, so that features are as in a search: texts, prices,
-ranks in both lists. The booster has random trees, as many as a training on clicks builds at most. Processor time is reported, too,
+Candidates are synthetic items that an embedded index finds for random vectors. So features are as in a search: texts, prices, ranks
+in both lists. The booster has random trees, as many as a training on clicks builds at most. Processor time is reported, too,
 because the clock of a busy machine also measures other processes.
 """
 
@@ -41,7 +41,7 @@ from retrieval.ranker.sagemaker_ranker import EndpointRanker
 from retrieval.ranker.xgboost_ranker import BoosterRanker, RankingData, fit_booster
 
 LOTS, DIMENSIONS, QUERIES = 2_000, 128, 200
-ROUNDS = 300  # trees: what a training makes at most
+ROUNDS = 300  # number of trees, the maximum of a training
 TOWER_ID = "0" * 12
 WARM_UP = 20
 SERVER_START_S = 60.0
@@ -59,15 +59,15 @@ class Query:
 
 @dataclass(frozen=True)
 class RerankResult(Measurement):
-    """Milliseconds a query.
+    """Latencies per query in milliseconds.
 
     Attributes:
-        candidates: number a query.
-        features: computation of the matrix.
-        in_process: features, and scores by the booster.
-        server: features, and scores through the endpoint's adapter and the ranker server.
-        in_process_cpu_ms: mean processor time of the second.
-        server_cpu_ms: mean processor time of the third, of both processes.
+        candidates: number of candidates per query.
+        features: latency of computing the feature matrix.
+        in_process: latency of features, and of scores by the booster in this process.
+        server: latency of features, and of scores through the endpoint's adapter and the ranker server.
+        in_process_cpu_ms: mean processor time of `in_process`.
+        server_cpu_ms: mean processor time of `server`, summed over both processes.
     """
 
     candidates: int
@@ -79,10 +79,10 @@ class RerankResult(Measurement):
 
 
 def run_benchmark(*, candidates: int = 50, repetitions: int = 3) -> RerankResult:
-    """Measure all three on the same queries.
+    """Measure features, in-process re-ranking and the server on the same queries.
 
     Args:
-        candidates: first-stage items a query.
+        candidates: number of candidates per query.
         repetitions: passes over the queries.
     """
     machine = describe_machine()
@@ -157,7 +157,7 @@ def _rerank(ranker: Ranker, query: Query) -> np.ndarray:
 def _timed(
     work: Callable[[Query], object], queries: Sequence[Query], repetitions: int, helper: psutil.Process | None = None
 ) -> tuple[Latency, float]:
-    """Return the latency, and the mean processor time in ms of this process and `helper`."""
+    """Return the latency, and the mean processor time in milliseconds of this process and of `helper`."""
 
     def cpu_s() -> float:
         return time.process_time() + (sum(helper.cpu_times()[:2]) if helper else 0.0)

@@ -1,1 +1,1 @@
-"""A deployed stage from one's own machine: jobs, machines, towers, status."""
+"""Tools to work on a deployed stage from one's own machine: jobs, state machines, towers, status."""

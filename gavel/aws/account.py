@@ -20,11 +20,11 @@ def aws_errors(what: str) -> Iterator[None]:
     """Translate boto's errors into errors with a remedy.
 
     Args:
-        what: prefix of the message: the resource of the request.
+        what: resource of the request, which begins the message.
 
     Raises:
         MissingPrerequisite: there are no credentials, or no region.
-        GavelError: AWS refused, or does not answer.
+        GavelError: AWS refused the request, or does not answer.
     """
     try:
         yield
@@ -39,7 +39,7 @@ def aws_errors(what: str) -> Iterator[None]:
 def session() -> boto3.Session:
     """Open a session in the shell's account and region.
 
-    It reads AWS_REGION as AWS's command line does; boto3 alone reads only AWS_DEFAULT_REGION.
+    AWS_REGION sets the region, as for AWS's command line; boto3 by itself reads only AWS_DEFAULT_REGION.
     """
     return boto3.Session(region_name=os.environ.get("AWS_REGION"))
 
@@ -55,8 +55,8 @@ class DeployedStage:
     """A deployed stage.
 
     Attributes:
-        name: such as "dev".
-        outputs: of its stacks, by name.
+        name: name of the stage, such as "dev".
+        outputs: output name -> value, of all stacks of the stage.
     """
 
     name: str
@@ -66,7 +66,7 @@ class DeployedStage:
         """Return the value of an output.
 
         Raises:
-            InvalidInput: no stack of the stage has it.
+            InvalidInput: no stack of the stage has this output.
         """
         if name not in self.outputs:
             raise InvalidInput(

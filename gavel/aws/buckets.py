@@ -11,10 +11,10 @@ from gavel.aws.account import NOT_FOUND, aws_errors, client
 
 
 class Bucket:
-    """One bucket.
+    """One S3 bucket.
 
     Args:
-        name: of the bucket.
+        name: name of the bucket.
     """
 
     def __init__(self, name: str) -> None:
@@ -25,7 +25,7 @@ class Bucket:
         return f"s3://{self.name}"
 
     def list_keys(self, prefix: str = "") -> Iterator[str]:
-        """Yield every key with a prefix, in order."""
+        """Yield every key with a prefix, in S3's order."""
         with aws_errors(f"{self}/{prefix}"):
             for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix):
                 yield from (entry["Key"] for entry in page.get("Contents", []))
@@ -59,8 +59,8 @@ class Bucket:
         """Download the objects below a prefix. They never change, so existing files are skipped.
 
         Args:
-            prefix: of the keys.
-            folder: for the files, under their keys.
+            prefix: prefix of the keys to download.
+            folder: folder to write; each file gets its key as path below it.
             progress: called with (files done, files in all).
 
         Returns:
@@ -86,11 +86,11 @@ class Bucket:
         """Upload the files of a folder below a prefix, except hidden ones.
 
         Args:
-            folder: with its sub-folders.
-            prefix: of the keys.
+            folder: folder of the files, which may lie in sub-folders.
+            prefix: prefix of the new keys, without a slash at the end.
             last: name of the file to upload last, because its presence means that the others exist.
             progress: called with (files done, files in all).
-            select: True for names of files to upload.
+            select: returns True for each file to upload; called with its path below `folder`.
 
         Returns:
             The number of files uploaded.

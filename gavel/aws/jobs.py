@@ -28,11 +28,11 @@ QUIET = {"SchemaVersion": "1.0", "SageMaker": {"PythonSDK": {"Modules": {"Teleme
 
 @dataclass(frozen=True, slots=True)
 class LaunchOptions:
-    """Options of a start.
+    """Options for starting a job.
 
     Attributes:
-        instance: instance type; None takes the first of the stage's ladder.
-        wait: True waits until the job ends, and shows its log.
+        instance: instance type; None takes the first type of the stage's ladder.
+        wait: True waits until the job ends and shows the job's log.
     """
 
     instance: str | None = None
@@ -41,18 +41,18 @@ class LaunchOptions:
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """Settings of a job; all others are those of the nightly job.
+    """Settings of a job. Settings that are not listed here are those of the nightly job.
 
     Attributes:
-        name: of the job.
-        role: ARN of its role.
-        command: before the path of the code.
-        arguments: after the path of the code.
-        inputs: name -> (path in the container, s3:// URI).
-        output: name, path in the container, s3:// URI.
-        instances: how many; None takes the nightly job's.
-        isolated: True runs without a network; None takes the nightly job's.
-        environment: variables; None takes the nightly job's.
+        name: name of the job.
+        role: ARN of the role that the job runs under.
+        command: words of the command line before the path of the code.
+        arguments: words of the command line after the path of the code.
+        inputs: input name -> (path in the container, s3:// URI).
+        output: (output name, path in the container, s3:// URI).
+        instances: number of instances; None takes the nightly job's.
+        isolated: True runs the job without a network; None takes the nightly job's setting.
+        environment: environment variables; None takes the nightly job's.
     """
 
     name: str
@@ -71,10 +71,10 @@ class StartedJob:
     """A started job.
 
     Attributes:
-        job: its name.
+        job: name of the job.
         instance: instance type.
-        output: s3:// URI of its output.
-        release_id: of an embedding job.
+        output: s3:// URI of the job's output.
+        release_id: id of the release that an embedding job writes; None for other jobs.
     """
 
     job: str
@@ -87,7 +87,7 @@ def check_date(date: str) -> str:
     """Return the date in ISO format.
 
     Raises:
-        InvalidInput: it is not a date.
+        InvalidInput: `date` is not a date.
     """
     try:
         return Date.fromisoformat(date).isoformat()
@@ -99,7 +99,7 @@ def items_of(stage: DeployedStage, date: str) -> str:
     """Return the s3:// URI of a date's items: one file or one folder, as the nightly run takes them.
 
     Raises:
-        InvalidInput: there are none, or both.
+        InvalidInput: the date has neither a file nor a folder, or has both.
     """
     bucket = Bucket(stage.output("NewItemsBucket"))
     sources = [key for key in (f"{check_date(date)}.parquet", f"{date}/") if next(bucket.list_keys(key), None) is not None]
@@ -115,18 +115,18 @@ def embed_date(stage: DeployedStage, date: str, tower_id: str | None, options: L
 
     Args:
         stage: deployed stage.
-        date: of the items, such as 2026-11-21.
-        tower_id: None takes the current one.
-        options: of the start.
+        date: date of the items, such as 2026-11-21.
+        tower_id: tower to embed with; None takes the current one.
+        options: instance type, and if to wait.
 
     Raises:
-        InvalidInput: no such date, lots or tower.
-        GavelError: AWS refused the job, or it failed.
+        InvalidInput: the date is invalid or has no items, or the tower does not exist.
+        GavelError: AWS refused the job, or the job failed.
     """
     items = items_of(stage, date)
     tower_id = tower_in_bucket(stage, tower_id)
     job, run = night_job(stage), uuid4().hex[:8]
-    release_id = f"{date}-{tower_id}-by-hand-{run}"  # a night's is <date>-<tower_id>
+    release_id = f"{date}-{tower_id}-by-hand-{run}"  # the nightly job's is <date>-<tower_id>
     tower = f"s3://{stage.output('TowersBucket')}/{tower_id}/"
     (output,) = job.parameters["ProcessingOutputConfig"]["Outputs"]
     destination = output["S3Output"]
@@ -143,16 +143,16 @@ def embed_date(stage: DeployedStage, date: str, tower_id: str | None, options: L
 
 
 def train(stage: DeployedStage, catalog: str, flags: Sequence[str], options: LaunchOptions) -> StartedJob:
-    """Train towers on a catalogue as a job, which writes them to the towers bucket.
+    """Train towers on a catalogue in a job, which writes the towers to the towers bucket.
 
     Args:
         stage: deployed stage.
-        catalog: as upload_catalog() returns it.
-        flags: of processing.training.towers_job.
-        options: of the start.
+        catalog: s3:// URI of the catalogue, as upload_catalog() returns it.
+        flags: command-line flags of processing.training.towers_job.
+        options: instance type, and if to wait.
 
     Raises:
-        GavelError: AWS refused the job, or it failed.
+        GavelError: AWS refused the job, or the job failed.
     """
     job = night_job(stage)
     towers = f"s3://{stage.output('TowersBucket')}"
@@ -166,25 +166,26 @@ def train(stage: DeployedStage, catalog: str, flags: Sequence[str], options: Lau
         inputs=inputs | {"catalog": (CATALOG_PATH, catalog)},
         output=("towers", OUTPUT_PATH, towers),
         instances=1,
-        isolated=False,  # it downloads its packages
-        environment={},  # the nightly job's forbids downloads of encoders
+        isolated=False,  # the job downloads its packages
+        environment={},  # the nightly job's environment forbids downloads of encoders
     )
     return StartedJob(spec.name, _run(job, spec, options), towers)
 
 
 def upload_catalog(stage: DeployedStage, catalog: str, progress: Callable[[int, int], None] | None = None) -> str:
-    """Upload a catalogue to where a training job can read it.
+    """Upload a catalogue to the towers bucket, where a training job can read it.
 
     Args:
         stage: deployed stage.
-        catalog: its folder, uploaded under its name and a hash of its files unless that exists; or its s3:// URI.
+        catalog: folder or s3:// URI of the catalogue. A folder is uploaded under its name and a hash of its files, unless that
+            key exists.
         progress: called with (files uploaded, files in all).
 
     Returns:
-        Its s3:// URI, with a slash at the end.
+        The s3:// URI of the uploaded catalogue, with a slash at the end.
 
     Raises:
-        InvalidInput: the folder holds no catalogue, or the training role cannot read that URI.
+        InvalidInput: the folder holds no catalogue, or the training role cannot read the URI.
     """
     from catalog.folder import CATALOG_FILE, CatalogFolder
 
@@ -207,7 +208,7 @@ def upload_catalog(stage: DeployedStage, catalog: str, progress: Callable[[int, 
 
 
 def _run(job: NightJob, spec: JobSpec, options: LaunchOptions) -> str:
-    """Start a job on the night's image, volume, network and sources; returns the instance type."""
+    """Run a job with the nightly job's image, volume, network and sources; return the instance type."""
     processing = _sdk()
     cluster, parameters = job.cluster, job.parameters
     instance = options.instance or cluster["InstanceType"]
@@ -245,7 +246,7 @@ def _run(job: NightJob, spec: JobSpec, options: LaunchOptions) -> str:
 
 
 def _check_ended(name: str) -> None:
-    """Raise a GavelError unless an ended job is complete."""
+    """Raise a GavelError unless the job's status is Completed."""
     job = client("sagemaker").describe_processing_job(ProcessingJobName=name)
     if job["ProcessingJobStatus"] != "Completed":
         reason = job.get("FailureReason") or job.get("ExitMessage") or "SageMaker gives no reason"
@@ -281,7 +282,7 @@ def _output(processing: Any, name: str, path: str, uri: str) -> Any:
 
 
 def _session() -> "Session":
-    """Open the SDK's session of the shell's account, without defaults and telemetry of its own."""
+    """Open the SDK's session in the shell's account, without the SDK's defaults and telemetry."""
     from sagemaker.core.helper.session_helper import Session
 
     logging.getLogger("sagemaker.config").setLevel(logging.WARNING)  # it logs every default
@@ -289,7 +290,7 @@ def _session() -> "Session":
 
 
 def _sdk() -> Any:
-    """Import the SDK's module of processing jobs, which takes seconds."""
+    """Import the SDK's module for processing jobs; the import takes seconds."""
     try:
         from sagemaker.core import processing
     except ImportError as error:

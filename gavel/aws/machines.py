@@ -9,7 +9,7 @@ from retrieval.errors import InvalidInput
 
 
 def start_night(stage: DeployedStage, date: str) -> str:
-    """Find and embed the items of a day, as the schedule does, and return the execution's ARN.
+    """Start the machine that finds and embeds a day's items, as the schedule does, and return the execution's ARN.
 
     Raises:
         InvalidInput: `date` is not a date, or has no items.
@@ -19,7 +19,7 @@ def start_night(stage: DeployedStage, date: str) -> str:
 
 
 def start_rebuild(stage: DeployedStage, tower_id: str) -> str:
-    """Embed all items with a tower into a new index, and return the execution's ARN.
+    """Start the machine that embeds all items with a tower into a new index, and return the execution's ARN.
 
     Raises:
         InvalidInput: there is no such tower, or the stage has no rebuild machine.

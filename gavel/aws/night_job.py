@@ -1,4 +1,4 @@
-"""The nightly job, read from the deployed state machine, so that a job started by hand is the same by construction."""
+"""The nightly job, read from the deployed state machine, so that a job started by hand has the same parameters."""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from retrieval.errors import GavelError
 JOB_STATE = "createProcessingJob"
 CODE = "code"  # name of the input with the sources, which ScriptProcessor adds itself
 TRAINING_SCRIPT = 'exec bash processing/train_job.sh "$@"'
-MAX_WORD_CHARS = 256  # of a word of ContainerEntrypoint
+MAX_WORD_CHARS = 256  # longest word that ContainerEntrypoint may hold
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class NightJob:
     """Parameters of the nightly job on the first instance type of the ladder.
 
     Attributes:
-        parameters: of CreateProcessingJob; the machine fills in names that end in ".$".
+        parameters: parameters of CreateProcessingJob; the state machine fills in values whose names end in ".$".
     """
 
     parameters: dict[str, Any]
@@ -38,10 +38,10 @@ class NightJob:
         """Return name -> (path in the container, s3:// URI) of each input except the sources.
 
         Args:
-            filled: URIs of the inputs that the machine fills in.
+            filled: input name -> s3:// URI, for the inputs that the state machine fills in.
 
         Raises:
-            GavelError: the machine fills in another input.
+            GavelError: the machine fills in an input that `filled` lacks.
         """
         inputs = {entry["InputName"]: entry["S3Input"] for entry in self.parameters["ProcessingInputs"]}
         for name, source in inputs.items():
@@ -64,7 +64,7 @@ class NightJob:
 
     @property
     def training_command(self) -> list[str]:
-        """Entrypoint with the same preparation, and training instead of embedding."""
+        """Entrypoint that prepares the container as the nightly job does, then trains instead of embedding."""
         *shell, script = self.command
         prepare, separator, _ = script.rpartition("exec ")
         if not separator or len(prepare + TRAINING_SCRIPT) > MAX_WORD_CHARS:
@@ -73,7 +73,7 @@ class NightJob:
 
 
 def night_job(stage: DeployedStage) -> NightJob:
-    """Read the job from the definition of the stage's machine EmbedDay."""
+    """Read the nightly job from the definition of the stage's machine EmbedDay."""
     machine = stage.output("EmbedDayMachine")
     states = client("stepfunctions")
     with aws_errors(f"state machine {machine}"):

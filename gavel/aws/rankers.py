@@ -13,21 +13,21 @@ ARCHIVE = "model.tar.gz"
 
 
 def upload_ranker(stage: DeployedStage, booster: Path, tower_id: str) -> tuple[str, bool]:
-    """Pack a booster with the script of its endpoint and put both into the towers bucket.
+    """Pack a booster with the script of its endpoint, and upload the archive to the towers bucket.
 
     Args:
-        stage: where.
-        booster: its file.
-        tower_id: of the candidates that it was trained on; part of the key.
+        stage: deployed stage.
+        booster: file of the booster.
+        tower_id: tower of the candidates that the booster was trained on; part of the key.
 
     Returns:
-        The archive's key, and True if it was uploaded, False if it existed. The key contains a hash of the archive, because
-        CloudFormation notices a new key, but not a new object.
+        The archive's key, and True if the archive was uploaded, False if it existed. The key contains a hash of the archive,
+        because CloudFormation notices a new key, but not a new object.
 
     Raises:
-        InvalidInput: there is no such file.
+        InvalidInput: the booster's file does not exist.
         RankerUnavailable: the file is not a booster.
-        FeatureMismatch: it was trained on other features than search computes.
+        FeatureMismatch: the booster was trained on other features than search computes.
     """
     from processing.reranker_endpoint.packing import pack_model
 

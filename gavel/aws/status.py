@@ -14,14 +14,14 @@ RUNNING = ("InProgress", "Stopping")
 
 @dataclass(frozen=True, slots=True)
 class Night:
-    """One night's execution.
+    """The execution of one night.
 
     Attributes:
-        date: of the lots.
-        status: of Step Functions, such as SUCCEEDED.
+        date: date of the lots.
+        status: status of the execution, such as SUCCEEDED.
         started: ISO time of the start.
-        minutes: duration so far; None if unknown.
-        cause: of a failure; empty otherwise.
+        minutes: duration in minutes, until now if the execution still runs.
+        cause: cause of a failure; empty otherwise.
     """
 
     date: str
@@ -36,10 +36,10 @@ class StageStatus:
     """Status of a stage.
 
     Attributes:
-        stage: its name.
-        nights: the latest ones, newest first.
-        jobs: running processing jobs: name, status, minutes.
-        dead_letters: messages of parts that could not be indexed.
+        stage: name of the stage.
+        nights: the latest nights, at most 7, newest first.
+        jobs: running processing jobs, each with "job" (name), "status" and "minutes".
+        dead_letters: approximate number of messages about parts that could not be indexed.
         tower_id: current tower; None before there is one.
         live: record of the newest live night; None before the first.
         endpoint: status of the re-rank endpoint; None if the stage has none.
@@ -55,7 +55,7 @@ class StageStatus:
 
 
 def stage_status(stage: DeployedStage) -> StageStatus:
-    """Query every service of the stage."""
+    """Query the services of a stage and return its status."""
     return StageStatus(
         stage=stage.name,
         nights=_nights(stage.output("EmbedDayMachine")),
@@ -111,7 +111,7 @@ def _waiting(queue: str) -> int:
 
 
 def _live(bucket: Bucket) -> dict[str, Any] | None:
-    """Return the newest record. Records are named by date; captures in the same bucket have a folder."""
+    """Return the newest night's record, or None. Records are named by date; captures in the same bucket have a folder."""
     records = [key for key in bucket.list_keys() if "/" not in key and key.endswith(".json")]
     return dict(bucket.read_json(max(records))) if records else None
 

@@ -15,16 +15,16 @@ CURRENT = "current.json"  # read by the nightly machine: infra/nightly_states.py
 
 
 def current_tower(stage: DeployedStage) -> str | None:
-    """Return the tower of the nightly runs; None before the first one is current."""
+    """Return the tower_id of the nightly runs, or None before a tower is made current."""
     current = Bucket(stage.output("TowersBucket")).read_json(CURRENT)
     return str(current["tower_id"]) if current else None
 
 
 def tower_in_bucket(stage: DeployedStage, tower_id: str | None) -> str:
-    """Return `tower_id`, or the current one, after a check that it exists.
+    """Return `tower_id`, or the current tower's id if None, after a check that the tower is in the bucket.
 
     Raises:
-        InvalidInput: there is no such tower, or none is current.
+        InvalidInput: the tower does not exist, or None was given and no tower is current.
     """
     bucket = Bucket(stage.output("TowersBucket"))
     tower_id = tower_id or current_tower(stage)
@@ -39,9 +39,9 @@ def tower_in_bucket(stage: DeployedStage, tower_id: str | None) -> str:
 
 
 def upload_tower(stage: DeployedStage, folder: Path, progress: Callable[[int, int], None] | None = None) -> int:
-    """Upload a tower's folder, the card last, after a check of the files that its card names.
+    """Check the files that a tower's card names, and upload the tower's folder, the card last.
 
-    Of a tower in the bucket only new files and a changed tuning are uploaded, because the others never change.
+    If the tower is already in the bucket, only new files and a changed tuning are uploaded, because the others never change.
 
     Returns:
         The number of files uploaded.
@@ -64,13 +64,14 @@ def upload_tower(stage: DeployedStage, folder: Path, progress: Callable[[int, in
 
 
 def make_current(stage: DeployedStage, tower_id: str) -> bool:
-    """Make a tower the one of the nightly runs, if the index has no items of another tower.
+    """Let the nightly runs use a tower, if no items of another tower are indexed.
 
     Returns:
-        False if it was current already.
+        False if the tower was already current, otherwise True.
 
     Raises:
-        InvalidInput: items of another tower are live; vectors of two towers are not comparable.
+        InvalidInput: the tower does not exist, or a release of another tower was indexed. Vectors of two towers are not
+            comparable.
     """
     if current_tower(stage) == tower_in_bucket(stage, tower_id):
         return False

@@ -1,4 +1,4 @@
-"""`gavel aws …`: a deployed stage from here."""
+"""`gavel aws …`: work on a deployed stage from this machine."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 aws_app = typer.Typer(no_args_is_help=True, help="Work with a deployed stage: jobs, nights, towers, status.")
 
-Stage = Annotated[str, typer.Option(help="The stage, as it was deployed.")]
+Stage = Annotated[str, typer.Option(help="Name of the stage, as it was deployed.")]
 Day = Annotated[str, typer.Option("--date", help="Date of the lots, such as 2026-11-21.")]
-Instance = Annotated[str | None, typer.Option(help="Instance type; the first of the stage's ladder by default.")]
+Instance = Annotated[str | None, typer.Option(help="Instance type; the first type of the stage's ladder by default.")]
 NAME_IN_CDK_JSON = "name the model_key in cdk.json (docs/operations.md#the-re-ranker), then `npx cdk deploy --all`"
 Wait = Annotated[bool, typer.Option(help="Show the job's log until it ends.")]
 
@@ -28,11 +28,11 @@ def embed(
     date: Day,
     stage: Stage = "dev",
     instance: Instance = None,
-    tower: Annotated[str | None, typer.Option(help="tower_id; the current one by default.")] = None,
+    tower: Annotated[str | None, typer.Option(help="tower_id; the current tower by default.")] = None,
     wait: Wait = True,
     as_json: Json = False,
 ) -> None:
-    """Embed a day's lots with a job of its own; the stage's indexer takes the release in."""
+    """Embed a day's lots with a separate job; the stage's indexer then indexes the release."""
     from gavel.aws import jobs
     from gavel.aws.account import deployed_stage
 
@@ -43,14 +43,14 @@ def embed(
 @aws_app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def train(
     context: typer.Context,
-    catalog: Annotated[str, typer.Option(help="Catalogue folder, or its s3:// URI in the stage's new-items bucket.")],
+    catalog: Annotated[str, typer.Option(help="Catalogue folder, or an s3:// URI below catalogs/ in the stage's towers bucket.")],
     preset: Annotated[str, typer.Option(help="Architecture: compact, minilm, distilbert-resnet50, …")] = "distilbert-resnet50",
     stage: Stage = "dev",
     instance: Instance = None,
     wait: Wait = True,
     as_json: Json = False,
 ) -> None:
-    """Train towers with a job; further flags go to processing.training.towers_job as they stand."""
+    """Train towers with a job; further flags are passed to processing.training.towers_job unchanged."""
     from gavel.aws import jobs
     from gavel.aws.account import deployed_stage
 
@@ -65,10 +65,10 @@ def train(
 def publish(
     tower: Annotated[str | None, typer.Argument(help="tower_id or folder; the newest tower by default.")] = None,
     stage: Stage = "dev",
-    current: Annotated[bool, typer.Option("--current", help="Have the nights take it.")] = False,
+    current: Annotated[bool, typer.Option("--current", help="Let the nightly runs use this tower.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Put a tower into the stage's bucket, its card last; of one that is there, what came later, such as its tuning."""
+    """Upload a tower to the stage's bucket, its card last; of an uploaded tower only new files and a changed tuning."""
     from gavel.aws import towers
     from gavel.aws.account import deployed_stage
 
@@ -76,7 +76,7 @@ def publish(
     folder = Path(tower) if tower and Path(tower).is_dir() else None
     uploaded = 0
     if folder is None and tower and not (Workspace(Settings.from_env()).towers / tower).is_dir():
-        tower_id = towers.tower_in_bucket(deployed, tower)  # trained by a job: it is there, or nowhere
+        tower_id = towers.tower_in_bucket(deployed, tower)  # a tower that a job trained is in the bucket, or nowhere
     else:
         folder = folder or Workspace(Settings.from_env()).tower(tower)
         tower_id = folder.resolve().name
@@ -88,11 +88,11 @@ def publish(
 
 @aws_app.command()
 def publish_ranker(
-    tower: Annotated[str | None, typer.Argument(help="tower_id that it was trained on; the current one by default.")] = None,
+    tower: Annotated[str | None, typer.Argument(help="tower_id of the re-ranker; the current tower by default.")] = None,
     stage: Stage = "dev",
     as_json: Json = False,
 ) -> None:
-    """Pack a tower's re-ranker for the endpoint and put it into the stage's bucket; cdk.json then names its key."""
+    """Pack a tower's re-ranker for the endpoint and upload it to the stage's bucket; put the printed key into cdk.json."""
     from gavel.aws.account import deployed_stage
     from gavel.aws.rankers import upload_ranker
     from gavel.aws.towers import tower_in_bucket
@@ -106,11 +106,11 @@ def publish_ranker(
 @aws_app.command()
 def events(
     out: Annotated[Path | None, typer.Option(help="Folder to fetch into; <home>/events-of-<stage> by default.")] = None,
-    date: Annotated[str | None, typer.Option(help="Only of this UTC day, such as 2026-11-21.")] = None,
+    date: Annotated[str | None, typer.Option(help="Only events of this UTC day, such as 2026-11-21.")] = None,
     stage: Stage = "dev",
     as_json: Json = False,
 ) -> None:
-    """Fetch what buyers did, as far as it is not here yet; `gavel train reranker --from-events` learns from it."""
+    """Download buyers' events that are not on this machine yet, for `gavel train reranker --from-events`."""
     from gavel.aws.account import deployed_stage
     from gavel.aws.buckets import Bucket
     from gavel.aws.jobs import check_date
@@ -125,7 +125,7 @@ def events(
 
 @aws_app.command()
 def night(date: Day, stage: Stage = "dev", as_json: Json = False) -> None:
-    """Have the stage look for a day's lots and embed them, as its schedule does."""
+    """Start the nightly run for a day's lots, as the stage's schedule does."""
     from gavel.aws.account import deployed_stage
     from gavel.aws.machines import start_night
 
@@ -134,7 +134,7 @@ def night(date: Day, stage: Stage = "dev", as_json: Json = False) -> None:
 
 @aws_app.command()
 def rebuild(tower: Annotated[str, typer.Argument(help="tower_id.")], stage: Stage = "dev", as_json: Json = False) -> None:
-    """Have the stage embed all its lots anew with another tower."""
+    """Start the rebuild, in which the stage embeds all its lots again with another tower."""
     from gavel.aws.account import deployed_stage
     from gavel.aws.machines import start_rebuild
 

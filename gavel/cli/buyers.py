@@ -22,7 +22,7 @@ def import_events(
     files: Annotated[list[Path], typer.Argument(help="Logs (.csv, .ndjson, .jsonl, also .gz; .parquet), or folders of them.")],
     as_json: Json = False,
 ) -> None:
-    """Add logs of events to the histories of their buyers; to import one again changes nothing."""
+    """Add logs of events to the histories of their buyers; importing the same log again changes nothing."""
     from catalog.event_tables import read_event_table
     from gavel.workspace.wiring import buyer_store
 
@@ -36,7 +36,7 @@ def import_events(
                 stored += store.append(batch)
                 batch = []
             step(number, len(table.buyer_ids))
-    # not stored: older than buyer_events_days, of a later day, or beyond the latest 200 of a buyer
+    # not stored: events older than buyer_events_days, from the future, or beyond the latest MAX_PER_BUYER of a buyer
     values = {**summarise(table), "kept": stored, "not_kept": len(table) - stored}
     print_json(values) if as_json else show_events(table, values)
 
@@ -66,7 +66,7 @@ def erase(
     buyer_id: Annotated[str, typer.Argument(help="As events name the buyer.")],
     as_json: Json = False,
 ) -> None:
-    """Forget a buyer: their history, and their lines in the event files below workspace."""
+    """Erase a buyer's history, and the buyer's lines in the event files of this machine."""
     from gavel.workspace.wiring import buyer_store
     from retrieval.feedback.file_sink import EventLog
 

@@ -16,7 +16,7 @@ catalog_app = typer.Typer(no_args_is_help=True, help="Make catalogues to try Gav
 @catalog_app.command()
 def generate(
     out: Annotated[Path | None, typer.Option(help="Folder to write; <home>/catalogs/synthetic by default.")] = None,
-    lots: Annotated[int, typer.Option(min=1, help="How many lots.")] = 2_000,
+    lots: Annotated[int, typer.Option(min=1, help="Number of lots.")] = 2_000,
     seed: Seed = 7,
     as_json: Json = False,
 ) -> None:
@@ -36,13 +36,16 @@ def prepare(
     out: Annotated[Path | None, typer.Option(help="Folder to write; <home>/catalogs/<source> by default.")] = None,
     locale: Annotated[str | None, typer.Option(help="esci: us (default), es or jp.")] = None,
     version: Annotated[str | None, typer.Option(help="esci: small (default) or large.")] = None,
-    folds: Annotated[int | None, typer.Option(min=2, help="chorus: parts that the judged queries are dealt into, 5.")] = None,
-    fold: Annotated[
-        int | None, typer.Option(min=0, help="chorus: the part that tests; without it all do and no judgment trains.")
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="chorus: number of parts that the judged queries are divided into; 5.")
     ] = None,
-    items: Annotated[Path | None, typer.Option(help="clicks: the catalogue file that the log speaks of.")] = None,
+    fold: Annotated[
+        int | None,
+        typer.Option(min=0, help="chorus: number of the test part, from 0; without it all parts test and no judgment trains."),
+    ] = None,
+    items: Annotated[Path | None, typer.Option(help="clicks: catalogue file with the lots that the log names.")] = None,
     language: Annotated[
-        str | None, typer.Option(help="emoji: what lots are listed in, en (default), ar, or either: each in one.")
+        str | None, typer.Option(help="emoji: language of the lots: en (default), ar, or either (each lot in one of the two).")
     ] = None,
     seed: Seed = 7,
     as_json: Json = False,

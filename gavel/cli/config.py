@@ -1,4 +1,4 @@
-"""`gavel config …`: the settings in force."""
+"""`gavel config …`: show the settings in force, and check a settings file."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,7 @@ from gavel.workspace.config_text import all_settings, as_toml, config_text
 from gavel.workspace.console import notes, show_values
 from gavel.workspace.options import Json, print_json, report
 
-config_app = typer.Typer(no_args_is_help=True, help="Look at the settings: of this machine's gavel.toml, and in force.")
+config_app = typer.Typer(no_args_is_help=True, help="Show the settings in force, or check a gavel.toml.")
 
 
 @config_app.command()
@@ -40,6 +40,6 @@ def _set_by(origin: str) -> str:
 
 @config_app.command()
 def check(file: Annotated[Path, typer.Argument(help="Settings file.")] = Path("gavel.toml"), as_json: Json = False) -> None:
-    """Read every section of a settings file, and say what is wrong with it."""
+    """Check every section of a settings file, and report the first mistake."""
     keys = check_config(ConfigFile.read(file))
     report({"file": str(file), "keys": keys, "state": "sound"}, as_json)

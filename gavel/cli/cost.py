@@ -1,4 +1,4 @@
-"""`gavel cost`: what a stage costs, read from its templates."""
+"""`gavel cost`: the costs of a stage, computed from its templates."""
 
 import tempfile
 from pathlib import Path
@@ -24,17 +24,18 @@ LABELS = {
 
 def cost(
     stage: Annotated[str, typer.Option(help="A stage of cdk.json.")] = "dev",
-    items_per_night: Annotated[float, typer.Option(min=0, help="New lots a night, each with a photo.")] = 0,
-    queries_per_month: Annotated[float, typer.Option(min=0, help="Queries a month.")] = 0,
+    items_per_night: Annotated[float, typer.Option(min=0, help="New lots per night, each with a photo.")] = 0,
+    queries_per_month: Annotated[float, typer.Option(min=0, help="Queries per month.")] = 0,
     items_per_second: Annotated[
-        float | None, typer.Option(min=0.1, help="That one instance embeds; by default the price table's assumption.")
+        float | None,
+        typer.Option(min=0.1, help="Lots that one instance embeds per second; the price table's assumption by default."),
     ] = None,
     templates: Annotated[
-        Path | None, typer.Option(help="Folder of templates, such as cdk.out/prod; by default they are synthesised anew.")
+        Path | None, typer.Option(help="Folder of templates, such as cdk.out/prod; by default the templates are synthesised anew.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a stage costs a month and a night: every resource of its templates times the price table."""
+    """Print the costs of a stage per month and per night: every resource of its templates times the price table."""
     from gavel.cost.bill import make_bill
     from gavel.cost.charges import Usage
     from gavel.cost.price_table import load_prices
@@ -53,7 +54,7 @@ def cost(
 
 
 def show_bill(stage: str, bill: "Bill") -> None:
-    """Print the lines that cost a cent or more, the sum of the others, and the totals."""
+    """Print the lines that cost half a cent or more per month, the sum of the others, and the totals."""
     lines = sorted(bill.lines, key=lambda line: -line.charge.usd)
     shown = [line for line in lines if line.charge.usd >= CENT]
     rows = [

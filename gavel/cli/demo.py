@@ -1,4 +1,4 @@
-"""`gavel demo`: the whole path on one machine, from a catalogue to measured answers."""
+"""`gavel demo`: every step on one machine, from a catalogue to measured answers."""
 
 import hashlib
 import shlex
@@ -26,7 +26,7 @@ from retrieval.search.service import SearchAnswer, SearchLimits, SearchModels, S
 
 CATALOGS = ("synthetic", "grocery")
 EXAMPLES_SHOWN = 4
-FRESH_S = 20 * 24 * 3600  # a synthetic catalogue's first auctions end 30 days after it was made
+FRESH_S = 20 * 24 * 3600  # the first auctions of a synthetic catalogue end 30 days after its creation
 KEYWORD, TEXT, TEXT_PHOTO, HYBRID, RERANKED = "keyword (BM25)", "text only", "text + photo", "hybrid", "hybrid, re-ranked"
 
 
@@ -35,10 +35,10 @@ class Plan:
     """Inputs of a demo.
 
     Attributes:
-        catalog: synthetic, or grocery.
-        data: folder of the grocery photos.
-        lots: size of the synthetic catalogue.
-        seed: of the catalogue and of every training.
+        catalog: "synthetic" or "grocery".
+        data: folder of the grocery photos; None for the synthetic catalogue.
+        lots: number of lots in the synthetic catalogue.
+        seed: random seed of the catalogue and of every training.
     """
 
     catalog: str = "synthetic"
@@ -55,7 +55,7 @@ class Report:
         steps: label -> result of the step.
         quality: system -> measure -> mean over the test queries.
         answers: example query -> answer.
-        plot: PNG of the quality.
+        plot: path of a PNG that plots `quality`.
     """
 
     steps: dict[str, StepResult] = field(default_factory=dict)
@@ -72,10 +72,10 @@ class Demo:
     """Runs the steps of a plan in a workspace, and reuses results of earlier runs."""
 
     def __init__(self, settings: Settings, plan: Plan) -> None:
-        """Check the plan before anything is made.
+        """Check the plan; no step runs yet.
 
         Raises:
-            InvalidInput: the plan names an unknown catalogue, or one without its data.
+            InvalidInput: the plan names an unknown catalogue, grocery without its data, or data for another catalogue.
         """
         if plan.catalog not in CATALOGS:
             raise InvalidInput(f"there is no demo catalogue {plan.catalog!r}; there are {', '.join(CATALOGS)}")
@@ -90,7 +90,7 @@ class Demo:
         self._base: tuple[object, ...] = (plan, version("gavel"))
 
     def run(self) -> Report:
-        """Run every step that is not done yet."""
+        """Run every step that is not done yet, and return the report of all steps."""
         catalog = self._catalog()
         towers = {name: self._tower(name, catalog) for name in (TEXT, TEXT_PHOTO)}
         releases = {name: self._release(name, catalog, tower) for name, tower in towers.items()}
@@ -136,7 +136,7 @@ class Demo:
             return plan.data is None and card.exists() and time.time() - card.stat().st_mtime < FRESH_S
 
         self._step("catalogue", self._base, make, is_fresh)
-        self._base += (_hash_of(folder),)  # what comes after is made again when the catalogue is another one
+        self._base += (_hash_of(folder),)  # a changed catalogue makes all later steps run again
         return CatalogFolder.load(folder)
 
     def _tower(self, name: str, catalog: CatalogFolder) -> Path:
@@ -150,7 +150,7 @@ class Demo:
         return Path(self._step(f"train towers, {name}", self._base, run, finished))
 
     def _release(self, name: str, catalog: CatalogFolder, tower: Path) -> Path:
-        lots = catalog.item_files("test")  # of the grocery photos only those that training has not seen
+        lots = catalog.item_files("test")  # of the grocery catalogue only the lots that training has not seen
         run = partial(pipeline.embed, self.workspace, lots, tower, release_id=None, workers=0)
         return Path(self._step(f"embed lots, {name}", (self._base, tower.name), lambda step: str(run(progress=step))))
 
@@ -194,14 +194,19 @@ class Demo:
 def measure_systems(
     settings: Settings, catalog: CatalogFolder, releases: dict[str, Path], split: str, step: Step
 ) -> dict[str, dict[str, float]]:
-    """Measure keyword, text-only, text + photo and hybrid search over the corpus of a split, each through the real service.
+    """Measure keyword, text-only, text + photo and hybrid search over the corpus of a split, each through SearchService.
+
+    Hybrid search is also measured re-ranked if there is a re-ranker.
 
     Args:
-        settings: folders of the towers and the re-ranker.
-        catalog: supplies the judgments.
-        releases: the releases of TEXT and TEXT_PHOTO.
-        split: val or test.
-        step: progress.
+        settings: settings with the folders of the towers and the re-ranker.
+        catalog: catalogue with the judgments.
+        releases: TEXT and TEXT_PHOTO -> release folder.
+        split: "val" or "test".
+        step: progress callback.
+
+    Returns:
+        system -> measure -> mean over the queries.
     """
     from processing.evaluation.corpus import build_corpus
     from processing.evaluation.runs import System, measure
@@ -229,7 +234,7 @@ def measure_systems(
 
 
 def _hash_of(folder: Path) -> str:
-    """Return a hash of a catalogue's tables, without its photos, which its item files name."""
+    """Return a hash of a catalogue's tables. Photos are left out; the item files name them."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.parquet")):
         digest.update(path.read_bytes())

@@ -1,4 +1,4 @@
-"""`gavel distill`."""
+"""`gavel distill`: train small models that imitate large ones."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,31 +13,39 @@ from gavel.workspace.options import CatalogOption, Json, Seed, print_json
 from retrieval.config.settings import Settings
 from retrieval.contracts.tower_card import split_tower_id
 
-distill_app = typer.Typer(no_args_is_help=True, help="Make small models that say what big ones say.")
+distill_app = typer.Typer(no_args_is_help=True, help="Train small models that imitate large ones.")
 
-# a number that processing.training.query_distillation has, too: importing it here would make every command slower
+# repeats a default of processing.training.query_distillation, because importing that module slows down every command
 Least = Annotated[
-    float, typer.Option(min=0.0, max=1.0, help="Share of the full query tower's Recall@50 on val; below it, no file.")
+    float,
+    typer.Option(min=0.0, max=1.0, help="Smallest share of the full query tower's Recall@50 on val; below it, no file is written."),
 ]
 
 
 @distill_app.callback()
 def _group() -> None:
-    """Make small models that say what big ones say."""
+    """Train small models that imitate large ones."""
 
 
 @distill_app.command("query")
 def distill_query(
     catalog: CatalogOption = None,
-    tower: Annotated[str | None, typer.Option(help="tower_id; the release's by default.")] = None,
-    release: Annotated[Path | None, typer.Option(help="Release folder or release_id; the tower's newest by default.")] = None,
-    texts: Annotated[int | None, typer.Option(min=2, help="Queries and pieces of lots' texts to learn from; 30,000.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over them; 20.")] = None,
+    tower: Annotated[str | None, typer.Option(help="tower_id; the release's tower by default.")] = None,
+    release: Annotated[
+        Path | None, typer.Option(help="Release folder or release_id; the tower's newest release by default.")
+    ] = None,
+    texts: Annotated[
+        int | None, typer.Option(min=2, help="Number of queries and pieces of lots' texts to learn from; 30,000.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the texts; 20.")] = None,
     least: Least = 0.98,
     seed: Seed = 7,
     as_json: Json = False,
 ) -> None:
-    """Make a tower's small query tower: it adds up vectors of tokens, no network; GAVEL_QUERY_TOWER=small serves it."""
+    """Train a tower's small query tower, which adds up token vectors instead of running a network.
+
+    GAVEL_QUERY_TOWER=small serves it.
+    """
     from catalog.folder import CatalogFolder
     from models.config.distillation import StaticQueryConfig
     from processing.training.query_distillation import FULL, SMALL, distil_query

@@ -1,4 +1,4 @@
-"""`gavel embed`: from lots to a release."""
+"""`gavel embed`: embed lots into a release."""
 
 from pathlib import Path
 from typing import Annotated, TypedDict
@@ -27,17 +27,18 @@ def embed(
     ] = None,
     tower: Annotated[str | None, typer.Option(help="tower_id; the newest tower by default.")] = None,
     dimensions: Annotated[
-        int | None, typer.Option(help="Length of the vectors, one that the tower serves; its own by default.")
+        int | None, typer.Option(help="Length of the vectors, one of those that the tower serves; the tower's own by default.")
     ] = None,
-    release: Annotated[str | None, typer.Option(help="release_id; made from tower and input by default.")] = None,
+    release: Annotated[str | None, typer.Option(help="release_id; derived from tower and input by default.")] = None,
     photos: Annotated[
-        list[Path] | None, typer.Option(help="Folder whose photos lots may name besides that of their file; may be repeated.")
+        list[Path] | None,
+        typer.Option(help="Further folder of photos that lots may name, besides the folder of their file; may be repeated."),
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode photos; 0 decodes in a thread.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Embed again what is there already, unchanged.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Embed again although an unchanged release is there already.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Embed lots into a release: bulk files with vectors, and the rows that were set aside."""
+    """Embed lots into a release: bulk files with vectors, and a file of the rows that were rejected."""
     from catalog.folder import CatalogFolder
     from gavel.workspace import pipeline
     from processing.embedding.job import nothing_embedded

@@ -1,4 +1,4 @@
-"""`gavel evaluate` and `gavel compare`."""
+"""`gavel evaluate` and `gavel compare`: measure a tower, compare two systems."""
 
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from processing.evaluation.compare import QueryComparison, RankedItem, RunComparison
     from processing.evaluation.report import Evaluation
 
-UNJUDGED = "?"  # id of a query that was typed and is not judged
-Split = Annotated[str, typer.Option(help="Whose queries: test for a report, val for choices.")]
+UNJUDGED = "?"  # id of a typed query that has no judgments
+Split = Annotated[str, typer.Option(help="Split of the queries: test for a report, val for choices.")]
 
 
 def evaluate(
@@ -30,14 +30,14 @@ def evaluate(
     tower: Annotated[str | None, typer.Option(help="tower_id; by default the tower of the release.")] = None,
     release: Annotated[Path | None, typer.Option(help="Release folder or release_id; the newest one by default.")] = None,
     zero_shot: Annotated[str, typer.Option(help="Sentence encoder to compare with: preset, hub name or folder.")] = "",
-    depth: Annotated[int, typer.Option(min=1, help="Ranks of every run.")] = 1_000,
-    baseline: Annotated[str, typer.Option(help="Way of searching that the others are tested against.")] = "BM25",
+    depth: Annotated[int, typer.Option(min=1, help="Ranks in every run.")] = 1_000,
+    baseline: Annotated[str, typer.Option(help="System that the others are tested against.")] = "BM25",
     out: Annotated[Path | None, typer.Option(help="Folder of the report; one in <home>/reports by default.")] = None,
-    no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw nothing.")] = False,
+    no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw no plots.")] = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Measure a tower against BM25 and, if wanted, an untrained encoder: quality, speed, size, and a report of it."""
+    """Measure a tower against BM25 and, with --zero-shot, an untrained encoder; report quality, speed and size."""
     from catalog.folder import CatalogFolder
     from gavel.workspace.wiring import find_tower
     from processing.evaluation.job import Plan, evaluate_to_folder
@@ -64,7 +64,7 @@ def evaluate(
     report = out or workspace.reports / f"{source.name}-{split}-{tower_id}"
     with Stages() as stages:
         result = evaluate_to_folder(plan, report, plots=not no_plots, phases=stages)
-    from models.artefacts.model_card import write_model_card  # imports torch, for which a refused plan need not wait
+    from models.artefacts.model_card import write_model_card  # imports torch; a refused plan should not wait for that
 
     card = write_model_card(folder, result.to_dict())
     if as_json:
@@ -75,13 +75,15 @@ def evaluate(
 
 
 def compare(
-    base: Annotated[str, typer.Argument(help="A tower_id, a release, or a run: <report>:<way>, or a file of its runs.")],
-    new: Annotated[str, typer.Argument(help="The same, to be held against BASE.")],
-    query: Annotated[str | None, typer.Argument(help="Show both lists for this query; without it, all queries count.")] = None,
+    base: Annotated[str, typer.Argument(help="A tower_id, a release, or a run: <report>:<system>, or a run file of a report.")],
+    new: Annotated[str, typer.Argument(help="Source to compare with BASE, in the same form.")],
+    query: Annotated[
+        str | None, typer.Argument(help="Show both lists for this query; by default all queries of the split are compared.")
+    ] = None,
     catalog: CatalogOption = None,
     split: Split = "test",
-    mode: Annotated[Mode, typer.Option(help="How towers and releases are searched.")] = "hybrid",
-    rerank: Annotated[bool, typer.Option(help="Let re-rankers order hybrid answers.")] = True,
+    mode: Annotated[Mode, typer.Option(help="Retrieval mode for towers and releases.")] = "hybrid",
+    rerank: Annotated[bool, typer.Option(help="Re-rank hybrid answers.")] = True,
     k: Annotated[int, typer.Option("-k", min=1, max=50, help="Lots of each list.")] = 10,
     as_json: Json = False,
 ) -> None:
@@ -165,7 +167,7 @@ def _cells(place: "RankedItem | None") -> tuple[str, str]:
 
 
 def _moved(place: "RankedItem | None") -> str:
-    """Format the change of rank of an item between the two lists."""
+    """Return the change of an item's rank between the two lists, such as "↑ 2"."""
     if place is None:
         return ""
     if place.other_rank is None:

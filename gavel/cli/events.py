@@ -30,12 +30,12 @@ def events() -> None:
 def check(
     files: Annotated[list[Path], typer.Argument(help="Logs (.csv, .ndjson, .jsonl, also .gz; .parquet), or folders of them.")],
     products: Annotated[
-        Path | None, typer.Option(help="Catalogue file, or folder of them: events of other items are set aside.")
+        Path | None, typer.Option(help="Catalogue file, or folder of such files: events of other items are rejected.")
     ] = None,
-    rejects: Annotated[Path | None, typer.Option(help="NDJSON file to write the rows to that are set aside.")] = None,
+    rejects: Annotated[Path | None, typer.Option(help="NDJSON file to write the rejected rows to.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Read logs of events, and count what can be used and what is set aside, by reason."""
+    """Read logs of events, and count usable rows and, by reason, rejected rows."""
     from catalog.event_tables import read_event_table
 
     with ExitStack() as stack:
@@ -79,7 +79,7 @@ def _writer(path: Path) -> Iterator[Any]:
 
 
 def summarise(table: "EventTable") -> dict[str, Any]:
-    """Return the counts of usable and rejected rows."""
+    """Return counts of usable and rejected rows, buyers and items, and the first and last time."""
     from catalog.event_times import written_time
 
     counts = Counter(table.event_types.tolist())
@@ -100,7 +100,7 @@ def summarise(table: "EventTable") -> dict[str, Any]:
 
 
 def show_events(table: "EventTable", values: dict[str, Any]) -> None:
-    """Print the values of summarise() and further ones, and the first rejected row of each kind."""
+    """Print `values`, which begin with those of summarise(), and the first rejected row of each kind."""
     values = dict(values)
     by_reason = values.pop("rejected_by_reason")
     values["event_types"] = ", ".join(f"{name} {count:,}" for name, count in values["event_types"].items())

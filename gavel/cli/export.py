@@ -11,14 +11,16 @@ from gavel.workspace.options import Json, report
 from retrieval.config.settings import Settings
 from retrieval.contracts.tower_card import HASHED_FILES, IMAGE_TOWER_FILE, TowerCard
 
-export_app = typer.Typer(no_args_is_help=True, help="Write a release or a tower's image branch in forms that others read.")
+export_app = typer.Typer(no_args_is_help=True, help="Write files for other programs, and add what towers of older versions lack.")
 
 
 @export_app.command()
 def faiss(
     release: Annotated[Path | None, typer.Argument(help="Release folder or release_id; the newest one by default.")] = None,
     to: Annotated[Path | None, typer.Option(help="Folder to write; <home>/exports/<release_id> by default.")] = None,
-    spec: Annotated[str, typer.Option(help="Of the index, like flat or pq:pq_m=64; see `gavel index advise`.")] = "hnsw",
+    spec: Annotated[
+        str, typer.Option(help="Index type and parameters, such as flat or pq:pq_m=64; see `gavel index advise`.")
+    ] = "hnsw",
     as_json: Json = False,
 ) -> None:
     """Write a release's vectors and ids as NumPy files, with a plain FAISS index over them."""
@@ -47,7 +49,7 @@ def checksums(
     tower: Annotated[str | None, typer.Argument(help="tower_id; the newest tower by default.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the checksums of a tower's files into its card, where an older version saved it without."""
+    """Add missing checksums of files to the card of a tower that an older version saved."""
     folder = Workspace(Settings.from_env()).tower(tower)
     card = TowerCard.load(folder, verify=True)
     missing = [name for name in (*HASHED_FILES, IMAGE_TOWER_FILE) if name not in card.files and (folder / name).is_file()]
@@ -60,7 +62,7 @@ def image(
     tower: Annotated[str | None, typer.Argument(help="tower_id; the newest tower by default.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Give a tower the image branch that searches by photo encode with, where an older version saved it without."""
+    """Add the image encoder for searches by photo to a tower that an older version saved without it."""
     from models.artefacts.tower_files import add_image_tower
 
     folder = Workspace(Settings.from_env()).tower(tower)

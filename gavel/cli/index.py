@@ -1,4 +1,4 @@
-"""`gavel index [RELEASE]`, `gavel index probe` and `gavel index advise`."""
+"""`gavel index [RELEASE]`, `gavel index probe` and `gavel index advise`: build, measure or choose an index."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,17 +28,20 @@ class _WithDefault(TyperGroup):
 def index(
     release: Annotated[Path | None, typer.Argument(help="Release folder or release_id; the newest one by default.")] = None,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Build a new index from all releases of the live tower, or of RELEASE's, instead.")
+        bool, typer.Option("--rebuild", help="Build a new index from all releases of the live tower, or of RELEASE's tower.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Write the release's lots even where the index has newer ones, after wrong times.")
+        bool, typer.Option("--overwrite", help="Write the release's lots even over newer ones; for repairs after wrong timestamps.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Make it live although it has far fewer lots than the live index, or many were refused.")
+        bool,
+        typer.Option(
+            "--force", help="Make the index live although it has far fewer lots than the live one, or many lots were refused."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Index a release and make it live; or, where an index is damaged, build it anew."""
+    """Index a release and make it live; with --rebuild, replace a damaged index by a new one."""
     from gavel.workspace import pipeline
 
     settings = Settings.from_env()
@@ -65,10 +68,10 @@ def index(
 
 
 def probe(
-    seed: Annotated[int, typer.Option(min=0, help="Draws other lots.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random sample of lots.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Measure how much of the exact answer the live index finds, over lots drawn from all of it; exit status 1 below .95."""
+    """Measure recall@10 of the live index against exact search, over a random sample of its lots; exit status 1 below .95."""
     from gavel.workspace.wiring import open_store
     from retrieval.ingestion import MIN_RECALL, low_recall, probe_index
 

@@ -86,25 +86,31 @@ def demo(
 
 @app.command()
 def search(
-    query: Annotated[str | None, typer.Argument(help="What to look for; without it a prompt opens, `quit` leaves.")] = None,
+    query: Annotated[str | None, typer.Argument(help="Query; without one a prompt opens, `quit` leaves it.")] = None,
     photo: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Lots that look like this JPEG, PNG or WebP; the query says more of it."),
+        typer.Option(
+            exists=True, dir_okay=False, help="Find lots that look like this JPEG, PNG or WebP; the query adds words to it."
+        ),
     ] = None,
-    k: Annotated[int, typer.Option("-k", help="How many lots, 1 to 100.")] = 10,
-    mode: Annotated[Mode, typer.Option(help="Which retrievers look: both, vectors alone, words alone.")] = "hybrid",
+    k: Annotated[int, typer.Option("-k", help="Number of lots, 1 to 100.")] = 10,
+    mode: Annotated[
+        Mode, typer.Option(help="Retrieval mode: hybrid (vectors and words), semantic (vectors) or keyword (words).")
+    ] = "hybrid",
     category: Annotated[str | None, typer.Option(help="Only this category.")] = None,
     brand: Annotated[str | None, typer.Option(help="Only this brand.")] = None,
     min_price: Annotated[float | None, typer.Option(help="Only lots at this price or above.")] = None,
     max_price: Annotated[float | None, typer.Option(help="Only lots at this price or below.")] = None,
     min_seller_rating: Annotated[float | None, typer.Option(help="Only sellers rated at least this, 0 to 5.")] = None,
     rerank: Annotated[bool, typer.Option(help="Let the re-ranker order the answer.")] = True,
-    fusion: Annotated[str, typer.Option(help="rrf, min_max or l2, with weights if wanted: min_max:0.7,0.3; else as tuned.")] = "",
-    diversity: Annotated[float, typer.Option(help="How much the best lots shall differ, 0 to 1.")] = 0.0,
-    most_per_brand: Annotated[int | None, typer.Option(help="Lots of one brand before the others.")] = None,
-    most_per_seller: Annotated[int | None, typer.Option(help="Lots of one seller before the others.")] = None,
-    most_per_category: Annotated[int | None, typer.Option(help="Lots of one category before the others.")] = None,
-    tower: Annotated[str, typer.Option(help="Insist on this tower_id.")] = "",
+    fusion: Annotated[
+        str, typer.Option(help="rrf, min_max or l2, with optional weights, such as min_max:0.7,0.3; as tuned by default.")
+    ] = "",
+    diversity: Annotated[float, typer.Option(help="Strength of diversification among the best lots, 0 to 1.")] = 0.0,
+    most_per_brand: Annotated[int | None, typer.Option(help="Most lots of one brand; further ones come last.")] = None,
+    most_per_seller: Annotated[int | None, typer.Option(help="Most lots of one seller; further ones come last.")] = None,
+    most_per_category: Annotated[int | None, typer.Option(help="Most lots of one category; further ones come last.")] = None,
+    tower: Annotated[str, typer.Option(help="Refuse to search an index of another tower_id.")] = "",
     query_tower: QueryTower = None,
     as_json: Json = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""`gavel up` and `gavel down`: an OpenSearch for this machine."""
+"""`gavel up` and `gavel down`: start and stop an OpenSearch on this machine."""
 
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -16,10 +16,12 @@ NAMES = {"node": "the node on this machine's Java", "container": "the container"
 
 def up(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 9200,
-    nodes: Annotated[int, typer.Option(min=1, max=9, help="More than one make a cluster, for shards and replicas.")] = 1,
+    nodes: Annotated[
+        int, typer.Option(min=1, max=9, help="Number of nodes; two or more form a cluster, for shards and replicas.")
+    ] = 1,
     as_json: Json = False,
 ) -> None:
-    """Give this machine an OpenSearch: the one at OPENSEARCH_URL, a container, or a node from Maven Central."""
+    """Provide an OpenSearch: the one at OPENSEARCH_URL, a container, or a node from Maven Central."""
     from gavel.opensearch.service import up
 
     running = up(Workspace(Settings.from_env()).opensearch, port, nodes=nodes)

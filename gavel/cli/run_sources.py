@@ -25,18 +25,23 @@ MARK = ":"  # <report>:<system>
 
 
 class RunSource(Protocol):
-    """Something that answers queries."""
+    """A system or a saved run that answers queries."""
 
     @property
     def name(self) -> str:
-        """Title in tables."""
+        """Title of the source in tables."""
 
     def run(self, queries: Mapping[str, str], progress: Step) -> Run:
-        """Return the answers to queries: query_id -> item ids, best first. A saved run has only its own queries."""
+        """Return the answers to queries: query_id -> item ids, best first.
+
+        Args:
+            queries: query_id -> text; a saved run answers only queries that it holds.
+            progress: progress callback.
+        """
 
 
 class SavedRun:
-    """A run of a report."""
+    """A run that `gavel evaluate` saved in a report."""
 
     def __init__(self, path: Path, name: str) -> None:
         self.name = name
@@ -46,7 +51,7 @@ class SavedRun:
         """Return the saved answers to these queries.
 
         Raises:
-            InvalidInput: there are none.
+            InvalidInput: the run holds none of these queries.
         """
         saved = load_run(self._path)
         answers = {query: saved[query] for query in queries if query in saved}
@@ -59,16 +64,16 @@ class SavedRun:
 
 
 class ReleaseRun:
-    """Searches over a release by the tower that made it, as they are served."""
+    """Searches over a release with the release's tower, through the same SearchService as in `gavel serve`."""
 
     def __init__(
         self, workspace: Workspace, release: Path, judged: JudgedQueries, mode: Mode, rerank: bool, stack: ExitStack
     ) -> None:
-        """Index the items of the split in a folder that the stack removes.
+        """Index the items of the split in a temporary folder, which `stack` removes.
 
         Raises:
             ReleaseError: the release lacks items of the split.
-            TowerError: its tower cannot be used.
+            TowerError: the release's tower cannot be used.
         """
         settings = workspace.settings
         manifest = load_release(release)
@@ -86,7 +91,7 @@ class ReleaseRun:
         self._now = judged.now
 
     def run(self, queries: Mapping[str, str], progress: Step) -> Run:
-        """Search for these queries."""
+        """Search the release for these queries and return query_id -> item ids, best first."""
         count = ProgressCounter(len(queries), progress)
         return search_run(self._system, queries, self._now, on_query=count.tick)
 
@@ -95,15 +100,15 @@ def find_source(workspace: Workspace, given: str, judged: JudgedQueries, mode: M
     """Find the source that an argument of the command line names.
 
     Args:
-        workspace: holds towers, releases and reports.
-        given: a run file, a report (`<report>` or `<report>:<system>`), a release, or a tower_id.
-        judged: its corpus is searched.
-        mode: of searches over a release.
-        rerank: True if the re-ranker orders answers of hybrid searches.
-        stack: closes the index of a release.
+        workspace: workspace with towers, releases and reports.
+        given: a run file, `<report>:<system>`, a release (folder or id), or a tower_id.
+        judged: judged queries, whose corpus is searched.
+        mode: retrieval mode of searches over a release.
+        rerank: True re-ranks the answers of hybrid searches.
+        stack: exit stack that closes the index of a release.
 
     Raises:
-        InvalidInput: it is none of these.
+        InvalidInput: `given` is none of these, or names a report without a system.
     """
     if given.endswith(RUN_SUFFIX):
         return SavedRun(_existing(Path(given)), Path(given).name.removesuffix(RUN_SUFFIX))

@@ -1,4 +1,4 @@
-"""`gavel serve`."""
+"""`gavel serve`: the search page and the API on this machine."""
 
 import os
 import re
@@ -35,23 +35,25 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen on.")] = 8000,
     photos: Annotated[
-        list[Path] | None, typer.Option(help="Show photos of this folder too, for lots that name them by absolute path.")
+        list[Path] | None, typer.Option(help="Further folder of photos to show, for lots that name photos by absolute path.")
     ] = None,
     query_tower: QueryTower = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Also answer requests that address this server by NAME; * answers any. Repeatable."),
+        typer.Option(metavar="NAME", help="Also answer requests that address this server by NAME; * allows any name. Repeatable."),
     ] = None,
-    currency: Annotated[str, typer.Option(help="ISO 4217 code of the prices, such as EUR; without it they are bare numbers.")] = "",
+    currency: Annotated[
+        str, typer.Option(help="ISO 4217 code of the prices, such as EUR; without it prices are bare numbers.")
+    ] = "",
     workers: Annotated[
-        int, typer.Option(min=1, max=64, help="Processes that answer, over the same files; one a core is enough.")
+        int, typer.Option(min=1, max=64, help="Processes that answer requests, over the same files; one per CPU core is enough.")
     ] = 1,
     metrics: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="Answer /metrics for Prometheus there, such as 127.0.0.1:9464."),
+        typer.Option(metavar="ADDRESS", help="Answer /metrics for Prometheus at this address, such as 127.0.0.1:9464."),
     ] = None,
 ) -> None:
-    """A search page at /, the API beside it, described at /docs."""
+    """Serve the search page at /, the API beside it, and the API's description at /docs."""
     if currency and not re.fullmatch("[A-Za-z]{3}", currency):
         raise InvalidInput(f"--currency is {currency!r}; give the three letters of ISO 4217, such as EUR")
     for name in allow_host or []:
@@ -62,7 +64,7 @@ def serve(
         settings, query_tower=query_tower or settings.query_tower, metrics_address=metrics or settings.metrics_address
     )
     metrics_host, metrics_port = _metrics_place(settings, port)
-    listeners = [listen(host, port)]  # before loading, which takes seconds, and before the address is printed
+    listeners = [listen(host, port)]  # opened before the index is loaded, which takes seconds, and before the address is printed
     from gavel.web.http_server import serve_app, serve_in_workers
     from lambdas.query_api.callers import CallerLimits, is_loopback
 
@@ -98,10 +100,10 @@ def serve(
 
 
 def _metrics_place(settings: Settings, page_port: int) -> tuple[str, int | None]:
-    """Return host and port of `/metrics`; no port if there are no metrics.
+    """Return host and port of `/metrics`, or ("", None) if metrics are off.
 
     Raises:
-        InvalidInput: the address cannot be read, or the page has its port.
+        InvalidInput: the address cannot be read, or its port is the page's.
     """
     if not settings.metrics_address:
         return "", None
@@ -117,14 +119,14 @@ def _metrics_place(settings: Settings, page_port: int) -> tuple[str, int | None]
 def page_and_api(
     settings: Settings, photos: Sequence[Path], currency: str, limits: "CallerLimits | None" = None, workers: int = 1
 ) -> tuple["FastAPI", str]:
-    """Create the app of `gavel serve`, and return it with a line about its index.
+    """Create the app of `gavel serve`, and return the app and a line about its index.
 
     Args:
-        settings: of this process.
-        photos: folders whose photos may be shown.
-        currency: ISO 4217 code, or empty.
-        limits: of callers, in each process; None for no limits.
-        workers: number of processes.
+        settings: settings of this process.
+        photos: further folders whose photos may be shown.
+        currency: ISO 4217 code of the prices, or empty.
+        limits: limits of callers, which each process counts for itself; None sets no limits.
+        workers: number of worker processes.
 
     Raises:
         IndexMissing: nothing has been indexed yet.
@@ -155,7 +157,7 @@ def page_and_api(
         lists=lists,
         telemetry=monitoring.telemetry,
     )
-    # innermost: requests that other middleware refuses need no slot, and refusals of this one get its headers
+    # innermost: requests that other middleware refuses need no slot, and refusals by the queue get the others' headers
     app.user_middleware.append(Middleware(QueueMiddleware, queues=queues))
     app.include_router(events_router(event_sink(settings), service.record_interactions, lists))
     add_page(app, lambda: service, PhotoFiles(workspace, photos), currency)
@@ -171,7 +173,7 @@ def listen(host: str, port: int) -> socket.socket:
         port: 1 to 65535.
 
     Raises:
-        InvalidInput: the port is taken, or the address is not of this machine.
+        InvalidInput: the port is taken, or this machine does not have the address.
     """
     try:
         address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]

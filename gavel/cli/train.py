@@ -1,4 +1,4 @@
-"""`gavel train`: the flags of all trainings, and which of them belong together."""
+"""`gavel train`: the flags of all trainings, and checks that they fit together."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -20,32 +20,37 @@ if TYPE_CHECKING:
 
 
 def train(
-    what: Annotated[str, typer.Argument(help="towers; reranker or buyers: that of the live index.")] = "towers",
+    what: Annotated[str, typer.Argument(help="towers, or the reranker or buyers (buyer tower) of the live index.")] = "towers",
     catalog: CatalogOption = None,
     preset: Annotated[str, typer.Option(help="Architecture: compact, minilm, multilingual, distilbert-resnet50, …")] = "compact",
-    text_only: Annotated[bool, typer.Option("--text-only", help="Leave the photos out.")] = False,
+    text_only: Annotated[bool, typer.Option("--text-only", help="Train without photos.")] = False,
     text_model: Annotated[str | None, typer.Option(help="Hub name or folder of a pretrained text encoder.")] = None,
-    dimensions: Annotated[int | None, typer.Option(min=8, help="Length of the vectors; the preset's by default.")] = None,
+    dimensions: Annotated[int | None, typer.Option(min=8, help="Length of the vectors; the preset's length by default.")] = None,
     hide_text: Annotated[
-        float, typer.Option(min=0.0, max=0.9, help="Share of the lots whose text is hidden, for searches by photo alone.")
+        float,
+        typer.Option(
+            min=0.0, max=0.9, help="Share of the lots whose text is hidden in training, for searches by photo without words."
+        ),
     ] = 0.0,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the lots; the catalogue's own by default.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=2, help="Pairs of a step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak of the learning rate.")] = None,
-    max_seconds: Annotated[float | None, typer.Option(help="Shorten each stage to end after so long.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the training data; the catalogue's default otherwise.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Pairs per step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Shorten each stage to end after this many seconds.")] = None,
     stages: Annotated[Path | None, typer.Option(help="YAML file with the stages of training.")] = None,
-    rounds: Annotated[int, typer.Option(min=0, help="Rounds of mining and training on what was mined.")] = 0,
+    rounds: Annotated[int, typer.Option(min=0, help="Rounds of mining negatives and training on them.")] = 0,
     per_query: PerQuery = None,
     margin: Margin = None,
     no_margin: NoMargin = False,
     negatives: Annotated[Path | None, typer.Option(help="Train on these mined negatives; `gavel mine` makes them.")] = None,
-    start_from: Annotated[str | None, typer.Option(help="tower_id of the weights to go on from.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with a run that was cut short.")] = True,
+    start_from: Annotated[str | None, typer.Option(help="tower_id of the weights to start from.")] = None,
+    resume: Annotated[bool, typer.Option(help="Continue a run that was cut short.")] = True,
     reranker: Annotated[
         bool, typer.Option("--reranker", help="Train the re-ranker of the live index instead of the towers.")
     ] = False,
     labels: Annotated[
-        str | None, typer.Option(help="What the re-ranker learns from: clicks or judgments; clicks where there are any.")
+        str | None, typer.Option(help="Labels of the re-ranker: clicks or judgments; by default clicks if the catalogue has any.")
     ] = None,
     from_events: Annotated[
         list[Path] | None,
@@ -55,13 +60,15 @@ def train(
         list[Path] | None,
         typer.Option(help="Train buyers on these events (CSV, NDJSON, parquet) instead of a catalogue's clicks; may be repeated."),
     ] = None,
-    heads: Annotated[int | None, typer.Option(min=1, max=16, help="Of the attention, for train buyers; 1.")] = None,
+    heads: Annotated[int | None, typer.Option(min=1, max=16, help="Attention heads, for train buyers; 1.")] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="With --from-events: save the re-ranker whatever the comparisons say.")
+        bool, typer.Option("--force", help="With --from-events: save the re-ranker even if the comparisons reject it.")
     ] = False,
     trust_unsigned: Annotated[
         bool,
-        typer.Option("--trust-unsigned", help="With --from-events: learn from lists that no search is known to have served, too."),
+        typer.Option(
+            "--trust-unsigned", help="With --from-events: also learn from lists without a proof that a search served them."
+        ),
     ] = False,
     source_share: Annotated[
         float | None,
@@ -70,7 +77,7 @@ def train(
     seed: Seed = 7,
     as_json: Json = False,
 ) -> None:
-    """Train item and query tower on a catalogue, or on clicks, judgments or events the re-ranker or the buyer tower."""
+    """Train item and query tower on a catalogue, or the re-ranker or the buyer tower on clicks, judgments or events."""
     workspace = Workspace(Settings.from_env())
     if what not in ("towers", "reranker", "buyers"):
         raise InvalidInput(f"there is no {what!r} to train; train towers, reranker or buyers")

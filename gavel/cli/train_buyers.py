@@ -19,7 +19,7 @@ def train_buyers(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Train the buyer tower over the stored vectors of the live index's tower, and print its metrics on held-out baskets."""
+    """Train the buyer tower on the live index's stored vectors, and print its metrics on held-out baskets."""
     if events and catalog:
         raise InvalidInput("--events and --catalog both say what to learn from; leave one out")
     with progress("train buyers") as step:

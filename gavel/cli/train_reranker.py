@@ -14,14 +14,21 @@ if TYPE_CHECKING:
 
 
 def train_reranker(workspace: Workspace, catalog: CatalogFolder, labels: "Labels | None", *, seed: int, as_json: bool) -> None:
-    """Train the re-ranker on a catalogue's clicks or judgments and print its report."""
+    """Train the re-ranker on a catalogue's clicks or judgments and print the report of the training."""
     with progress("train re-ranker") as step:
         result = pipeline.train_reranker(workspace, catalog, seed=seed, progress=step, labels=labels)
     report(result.to_dict(), as_json)
 
 
 def train_on_events(workspace: Workspace, places: list[Path], as_json: bool, **given: Any) -> None:
-    """Train the re-ranker on events, and print its metrics on held-out queries. `given` goes to pipeline.train_on_events()."""
+    """Train the re-ranker on events, and print its metrics on held-out and judged queries.
+
+    Args:
+        workspace: workspace of the live index.
+        places: files or folders of events.
+        as_json: True prints JSON.
+        given: further arguments of pipeline.train_on_events().
+    """
     with Stages() as stages:
         result = pipeline.train_on_events(workspace, places, stages=stages, **given)
     if as_json:

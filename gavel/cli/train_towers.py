@@ -18,13 +18,15 @@ if TYPE_CHECKING:  # imports torch
     from processing.training.mining_rules import MiningRules
     from processing.training.rounds import RoundsReport
 
-# None takes the default of the settings file or the dataclass, whose import here would slow down every command
-PerQuery = Annotated[int | None, typer.Option("--per-query", min=1, help="Hard negatives mined for each query; 15.")]
+# None takes the default of the settings file or of MiningRules, whose import here would slow down every command
+PerQuery = Annotated[int | None, typer.Option("--per-query", min=1, help="Hard negatives per query; 15.")]
 Margin = Annotated[
     float | None,
-    typer.Option("--margin", min=0.0, help="Unjudged lots closer to the best answer's score than this are left out; .05."),
+    typer.Option("--margin", min=0.0, help="Leave out unjudged lots whose score is closer than this to the best answer's; .05."),
 ]
-NoMargin = Annotated[bool, typer.Option("--no-margin", help="Take unjudged lots whatever they score: all judgments are known.")]
+NoMargin = Annotated[
+    bool, typer.Option("--no-margin", help="Take unjudged lots of any score; for catalogues whose judgments are complete.")
+]
 
 
 def train_towers(
@@ -37,7 +39,7 @@ def train_towers(
     resume: bool,
     as_json: bool,
 ) -> None:
-    """Train a pair of towers and print where it is."""
+    """Train a pair of towers and print the folder that holds them."""
     start = workspace.tower(start_from) if start_from else None
     with progress("train towers") as step:
         tower = pipeline.train_towers(
@@ -58,7 +60,7 @@ def train_rounds(
     resume: bool,
     as_json: bool,
 ) -> None:
-    """Train in rounds on mined negatives and print a row a round."""
+    """Train in rounds on mined negatives and print one row per round."""
     run = pipeline.train_rounds(workspace, catalog, config, rounds=rounds, rules=rules, resume=resume, steps=progress)
     print_json(run.to_dict()) if as_json else _show_rounds(run)
 
@@ -66,13 +68,15 @@ def train_rounds(
 def adapt(
     catalog: CatalogOption = None,
     model: Annotated[str, typer.Option(help="Sentence encoder: a preset, hub name or folder.")] = "minilm",
-    max_length: Annotated[int | None, typer.Option(min=8, help="Tokens of a text that are read; the preset's by default.")] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=8, help="Tokens read from each text; the preset's number by default.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of gradient descent; 200.")] = None,
-    min_weight: Annotated[float | None, typer.Option(min=0.0, help="Queries of pairs that weigh less are left out; 0.")] = None,
+    min_weight: Annotated[float | None, typer.Option(min=0.0, help="Leave out queries of pairs with a smaller weight; 0.")] = None,
     seed: Seed = 7,
     as_json: Json = False,
 ) -> None:
-    """Adapt a sentence encoder to a catalogue without judgments: it learns to rank as it does together with keywords."""
+    """Adapt a sentence encoder to a catalogue without judgments: it learns the ranking of its own scores fused with keywords."""
     workspace = Workspace(Settings.from_env())
     source = CatalogFolder.load(workspace.catalog(catalog))
     with Stages() as stages:
@@ -97,15 +101,17 @@ def mine(
     catalog: CatalogOption = None,
     out: Annotated[Path | None, typer.Option(help="File to write; <home>/negatives/<tower_id>.parquet by default.")] = None,
     per_query: PerQuery = None,
-    depth: Annotated[int | None, typer.Option(min=1, help="Lots looked at for each query; 100.")] = None,
-    skip: Annotated[int | None, typer.Option(min=0, help="Unjudged lots among the first so many are left out; 0.")] = None,
+    depth: Annotated[int | None, typer.Option(min=1, help="Ranks searched per query; 100.")] = None,
+    skip: Annotated[int | None, typer.Option(min=0, help="Leave out unjudged lots among this many first ranks; 0.")] = None,
     margin: Margin = None,
-    absolute: Annotated[bool, typer.Option("--absolute", help="The margin is a difference of scores, not a share.")] = False,
+    absolute: Annotated[
+        bool, typer.Option("--absolute", help="Take the margin as a difference of scores instead of a share.")
+    ] = False,
     no_margin: NoMargin = False,
-    exact: Annotated[bool, typer.Option("--exact", help="Compare with every lot instead of asking the graph.")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare with every lot instead of searching the graph.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Mine hard negatives from the live index: for each training query the wrong lots that rank highest."""
+    """Mine hard negatives from the live index: the highest-ranked wrong lots for each training query."""
     workspace = Workspace(Settings.from_env())
     source = CatalogFolder.load(workspace.catalog(catalog))
     rules = pipeline.mining_rules(
@@ -123,7 +129,7 @@ def mine(
 
 
 def _show_rounds(run: "RoundsReport") -> None:
-    """Print a row a round, the best one in bold."""
+    """Print one row per round, the best round in bold."""
     header = ("round", "stage", "tower_id", "recall@50", "ndcg@10", "recall@50, hnsw", "build flat / hnsw", "took")
     rows = []
     for trained in run.rounds:

@@ -1,4 +1,4 @@
-"""`gavel tune`."""
+"""`gavel tune`: choose settings on judged queries."""
 
 import tempfile
 from pathlib import Path
@@ -26,13 +26,13 @@ def _group() -> None:
 @tune_app.command("hybrid")
 def tune_hybrid(
     catalog: CatalogOption = None,
-    split: Annotated[str, typer.Option(help="Whose queries choose; never those of the report.")] = "val",
+    split: Annotated[str, typer.Option(help="Split of the queries to tune on; never the split of the report.")] = "val",
     release: Annotated[Path | None, typer.Option(help="Release folder or release_id; the newest one by default.")] = None,
-    boosts: Annotated[bool, typer.Option(help="Try boosts of title, brand and category, too.")] = True,
-    write: Annotated[bool, typer.Option(help="Put the choice beside the tower, where searches take it from.")] = True,
+    boosts: Annotated[bool, typer.Option(help="Also try boosts of title, brand and category.")] = True,
+    write: Annotated[bool, typer.Option(help="Save the choice beside the tower, where searches read it.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Choose fusion, weights and field boosts of hybrid searches, and have this tower's searches use them from now on."""
+    """Choose fusion, weights and field boosts of hybrid searches, and save them for this tower's searches."""
     from catalog.folder import CatalogFolder
     from gavel.workspace.wiring import find_tower, load_encoder
     from processing.evaluation.plots import plot_fusion_weights

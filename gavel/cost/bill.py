@@ -1,4 +1,4 @@
-"""The bill of a stage: a line for every charge, and the unpriced resources."""
+"""The bill of a stage: one line per charge, and the resources without a price."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,10 +41,10 @@ class Bill:
     """Costs of a stage.
 
     Attributes:
-        usage: assumed use.
-        region: of the prices.
-        lines: every charge, by stack and resource.
-        unpriced: (resource, reason) of resources without a price.
+        usage: assumed use of the stage.
+        region: AWS region of the prices.
+        lines: every charge, in the order of stack and resource.
+        unpriced: (resource, reason) of each resource without a price.
         free: number of resources of free types.
         rungs: instance type -> dollars of one night's job, for every type of the ladder.
     """
@@ -57,7 +57,7 @@ class Bill:
     rungs: dict[str, float]
 
     def usd(self, *when: When) -> float:
-        """Return dollars a month of some of the causes."""
+        """Return the dollars per month of the given causes."""
         return sum(line.charge.usd for line in self.lines if line.charge.when in when)
 
     @property
@@ -85,9 +85,9 @@ def make_bill(resources: Sequence[Resource], table: PriceTable, usage: Usage) ->
     """Compute every charge of a stage.
 
     Args:
-        resources: of all its templates.
-        table: prices and assumptions.
-        usage: items and queries.
+        resources: resources of all templates of the stage.
+        table: prices and assumptions about use.
+        usage: items per night and queries per month.
     """
     meter = Meter(table, usage, resources)
     lines: list[Line] = []
@@ -105,7 +105,7 @@ def make_bill(resources: Sequence[Resource], table: PriceTable, usage: Usage) ->
 
 
 def _rungs(meter: Meter, machine: Resource) -> dict[str, float]:
-    """Return the cost of one night's job on each type of the ladder."""
+    """Return instance type -> dollars of one night's job, for every type of the ladder."""
     return {
         job.instance: meter.job_hours(job.instance, job.instances)
         * job.instances

@@ -1,4 +1,4 @@
-"""Charges of each type of resource, one function a type."""
+"""Charges of each type of resource, one function per type."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,11 +9,11 @@ from gavel.cost.machines import Machines
 from gavel.cost.price_table import Price, PriceTable, Unpriced
 from gavel.cost.stage_templates import Resource
 
-HOURS = 730.0  # a month
+HOURS = 730.0  # per month
 NIGHTS = HOURS / 24
 MONTH_S = HOURS * 3600
 GB, GIB_MIB = 1e9, 1024.0
-# idle: without any use; night: the nightly run; kept: upload and storage of items; queries: answers
+# causes of charges. idle: no use is needed; night: the nightly run; kept: upload and storage of items; queries: requests
 When = Literal["idle", "night", "kept", "queries"]
 
 
@@ -22,8 +22,8 @@ class Usage:
     """Use of a stage.
 
     Attributes:
-        items_per_night: new lots, each with a photo.
-        queries_per_month: requests to the API.
+        items_per_night: number of new lots per night, each with a photo.
+        queries_per_month: number of requests to the API per month.
         items_per_second: items that one instance embeds per second; None takes the price table's value for the instance type.
     """
 
@@ -38,9 +38,9 @@ class Charge:
 
     Attributes:
         what: description of the quantity.
-        quantity: a month.
-        price: of one unit.
-        when: cause.
+        quantity: number of units per month.
+        price: price of one unit.
+        when: cause of the charge.
     """
 
     what: str
@@ -50,7 +50,7 @@ class Charge:
 
     @property
     def usd(self) -> float:
-        """Dollars a month."""
+        """Dollars per month."""
         return self.quantity * self.price.usd
 
 
@@ -58,20 +58,20 @@ class Meter:
     """Computes the charges of a stage's resources.
 
     Args:
-        table: prices and assumptions.
-        usage: of the stage.
-        resources: all of its templates.
+        table: prices and assumptions about use.
+        usage: use of the stage.
+        resources: resources of all templates of the stage.
     """
 
     def __init__(self, table: PriceTable, usage: Usage, resources: Sequence[Resource]) -> None:
         self.table, self.usage, self.resources = table, usage, resources
         self.machines = Machines(resources)
-        self.parts = math.ceil(usage.items_per_night / table.number("items_per_part")) * NIGHTS  # a month
-        self.items = usage.items_per_night * NIGHTS  # a month
+        self.parts = math.ceil(usage.items_per_night / table.number("items_per_part")) * NIGHTS  # per month
+        self.items = usage.items_per_night * NIGHTS  # per month
         self.event_requests = usage.queries_per_month * table.number("event_share")
 
     def charges(self, resource: Resource) -> list[Charge]:
-        """Return the charges of a resource; empty for a free type.
+        """Return the charges of a resource; empty if its type is free.
 
         Raises:
             Unpriced: the type is unknown, or the table lacks one of its prices.
@@ -87,7 +87,7 @@ class Meter:
         return Charge(what, quantity, self.table.price(price), when)
 
     def job_hours(self, instance: str, instances: int) -> float:
-        """Return the hours of each instance of one night's job.
+        """Return the hours for which each instance runs in one night's job.
 
         Raises:
             Unpriced: the table assumes no throughput for the type, and `usage` has none.
@@ -109,14 +109,14 @@ def _domain(meter: Meter, domain: Resource) -> Iterator[Charge]:
 
 
 def _function(meter: Meter, function: Resource) -> Iterator[Charge]:
-    """Charge requests and time. A handler that the table lacks runs only at deployment or by hand."""
+    """Yield the charges of a function's requests and time. A handler that the table lacks runs only at deployment or by hand."""
     use = meter.table.assumed["functions"].get(function.properties.get("Handler", ""))
     gib = function.properties.get("MemorySize", 128) / GIB_MIB
     if use is None:
         yield meter.charge("no regular use assumed", 0, "lambda.gb_seconds", "idle")
         return
     per_query = use["per"] == "query"
-    calls = meter.usage.queries_per_month if per_query else 2 * meter.parts  # a manifest beside the parts at most
+    calls = meter.usage.queries_per_month if per_query else 2 * meter.parts  # one manifest per part at most
     when: When = "queries" if per_query else "night"
     yield meter.charge("requests", calls, "lambda.requests", when)
     yield meter.charge(f"{gib:.1f} GiB for {use['billed_ms']} ms", calls * gib * use["billed_ms"] / 1000, "lambda.gb_seconds", when)
@@ -126,7 +126,7 @@ def _function(meter: Meter, function: Resource) -> Iterator[Charge]:
 
 
 def _version(meter: Meter, version: Resource) -> Iterator[Charge]:
-    """Charge the snapshot of a published version with SnapStart, which is stored without calls, too."""
+    """Yield the charge of a SnapStart snapshot, which is stored even if the version is never called."""
     name = version.properties["FunctionName"].get("Ref")
     function = next(r for r in meter.resources if r.stack == version.stack and r.logical_id == name)
     gib = function.properties.get("MemorySize", 128) / GIB_MIB if _snapshots(function) else 0.0
@@ -148,7 +148,7 @@ def _queue(meter: Meter, queue: Resource) -> Iterator[Charge]:
 
 
 def _machine(meter: Meter, machine: Resource) -> Iterator[Charge]:
-    """Charge every state once a run, and the job's hours on the first instance type of the ladder."""
+    """Yield the charges of every state once per run, and of the job's hours on the first instance type of the ladder."""
     runs = meter.machines.runs(machine) * NIGHTS
     at_night = not meter.machines.scheduled(machine)
     if at_night and not meter.usage.items_per_night:
@@ -172,7 +172,7 @@ def _topic(meter: Meter, _: Resource) -> Iterator[Charge]:
 
 
 def _bucket(meter: Meter, bucket: Resource) -> Iterator[Charge]:
-    """Charge the storage once as much expires as arrives, and the requests."""
+    """Yield the charges of requests, and of the storage that is reached when as much expires as arrives."""
     use = meter.table.use_of("buckets", bucket.logical_id)
     days = _storage_days(bucket, int(meter.table.number("keep_days")))
     items, table_of = meter.usage.items_per_night, use.get
@@ -192,7 +192,7 @@ def _bucket(meter: Meter, bucket: Resource) -> Iterator[Charge]:
 
 
 def _event_objects(meter: Meter) -> float:
-    """Return the objects that Firehose writes a month: one a buffer time, or one a request if those are fewer."""
+    """Return the objects that Firehose writes per month: one per buffer interval, but not more than there are requests."""
     return min(meter.event_requests, MONTH_S / meter.table.number("firehose_buffer_s"))
 
 
@@ -202,7 +202,7 @@ def _delivery(meter: Meter, _: Resource) -> Iterator[Charge]:
 
 
 def _table(meter: Meter, table: Resource) -> Iterator[Charge]:
-    """Charge interactions written, read, and stored until they expire. Expiry itself is free."""
+    """Yield the charges of interactions written, read, and stored until they expire. Expiry itself is free."""
     written = meter.event_requests * meter.table.number("interactions_per_event_request")
     searches = meter.usage.queries_per_month - meter.event_requests
     stored_gb = written / NIGHTS * meter.table.number("buyer_days") * meter.table.number("bytes_per_interaction") / GB
@@ -214,7 +214,7 @@ def _table(meter: Meter, table: Resource) -> Iterator[Charge]:
 
 
 def _storage_days(bucket: Resource, without_rule: int) -> int:
-    """Return the days of storage of an object: until it expires, and then as an old version until that expires, too."""
+    """Return the days for which an object is stored: until it expires, and then as a noncurrent version until that expires."""
     for rule in bucket.properties.get("LifecycleConfiguration", {}).get("Rules", []):
         if "ExpirationInDays" in rule:
             return int(rule["ExpirationInDays"] + rule.get("NoncurrentVersionExpiration", {}).get("NoncurrentDays", 0))

@@ -19,8 +19,8 @@ class Job:
 
     Attributes:
         instance: instance type.
-        instances: how many.
-        volume_gb: of each.
+        instances: number of instances.
+        volume_gb: disk of each instance in GB.
     """
 
     instance: str
@@ -29,7 +29,7 @@ class Job:
 
 
 class Machines:
-    """The machines of a stage."""
+    """The state machines of a stage."""
 
     def __init__(self, resources: Sequence[Resource]) -> None:
         machines = [r for r in resources if r.kind == MACHINE]
@@ -38,20 +38,20 @@ class Machines:
         self._schedules = {r.logical_id: sum(r.logical_id in target for target in targets) for r in machines}
 
     def states(self, machine: Resource) -> Sequence[Mapping[str, Any]]:
-        """Return its states, including those of its loops."""
+        """Return the states of a machine, including those of its loops and branches."""
         return self._states[machine.logical_id]
 
     def scheduled(self, machine: Resource) -> bool:
-        """True if a schedule starts it."""
+        """True if a schedule starts the machine."""
         return self._schedules[machine.logical_id] > 0
 
     def runs(self, machine: Resource) -> int:
-        """Return its runs a night: the number of schedules that start it, or 1 if a scheduled machine does, else 0."""
+        """Return a machine's runs per night: the number of schedules that start it, or 1 if a scheduled machine does, or 0."""
         starters = [name for name, times in self._schedules.items() if times and self._starts(name, machine.logical_id)]
         return self._schedules[machine.logical_id] or bool(starters)
 
     def jobs(self, machine: Resource) -> list[Job]:
-        """Return its possible jobs in the order of its states: the types of a ladder from the first on.
+        """Return the machine's possible jobs in the order of its states: one per instance type of the ladder.
 
         Raises:
             Unpriced: an instance type or number is decided when the machine runs.
@@ -71,7 +71,7 @@ def definition(machine: Resource) -> dict[str, Any]:
     """Parse the definition of a machine, with names of resources in place of CloudFormation's references.
 
     Raises:
-        InvalidInput: it is not JSON.
+        InvalidInput: the definition is not JSON.
     """
     text = machine.properties.get("DefinitionString", machine.properties.get("Definition", {}))
     if isinstance(text, Mapping) and "Fn::Join" in text:

@@ -21,11 +21,11 @@ class Price:
     """One price, on demand, without free tiers and discounts.
 
     Attributes:
-        name: such as "sqs.requests".
-        usd: of one unit.
-        unit: of the quantity.
-        source: page of the price.
-        seen: date on which it was read there.
+        name: name of the price, such as "sqs.requests".
+        usd: dollars per unit.
+        unit: unit of the quantity.
+        source: web page that states the price.
+        seen: date on which the price was read there.
     """
 
     name: str
@@ -40,9 +40,9 @@ class PriceTable:
     """Prices and assumptions.
 
     Attributes:
-        region: of the prices.
-        prices: by name.
-        free: resource type -> why it costs nothing by itself.
+        region: AWS region of the prices.
+        prices: name -> price.
+        free: resource type -> reason why it costs nothing by itself.
         assumed: section -> name -> assumption about use.
     """
 
@@ -55,14 +55,14 @@ class PriceTable:
         """Return a price by name.
 
         Raises:
-            Unpriced: there is none.
+            Unpriced: the table has no price of this name.
         """
         if name not in self.prices:
             raise Unpriced(f"{PRICES.name} has no price {name!r}; add it with its source and date")
         return self.prices[name]
 
     def is_free(self, kind: str) -> bool:
-        """True if resources of a type cost nothing. An entry such as "Custom::*" covers all types with that prefix."""
+        """True if resources of a type cost nothing. An entry such as "Custom::*" covers all types with the prefix "Custom::"."""
         return kind in self.free or f"{kind.partition('::')[0]}::*" in self.free
 
     def number(self, name: str) -> float:
@@ -70,16 +70,16 @@ class PriceTable:
         return float(self.assumed["numbers"][name]["value"])
 
     def use_of(self, section: str, logical_id: str) -> Mapping[str, Any]:
-        """Return the assumptions about a resource by the prefix of its logical id; empty if there are none."""
+        """Return the assumptions with the longest name that begins the logical id; empty if there are none."""
         uses = self.assumed[section]
         return next((uses[prefix] for prefix in sorted(uses, key=len, reverse=True) if logical_id.startswith(prefix)), {})
 
 
 def load_prices(path: Path = PRICES) -> PriceTable:
-    """Read the table.
+    """Read the price table.
 
     Raises:
-        InvalidInput: the file is not such a table.
+        InvalidInput: the file is not a price table.
     """
     try:
         table = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -22,10 +22,10 @@ class Resource:
     """One resource of a template.
 
     Attributes:
-        stack: file name of its template without the suffix.
-        logical_id: its name there.
-        kind: such as "AWS::SQS::Queue".
-        properties: as in the template.
+        stack: file name of the template without the suffix.
+        logical_id: name of the resource in the template.
+        kind: resource type, such as "AWS::SQS::Queue".
+        properties: properties as written in the template.
     """
 
     stack: str
@@ -61,10 +61,10 @@ def synthesise(stage: str, folder: Path) -> None:
 
     Args:
         stage: a key of `stages` in cdk.json.
-        folder: for the cloud assembly.
+        folder: folder to write the cloud assembly to.
 
     Raises:
-        InvalidInput: there is no such stage, or its values cannot be used.
+        InvalidInput: cdk.json has no such stage, or the stage cannot be synthesised.
         MissingPrerequisite: the CDK or node is not installed.
     """
     context = json.loads((ROOT / "cdk.json").read_text())["context"]

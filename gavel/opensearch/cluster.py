@@ -22,9 +22,9 @@ from gavel.opensearch.node import (
 from retrieval.errors import GavelError, IndexUnavailable, InvalidInput
 from retrieval.files import replace_file
 
-CLUSTER_FILE = "cluster.json"  # ports of the members
+CLUSTER_FILE = "cluster.json"  # holds the ports of the members
 DEFAULT_HEAP = "512m"
-TRANSPORT_ABOVE_HTTP = 100  # as 9300 is above 9200
+TRANSPORT_ABOVE_HTTP = 100  # the transport port is this much above the HTTP port, as 9300 above 9200
 START_TIMEOUT_S = 240.0  # several JVMs share the cores
 
 logger = logging.getLogger(__name__)
@@ -41,21 +41,21 @@ def start_cluster(
 ) -> list[RunningNode]:
     """Start nodes that outlive this process, each in its own folder, and wait until they form one cluster.
 
-    Running members stay as they are. So the same call restarts a lost node with its data.
+    Running members stay as they are. So a repeated call restarts a lost node with its data.
 
     Args:
-        data: folder of the cluster. An existing cluster keeps its ports.
-        nodes: how many; three tolerate the loss of one.
-        port: of the first node, the others follow; None takes free ports.
-        heap: memory of each JVM.
-        timeout_s: time limit for all nodes together.
+        data: folder of the cluster. A running cluster keeps its ports.
+        nodes: number of nodes; three tolerate the loss of one.
+        port: HTTP port of the first node; the other nodes take the following ports. None takes free ports or those of the folder.
+        heap: memory of each JVM, such as "512m".
+        timeout_s: time limit in seconds for all nodes together.
         progress: called with a short description of each step.
 
     Returns:
         The nodes, in the order of their folders.
 
     Raises:
-        InvalidInput: the cluster of this folder has another number of nodes.
+        InvalidInput: the folder holds a cluster of another number of nodes.
         MissingPrerequisite: no suitable Java, no disk space, no network, or a port is taken.
         IndexUnavailable: a node ended or did not join in time.
     """
@@ -102,7 +102,7 @@ def urls_of(nodes: Sequence[RunningNode]) -> str:
 
 
 def _members(data: Path, nodes: int, port: int | None) -> list[Member]:
-    """Return the members of a folder; choose and store their ports if it is new."""
+    """Return the members of a cluster's folder; choose and store their ports if they have none or may change."""
     file = data / CLUSTER_FILE
     if file.exists():
         members = [Member.parse(text) for text in json.loads(file.read_text())]
@@ -130,7 +130,7 @@ def _folders(data: Path, nodes: int) -> list[Path]:
 
 
 def _wait_until_joined(nodes: Sequence[RunningNode], deadline: float) -> None:
-    """Wait until every node sees all of them."""
+    """Wait until every node sees all nodes."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     for node in nodes:
         left = max(1, round(deadline - time.monotonic()))

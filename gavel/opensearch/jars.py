@@ -37,13 +37,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A part of the distribution with a class loader of its own.
+    """A module of the distribution, which has its own class loader.
 
     Attributes:
-        name: its folder under modules/.
-        artifact: id on Maven Central under org.opensearch.plugin.
-        plugin_class: the class that the node instantiates.
-        extends: module of the parent class loader, or "".
+        name: name of the module's folder under modules/.
+        artifact: artifact id on Maven Central under org.opensearch.plugin.
+        plugin_class: class that the node instantiates.
+        extends: name of the module whose class loader is the parent, or "".
     """
 
     name: str
@@ -67,7 +67,7 @@ class Module:
         return "\n".join(lines) + "\n"
 
 
-MODULES = (  # a module stands after the one that it extends
+MODULES = (  # each module comes after the module that it extends
     Module("transport-netty4", "transport-netty4-client", "org.opensearch.transport.Netty4Plugin"),
     Module("lang-painless", "lang-painless", "org.opensearch.painless.PainlessPlugin"),
     Module("analysis-common", "analysis-common", "org.opensearch.analysis.common.CommonAnalysisPlugin", "lang-painless"),
@@ -78,7 +78,7 @@ PLUGINS: Mapping[str, str] = {"opensearch-knn": "opensearch-knn", "opensearch-ne
 
 
 def default_home() -> Path:
-    """Return GAVEL_OPENSEARCH_HOME, or a folder of this version in the user's cache."""
+    """Return the folder of GAVEL_OPENSEARCH_HOME, or a folder for this version in the user's cache."""
     folder = os.environ.get("GAVEL_OPENSEARCH_HOME")
     if folder:
         return Path(folder).expanduser().resolve()
@@ -87,12 +87,12 @@ def default_home() -> Path:
 
 
 def is_prepared(home: Path) -> bool:
-    """True if `home` has this version. One rename puts it there, so that it is complete or absent."""
+    """True if `home` holds this version of OpenSearch. One rename puts it there, so it is complete or absent."""
     return (home / "lib" / f"opensearch-{VERSION}.jar").exists()
 
 
 def prepare(home: Path, progress: Progress = logger.info) -> Path:
-    """Download and lay out OpenSearch, unless that is done.
+    """Download and lay out OpenSearch, unless `home` holds it already.
 
     Args:
         home: folder to create, with its parents.
@@ -141,7 +141,7 @@ def require_free_disk(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock for the length of the block. It is released if the process dies."""
+    """Hold an exclusive file lock for the length of the block. The lock is released if the process dies."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -178,7 +178,7 @@ def _lay_out_server(maven: Any, layout: Path, progress: Progress) -> None:
     own_jars: dict[str, Jars] = {"": {}}
     for number, module in enumerate(MODULES, 1):
         progress(f"downloading module {module.name} ({number} of {len(MODULES)})")
-        # The server's versions win; resolved together, jgo would mix versions as Maven does not
+        # The server's versions win. If server and module were resolved together, jgo would mix versions, unlike Maven
         inherited = server.keys() | own_jars[module.extends].keys()
         own = _closure(maven, f"org.opensearch.plugin:{module.artifact}:{VERSION}", exclude=inherited)
         own_jars[module.name] = own
@@ -187,7 +187,7 @@ def _lay_out_server(maven: Any, layout: Path, progress: Progress) -> None:
 
 
 def _closure(maven: Any, coordinate: str, exclude: frozenset[str] | set[str] = frozenset()) -> Jars:
-    """Download an artifact with its dependencies, except those that its parent class loaders have."""
+    """Download an artifact with its dependencies, except the artifact ids in `exclude`, and return artifact id -> file."""
     root = maven.create_dependency(coordinate)
     _, nodes = maven.resolver.get_dependency_list([root])
     jars: Jars = {}

@@ -1,8 +1,8 @@
 """Find a Java and run an OpenSearch node in it: a JVM inside this Python process builds the server's Node class.
 
-The server's own start script first checks the machine (root user, memory maps, file limits) and needs its distribution. A node
-built this way skips these checks. The jars of the k-NN plugin carry no native code: only fields of
-the "lucene" engine work, a "faiss" field ends the node at its first flush.
+The server's own start script first checks the machine (root user, memory maps, file limits) and needs the distribution. A node
+built this way skips these checks. The jars of the k-NN plugin carry no native code. So only fields of the "lucene" engine work;
+a "faiss" field ends the node at its first flush.
 """
 
 import os
@@ -24,7 +24,7 @@ MIN_JAVA = 17
 REMEDY = "install one with: apt-get install openjdk-17-jre-headless"
 # jdk.localedata: without it OpenSearch starts, but refuses every index when it builds the Thai analyzer
 NEEDED_MODULES = ("java.management", "java.logging", "jdk.localedata", "jdk.management", "jdk.unsupported")
-MIN_SIMD_JAVA = 20  # for the Vector API of Lucene 9.12
+MIN_SIMD_JAVA = 20  # oldest Java whose Vector API Lucene 9.12 uses
 
 LOG_CONFIGURATION = """\
 status = error
@@ -42,9 +42,9 @@ class Java:
     """A Java runtime.
 
     Attributes:
-        home: its folder.
+        home: folder of the runtime.
         version: feature release, such as 17.
-        libjvm: the virtual machine as a shared library.
+        libjvm: shared library of the virtual machine.
     """
 
     home: Path
@@ -67,7 +67,7 @@ def find_java() -> Java:
     """Find the Java of JAVA_HOME, or the `java` on PATH.
 
     Raises:
-        MissingPrerequisite: there is none, or it is too old or incomplete; the message names the remedy.
+        MissingPrerequisite: Java is absent, too old or incomplete; the message names the remedy.
     """
     program = _java_program()
     properties = _run_java(program, "-XshowSettings:properties", "-version")
@@ -114,8 +114,8 @@ class Member:
     """Ports of one node of a cluster.
 
     Attributes:
-        port: HTTP on 127.0.0.1.
-        transport_port: for the other nodes.
+        port: HTTP port on 127.0.0.1.
+        transport_port: port for the other nodes of the cluster.
     """
 
     port: int
@@ -140,11 +140,11 @@ def run(home: Path, data: Path, port: int, heap: str, members: Sequence[Member] 
     """Run a node in this process until SIGTERM or SIGINT.
 
     Args:
-        home: the prepared layout.
+        home: folder of the prepared layout.
         data: the node's own folder.
-        port: HTTP on 127.0.0.1.
-        heap: memory of the JVM.
-        members: all nodes of its cluster, this one included; empty for a single node.
+        port: HTTP port on 127.0.0.1.
+        heap: memory of the JVM, such as "1g".
+        members: all nodes of the cluster, this one included; empty for a single node.
     """
     import jpype
 
@@ -190,14 +190,14 @@ def _node_settings(home: Path, data: Path, port: int, members: Sequence[Member])
         "http.port": str(port),
         "cluster.name": "gavel",
         "node.name": f"gavel-{port}",
-        # Laptop disks are often more than 90 % full; start() checks the space that is needed
+        # Laptop disks are often more than 90 % full; launch() checks the space that is needed
         "cluster.routing.allocation.disk.threshold_enabled": "false",
         **_discovery(port, members),
     }
 
 
 def _discovery(port: int, members: Sequence[Member]) -> dict[str, str]:
-    """Return the settings of discovery. Every member may become the cluster manager."""
+    """Return the settings by which nodes find each other. Every member may become the cluster manager."""
     if not members:
         return {"discovery.type": "single-node", "transport.port": "0"}
     (own,) = (member for member in members if member.port == port)

@@ -3,7 +3,7 @@
     python -m gavel.opensearch.node prepare [--home DIR]
     python -m gavel.opensearch.node run [--home DIR] [--data DIR] [--port 9200] [--heap 1g] [--members 9200:9300 9201:9301 …]
 
-It has no security plugin, so it listens on 127.0.0.1 alone. It is for laptops, tests and CI.
+The node has no security plugin, so it listens only on 127.0.0.1. It is for laptops, tests and CI.
 """
 
 import argparse
@@ -43,9 +43,9 @@ class RunningNode:
     """A running node of this machine.
 
     Attributes:
-        pid: its process.
-        port: HTTP on 127.0.0.1.
-        data: its folder: data/, config/, the log and the pid file.
+        pid: id of the node's process.
+        port: HTTP port on 127.0.0.1.
+        data: the node's own folder, with data/, config/, the log and the pid file.
     """
 
     pid: int
@@ -76,10 +76,10 @@ def start(
 
     Args:
         data: the node's own folder. If its node runs already, that node is returned, whatever its port.
-        port: HTTP on 127.0.0.1.
-        home: the layout, prepared if it is absent. None is default_home().
+        port: HTTP port on 127.0.0.1.
+        home: folder of the layout, prepared if it is absent. None takes default_home().
         heap: memory of the JVM, such as "512m" or "1g".
-        timeout_s: time limit for the first answer.
+        timeout_s: time limit in seconds until the cluster is yellow or green.
         progress: called with a short description of each step.
 
     Raises:
@@ -111,8 +111,8 @@ def launch(
 
     Args:
         data: the node's own folder; it exists and is locked by the caller.
-        port: HTTP on 127.0.0.1.
-        members: all nodes of its cluster; empty for a single node.
+        port: HTTP port on 127.0.0.1.
+        members: all nodes of the cluster; empty for a single node.
         home: see start().
         heap: see start().
         progress: see start().
@@ -136,7 +136,7 @@ def stop(data: Path, timeout_s: float = STOP_TIMEOUT_S) -> bool:
 
     Args:
         data: folder of the node.
-        timeout_s: after which it is killed. Acknowledged writes are durable even then.
+        timeout_s: seconds after which the node is killed. Acknowledged writes are durable even then.
 
     Returns:
         True if a node ran.
@@ -170,7 +170,7 @@ def wait_until_healthy(node: RunningNode, timeout_s: float) -> None:
 
 
 def find_running(data: Path) -> RunningNode | None:
-    """Return the folder's node if its process runs. The number in a stale pid file may belong to another program."""
+    """Return the folder's node if it runs, or None. The process id in a stale pid file may belong to another program."""
     data = data.resolve()
     try:
         values = json.loads((data / PID_FILE).read_text())
@@ -191,8 +191,8 @@ def require_free_port(port: int) -> None:
     """Check that a port can be listened on.
 
     Raises:
-        InvalidInput: there is no such port.
-        MissingPrerequisite: something listens there.
+        InvalidInput: the number is not in 0 to 65535.
+        MissingPrerequisite: the port cannot be bound, for example because another program listens on it.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -217,7 +217,7 @@ def _spawn(home: Path, data: Path, port: int, heap: str, members: Sequence[Membe
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C in the terminal must not end it
+            start_new_session=True,  # Ctrl-C in the terminal must not end the node
         )
     node = RunningNode(process.pid, port, data)
     _write_pid_file(node)
@@ -242,7 +242,7 @@ def _is_ours(node: RunningNode) -> bool:
 
 
 def _reap(pid: int) -> None:
-    """Collect a child that has ended, so that it is no zombie."""
+    """Collect the exit status of an ended child process, so that it does not stay a zombie."""
     try:
         os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
@@ -272,7 +272,7 @@ def _log_tail(log: Path) -> str:
 
 
 def main() -> None:
-    """Read the command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verb", choices=["prepare", "run"])
     parser.add_argument("--home", type=lambda text: Path(text).resolve(), default=default_home())

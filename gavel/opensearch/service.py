@@ -20,7 +20,7 @@ from retrieval.index.opensearch.client import connect
 Kind = Literal["given", "container", "node", "cluster"]
 
 COMPOSE_FILE = Path(__file__).with_name("compose.yaml")
-CLUSTER = "cluster"  # folder of the nodes of a cluster
+CLUSTER = "cluster"  # name of the folder that holds the nodes of a cluster
 NEEDED_PLUGINS = ("opensearch-knn", "opensearch-neural-search")
 CHECK_TIMEOUT_S = 5.0
 ENGINE_TIMEOUT_S = 20.0
@@ -33,8 +33,8 @@ class RunningOpenSearch:
     """A running OpenSearch.
 
     Attributes:
-        url: of a cluster, the URLs of all nodes with commas between.
-        kind: "given" by OPENSEARCH_URL, a "container" of compose.yaml, a "node" on this machine's Java, or a "cluster" of them.
+        url: base URL; for a cluster the URLs of all nodes, separated by commas.
+        kind: "given" (by OPENSEARCH_URL), "container" (of compose.yaml), "node" (on this machine's Java) or "cluster" (of nodes).
     """
 
     url: str
@@ -47,13 +47,13 @@ def up(
     """Start an OpenSearch with the k-NN plugin, unless one runs already.
 
     Args:
-        data: folder in which a node keeps its data, GAVEL_HOME/opensearch.
-        port: port of 127.0.0.1 for a new one.
+        data: folder of a node's data, GAVEL_HOME/opensearch.
+        port: port on 127.0.0.1 for a new OpenSearch.
         progress: called with a short description of each step.
-        nodes: more than one start a cluster on this machine's Java, on this port and the following ones.
+        nodes: number of nodes; two or more form a cluster on this machine's Java, on `port` and the following ports.
 
     Raises:
-        IndexUnavailable: it does not answer or lacks a plugin.
+        IndexUnavailable: OpenSearch does not answer or lacks a plugin.
         MissingPrerequisite: neither a container nor a node can start; the message names the remedy.
     """
     url = os.environ.get("OPENSEARCH_URL")
@@ -77,13 +77,13 @@ def up(
 
 
 def down(data: Path) -> list[Kind]:
-    """Stop what up() started. Its data stays, and the OpenSearch of OPENSEARCH_URL runs on.
+    """Stop the node, cluster or container that up() started. The data stays, and the OpenSearch of OPENSEARCH_URL runs on.
 
     Args:
-        data: as of up().
+        data: see up().
 
     Returns:
-        The kinds that were stopped.
+        The kinds of OpenSearch that were stopped.
     """
     stopped: list[Kind] = []
     if opensearch_node.stop(data):
@@ -100,7 +100,7 @@ def require_plugins(url: str) -> None:
     """Check that an OpenSearch answers and has the plugins for vectors and hybrid queries.
 
     Raises:
-        IndexUnavailable: it does not answer, or a plugin is missing.
+        IndexUnavailable: OpenSearch does not answer, or a plugin is missing.
     """
     client = connect(url, CHECK_TIMEOUT_S)
     try:
@@ -115,7 +115,7 @@ def require_plugins(url: str) -> None:
 
 
 def docker_answers() -> bool:
-    """True if a Docker engine answers and has compose; a client alone is not enough."""
+    """True if a Docker engine answers and `docker compose` works; a Docker client without an engine is not enough."""
     if shutil.which("docker") is None:
         return False
     try:

@@ -1,1 +1,1 @@
-"""A deployment of the synthesised app on this machine: the real CDK command line against an emulated AWS."""
+"""A rehearsal on this machine: the real CDK command line deploys the synthesised app to an emulated AWS."""

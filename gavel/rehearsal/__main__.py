@@ -37,14 +37,14 @@ class Report:
     """Results of the rehearsal of one stage.
 
     Attributes:
-        stage: its name.
-        seconds: step -> duration.
-        titles: titles of the last search, best first.
-        functions: function -> number of runs.
+        stage: name of the stage.
+        seconds: step -> duration in seconds.
+        titles: titles of the last search's results, best first.
+        functions: function name -> number of calls.
         jobs: number of processing jobs.
-        stand_ins: resource type -> number of resources deployed as records alone.
-        access: paths written to fine-grained access control, which the node lacks.
-        unsigned: requests to OpenSearch without an AWS signature.
+        stand_ins: resource type -> number of resources that were deployed only as records.
+        access: requests to fine-grained access control, which the node lacks, as "<method> <path>".
+        unsigned: number of requests to OpenSearch without an AWS signature.
     """
 
     stage: str
@@ -65,12 +65,12 @@ def _timed(seconds: dict[str, float], label: str) -> Iterator[None]:
 
 
 def rehearse_stage(stage: str, work: Path, towers: Sequence[Path], lots: Path, tell: Callable[[str], Any]) -> Report:
-    """Deploy one stage into an emulated account of its own and run its journey.
+    """Deploy one stage into a new emulated account and run the stage's journey.
 
     Args:
-        stage: of cdk.json.
-        work: path of a new folder.
-        towers: artefacts of two towers.
+        stage: name of a stage in cdk.json.
+        work: path of a folder that does not exist yet.
+        towers: folders of two towers.
         lots: folder with a day's item files.
         tell: called with the label of each phase.
     """
@@ -105,7 +105,7 @@ def _node(work: Path, seconds: dict[str, float], tell: Callable[[str], Any], sta
 
 
 def make_tower(out: Path, texts: list[str], seed: int) -> Path:
-    """Save a compact tower with random weights, which embeds and searches like any other."""
+    """Save a compact tower with random weights and return its folder. It embeds and searches like any other tower."""
     import torch
 
     from models.artefacts.tower_files import save_towers
@@ -124,12 +124,12 @@ def rehearse(
     stage: Annotated[list[str], typer.Option(help="Stage of cdk.json; may be repeated.")] = list(STAGES),  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Deploy stages against an AWS that is emulated on this machine, run a night there and answer a search."""
+    """Deploy stages to an AWS that is emulated on this machine, run a night there and answer a search."""
     from catalog.synthetic import generate
     from retrieval.contracts.item_files import read_items
     from retrieval.contracts.items import Item
 
-    logging.disable(logging.ERROR)  # of moto; failures are reported by the command line and the machines
+    logging.disable(logging.ERROR)  # silences moto; the command line and the machines report failures
     with TemporaryDirectory(prefix="gavel-rehearsal-") as folder, Stages() as stages:
         work, started = Path(folder), time.perf_counter()
         stages("make lots and two towers")

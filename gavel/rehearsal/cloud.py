@@ -37,9 +37,9 @@ class Cloud:
     """An emulated account.
 
     Attributes:
-        url: of the server.
+        url: URL of moto's server.
         record: resources that were deployed as stand-ins.
-        invocations: name and result of every function call.
+        invocations: (function name, result) of every call.
         jobs: parameters of every processing job.
     """
 
@@ -60,24 +60,24 @@ class Cloud:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables that direct AWS libraries of other processes here."""
+        """Environment variables that direct the AWS libraries of other processes to this account."""
         return {"AWS_ENDPOINT_URL": self.url, "AWS_DEFAULT_REGION": REGION, "AWS_REGION": REGION, **CREDENTIALS}
 
 
 @contextmanager
 def running(domain: Domain, work: Path) -> Iterator[Cloud]:
-    """Run an account for the length of the block; this process's environment directs AWS libraries to it.
+    """Run an account for the length of the block, and direct this process's AWS libraries to it.
 
     Extensions of moto's server:
 
-    - functions run (lambda_runtime.py); queues call them and keep messages that they report as failed;
+    - functions run (lambda_runtime.py), and queues call functions and keep the messages that a function reports as failed;
     - state machines run, with their processing job (state_machines.py, processing_job.py);
-    - a bucket's notifications are read from its template; moto's CloudFormation drops them;
+    - a bucket's notifications are read from its template, because moto's CloudFormation drops them;
     - unknown resource types are deployed as stand-ins (stand_ins.py).
 
     Args:
-        domain: OpenSearch of the deployed functions.
-        work: folder for code and files of functions and jobs.
+        domain: OpenSearch domain of the deployed functions.
+        work: folder for the code and files of functions and jobs.
     """
     port = free_port()
     url = f"http://{HOST}:{port}"
@@ -129,7 +129,7 @@ def _bucket_with_notifications() -> Any:
 
 
 def _method_without_backend() -> Any:
-    """Let moto accept methods without a backend: API Gateway itself answers preflights."""
+    """Let moto accept methods without a backend, because API Gateway itself answers preflight requests."""
     create = RestMethod.create_from_cloudformation_json.__func__  # type: ignore[attr-defined]
 
     def created(cls: type, resource_name: str, cloudformation_json: dict[str, Any], *rest: Any, **kwargs: Any) -> Any:
@@ -146,8 +146,8 @@ def _filter(queue: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _template_here() -> Any:
-    """Let moto read templates from HOST; it accepts only addresses of AWS and `localhost`."""
-    read = vars(cloudformation_responses)["get_stack_from_s3_url"]  # imported there, not exported
+    """Let moto read templates from HOST; moto itself accepts only addresses of AWS and `localhost`."""
+    read = vars(cloudformation_responses)["get_stack_from_s3_url"]  # moto imports it there without exporting it
 
     def here(template_url: str, **account: Any) -> str:
         return str(read(template_url.replace(HOST, "localhost"), **account))

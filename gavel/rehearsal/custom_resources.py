@@ -1,4 +1,4 @@
-"""Custom resources as CloudFormation creates them: call the function, then read its uploaded answer."""
+"""Custom resources, created as by CloudFormation: the function is called, then its uploaded answer is read."""
 
 import json
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ PARTITION = "aws"
 
 
 class CustomResource(CloudFormationModel):
-    """A resource that a function of the deployment manages."""
+    """A custom resource, which a function of the deployment manages."""
 
-    url = ""  # of the running account
+    url = ""  # of the running account's server
 
     def __init__(self, answer: Mapping[str, Any]) -> None:
         self._answer = answer
@@ -34,12 +34,12 @@ class CustomResource(CloudFormationModel):
 
     @staticmethod
     def cloudformation_type() -> str:
-        """Return their common prefix."""
+        """Return the prefix of the types of all custom resources."""
         return "Custom::"
 
     @classmethod
     def has_cfn_attr(cls, attr: str) -> bool:
-        """Return True: the function decides on its attributes."""
+        """Return True, because the function decides which attributes there are."""
         return True
 
     def get_cfn_attribute(self, attribute_name: str) -> Any:
@@ -47,7 +47,7 @@ class CustomResource(CloudFormationModel):
         return self._answer.get("Data", {}).get(attribute_name)
 
     def is_created(self) -> bool:
-        """Return True: the function has answered."""
+        """Return True, because the function has already answered."""
         return True
 
     @classmethod
@@ -57,7 +57,7 @@ class CustomResource(CloudFormationModel):
         """Call the function and read its answer.
 
         Raises:
-            ValidationError: it failed or gave no answer; moto answers with the message.
+            ValidationError: the function failed or gave no answer; moto answers with the message.
         """
         properties, name = cloudformation_json["Properties"], uuid4().hex
         event = {

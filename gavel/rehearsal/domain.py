@@ -19,9 +19,9 @@ class Domain:
     """The OpenSearch of the deployed functions.
 
     Attributes:
-        endpoint: host and port, as DomainEndpoint.
-        certificate: self-signed, for SSL_CERT_FILE.
-        access: written paths of the security plugin, recorded here because the node has no such plugin.
+        endpoint: host and port, the value of DomainEndpoint.
+        certificate: file of the self-signed certificate, for SSL_CERT_FILE.
+        access: requests to the security plugin, as "<method> <path>"; recorded here because the node has no such plugin.
         unsigned: number of requests without an AWS signature.
     """
 
@@ -37,7 +37,7 @@ def https_domain(node_url: str, folder: Path) -> Iterator[Domain]:
 
     Args:
         node_url: HTTP URL of the node.
-        folder: for the certificate and its key.
+        folder: folder to write the certificate and its key to.
     """
     certificate, key = _certificate(folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -97,7 +97,7 @@ def _forwarder(node: str, domain: Domain) -> type[BaseHTTPRequestHandler]:
 
 
 def _certificate(folder: Path) -> tuple[Path, Path]:
-    """Create a self-signed certificate for a day, and return the paths of certificate and key."""
+    """Create a self-signed certificate that is valid for a day, and return the files of certificate and key."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec

@@ -1,4 +1,4 @@
-"""Lambda functions of an emulated account: run the uploaded code, called directly or by queues."""
+"""Lambda functions of an emulated account: the uploaded code runs when a client or a queue calls it."""
 
 import io
 import json
@@ -26,9 +26,9 @@ class Functions:
     """Runs functions and polls the queues that are mapped to them.
 
     Args:
-        invocations: receives the name and result of every call.
-        environment: variables of every function beside its own.
-        work: folder for their code and files.
+        invocations: list that receives (function name, result) of every call.
+        environment: environment variables of every function; the function's own variables outrank them.
+        work: folder for the code and files of functions.
     """
 
     def __init__(self, invocations: list[tuple[str, Invocation]], environment: Mapping[str, str], work: Path) -> None:
@@ -69,7 +69,7 @@ class Functions:
         """Wait until no mapped queue holds a message.
 
         Raises:
-            GavelError: a function is still busy after IDLE_S, or its messages come back again and again.
+            GavelError: messages are still queued after IDLE_S, because a function is busy or keeps failing.
         """
         deadline = time.monotonic() + IDLE_S
         while any(_waiting(_queue(mapping)) for mapping in list(self._mappings)):
@@ -78,7 +78,7 @@ class Functions:
             time.sleep(POLL_S)
 
     def _poll(self) -> None:
-        """Deliver messages in batches, and keep those that a function reports as failed."""
+        """Deliver messages in batches until the block ends, and keep the messages that a function reports as failed."""
         while not self._ended.wait(POLL_S):
             for mapping in list(self._mappings):
                 queue = _queue(mapping)

@@ -1,4 +1,4 @@
-"""Exercise a deployed stage from the first upload to an answer, with the functions behind `gavel aws`."""
+"""Use a deployed stage from the first upload to an answer, through the functions behind `gavel aws`."""
 
 import json
 import time
@@ -22,12 +22,12 @@ from retrieval.errors import GavelError
 QUERY = "red vase"
 BUYER = "rehearsal"
 K = 5
-WAIT_S = 300.0  # on a slow machine, or beside other work, a rebuild takes minutes
+WAIT_S = 300.0  # a rebuild takes minutes on a slow or busy machine
 POLL_S = 0.2
 
 
 class RehearsalFailed(GavelError):
-    """A step failed."""
+    """A step of the journey failed."""
 
 
 @dataclass
@@ -35,11 +35,11 @@ class Journey:
     """The ordered steps of one stage.
 
     Attributes:
-        cloud: the account.
-        stage: deployed there.
+        cloud: emulated account.
+        stage: stage that is deployed in the account.
         day: ISO date of the items.
-        seconds: step -> duration.
-        titles: results of the last search, best first.
+        seconds: step -> duration in seconds.
+        titles: titles of the last search's results, best first.
     """
 
     cloud: Cloud
@@ -49,7 +49,7 @@ class Journey:
     titles: list[str] = field(default_factory=list)
 
     def step(self, label: str, run: Callable[[], Any]) -> Any:
-        """Run a step and store its duration."""
+        """Run a step, store its duration and return its result."""
         start = time.perf_counter()
         result = run()
         self.seconds[label] = time.perf_counter() - start
@@ -59,11 +59,11 @@ class Journey:
         """Run every step.
 
         Args:
-            towers: artefacts of the first tower and of its successor.
+            towers: folders of the first tower and of its successor.
             lots: folder with the day's item files and photos.
 
         Raises:
-            RehearsalFailed: the message names step and reason.
+            RehearsalFailed: a step failed; the message says why.
         """
         self.step("a search before anything is indexed", self.refuse_search)
         self.step("publish a tower", lambda: self.publish_tower(towers[0], current=True))
@@ -80,7 +80,7 @@ class Journey:
         self.step("status", lambda: self.check_status(towers[1].name))
 
     def publish_tower(self, tower: Path, *, current: bool) -> None:
-        """Upload a tower, and make it the one of the nightly runs if `current`."""
+        """Upload a tower; if `current`, let the nightly runs use it."""
         upload_tower(self.stage, tower)
         if current:
             make_current(self.stage, tower.name)
@@ -90,7 +90,7 @@ class Journey:
         Bucket(self.stage.output("NewItemsBucket")).upload(lots, self.day)
 
     def empty_night(self, day: str) -> None:
-        """Run the schedule for a day without items: it must succeed and embed nothing."""
+        """Start the machine of the schedule for a day without items; the run must succeed and embed nothing."""
         event = json.dumps({"scheduled_time": f"{day}T02:00:00Z"})
         machine = self.stage.output("FindDayMachine")
         self._wait_for(self.cloud.client("stepfunctions").start_execution(stateMachineArn=machine, input=event)["executionArn"])
@@ -98,7 +98,7 @@ class Journey:
             raise RehearsalFailed(f"{day} has no lots, and was embedded")
 
     def night(self) -> None:
-        """Run the night of the day to its end. Repeated starts must embed the day once."""
+        """Start the night of the day and wait for its end. Repeated starts must embed the day only once."""
         self._wait_for(start_night(self.stage, self.day))
         if len(self._nights(self.day)) != 1:
             raise RehearsalFailed(f"{len(self._nights(self.day))} executions embed {self.day}, one was expected")
@@ -106,14 +106,14 @@ class Journey:
         self._check_record()
 
     def rebuild(self, tower_id: str) -> None:
-        """Switch to another tower, and wait until the day is embedded again."""
+        """Rebuild the index with another tower, and wait until the day is embedded again."""
         self._wait_for(start_rebuild(self.stage, tower_id))
         self._poll(lambda: self._nights(tower_id), f"the day was not embedded again with {tower_id}")
         for night in self._nights(tower_id):
             self._wait_for(night)
 
     def check_status(self, tower_id: str) -> None:
-        """Check that the status of the stage reports no failure."""
+        """Check that the status of the stage reports no failure and this tower as current."""
         status = stage_status(self.stage)
         failed = [night.cause for night in status.nights if night.status != "SUCCEEDED"]
         if failed or status.dead_letters or status.tower_id != tower_id:
@@ -126,7 +126,7 @@ class Journey:
             raise RehearsalFailed(f"without an index the search answered {status}: {answer}")
 
     def search(self, tower_id: str) -> None:
-        """Search with the deployed function. The best result must match the query and come from this tower's index."""
+        """Search with the deployed function. The index must be this tower's, and the best result must match the query."""
         status, answer = self._search()
         if status != 200 or answer["tower_id"] != tower_id:
             raise RehearsalFailed(f"the search answered {status}: {json.dumps(answer)[:500]}")
@@ -135,7 +135,7 @@ class Journey:
             raise RehearsalFailed(f"a search for {QUERY!r} found {self.titles}")
 
     def send_click(self) -> None:
-        """Post a click as the page does. The trainer must then read it from the bucket."""
+        """Post a click as the page does. The reader of training events must then find the click in the bucket."""
         now = datetime.now(UTC).isoformat()
         _, answer = self._search()
         best = {name: answer["results"][0][name] for name in ("item_id", "proof")}
@@ -151,7 +151,7 @@ class Journey:
             raise RehearsalFailed(f"the bucket of events holds {log}, one click was sent")
 
     def retrieve_and_erase(self) -> None:
-        """Check that the click is the buyer's history, by which items are found until the buyer is erased."""
+        """Check that lots are retrieved by the buyer's click, and by popularity and freshness after the buyer is erased."""
         for source, erased in (("history", 1), ("popular_and_fresh", 0)):
             status, answer = self._call(proxy_event("/retrieve", {"buyer_id": BUYER, "k": str(K)}))
             if (status, answer.get("source"), len(answer.get("results", []))) != (200, source, K) or answer["degraded"]:
@@ -174,14 +174,14 @@ class Journey:
         return int(answer["statusCode"]), json.loads(answer["body"])
 
     def _check_record(self) -> None:
-        """Check that the record of the night accounts for every row and names a live release."""
+        """Check that the record of the night accounts for every row and counts indexed lots."""
         record = Bucket(self.stage.output("ReleasesBucket")).read_json(f"{self.day}.json")
         counts = record["counts"]
         if not record["indexed"]["lots"] or any(count["items_in"] != count["accounted"] for count in counts):
             raise RehearsalFailed(f"the record of {self.day} does not add up: {record}")
 
     def _nights(self, part: str) -> list[str]:
-        """Return the ARNs of nights whose names contain a date or a tower."""
+        """Return the ARNs of the nights whose names contain `part`, a date or a tower_id."""
         machine = self.stage.output("EmbedDayMachine")
         executions = self.cloud.client("stepfunctions").list_executions(stateMachineArn=machine)["executions"]
         return [execution["executionArn"] for execution in executions if part in execution["name"]]

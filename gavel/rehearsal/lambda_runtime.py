@@ -1,4 +1,4 @@
-"""Run Lambda functions as Lambda does: a new Python 3.12 with the unpacked bundle and AWS's library, nothing else."""
+"""Run Lambda functions as Lambda does: in a new Python 3.12 with only the unpacked bundle and AWS's library."""
 
 import importlib.util
 import json
@@ -14,7 +14,7 @@ from typing import Any
 from retrieval.errors import MissingPrerequisite
 
 PYTHON = "3.12"
-RUNTIME_PACKAGES = ("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six", "urllib3")  # part of Lambda's Python
+RUNTIME_PACKAGES = ("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six", "urllib3")  # in Lambda's Python
 INVOCATION = """
 import importlib, json, sys, types
 given = json.load(sys.stdin)
@@ -31,9 +31,9 @@ class Invocation:
     """Result of one call of a function.
 
     Attributes:
-        answer: return value of the handler; None if it failed.
-        log: its output.
-        failed: True if it raised or exceeded its time limit.
+        answer: return value of the handler; None if the call failed.
+        log: output of the process, stdout before stderr.
+        failed: True if the handler raised or exceeded the time limit.
     """
 
     answer: Any
@@ -46,7 +46,7 @@ def lambda_python() -> Path:
     """Find a Python of Lambda's version on this machine.
 
     Raises:
-        MissingPrerequisite: there is none, and uv cannot fetch one.
+        MissingPrerequisite: there is no such Python, and uv cannot fetch one.
     """
     uv = [sys.executable, "-m", "uv", "python"]
     env = {**os.environ, "PYENV_VERSION": PYTHON}  # otherwise pyenv's shim refuses to run
@@ -74,13 +74,13 @@ def invoke(
     """Call a handler once in a new process.
 
     Args:
-        code: the unpacked bundle.
-        handler: such as "lambdas.query_api.handler.handler".
-        event: its argument; JSON.
-        environment: the function's variables; none of this process's are inherited.
+        code: folder of the unpacked bundle.
+        handler: dotted name, such as "lambdas.query_api.handler.handler".
+        event: argument of the handler, as JSON values.
+        environment: the function's environment variables; none of this process's variables are inherited.
         work: folder for the files of the call.
-        timeout_s: time limit.
-        name: of the function.
+        timeout_s: time limit in seconds.
+        name: name of the function.
     """
     work.mkdir(parents=True, exist_ok=True)
     answer = work / "answer.json"
@@ -121,7 +121,7 @@ def invoke(
 
 
 def proxy_event(path: str, parameters: Mapping[str, str], body: str | None = None, method: str = "") -> dict[str, Any]:
-    """Build the event of API Gateway's proxy integration: a GET, or a POST if there is a JSON body."""
+    """Build the event of API Gateway's proxy integration. Without `method` it is a GET, or a POST if there is a JSON body."""
     method = method or ("GET" if body is None else "POST")
     headers = {} if body is None else {"Content-Type": "application/json", "Content-Length": str(len(body.encode()))}
     context = {"resourcePath": path, "httpMethod": method, "stage": "v1", "requestId": "rehearsal", "path": f"/v1{path}"}

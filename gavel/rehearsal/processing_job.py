@@ -1,4 +1,4 @@
-"""A processing job run on this machine: inputs fetched, the container's module without the container, outputs laid down."""
+"""A processing job on this machine: fetch the inputs, run the container's module without the container, upload the outputs."""
 
 import os
 import subprocess
@@ -11,8 +11,8 @@ from typing import Any
 from retrieval.errors import ReleaseError
 
 CONTAINER = Path("/opt/ml/processing")
-PACKAGES = "packages"  # of the container's Python; this one has its own
-# the container's main for each instance in turn, with the folders and the place among the others that SageMaker gives it
+PACKAGES = "packages"  # input for the container's Python; this Python has its own packages
+# runs the container's main() for each instance in turn, with the folders and the instance number that SageMaker would give it
 MAIN = """
 import sys
 from pathlib import Path
@@ -27,12 +27,12 @@ for instance in range(instances):
 
 
 class ProcessingJobs:
-    """Runs jobs as CreateProcessingJob asks for them, on the Python that runs this; the image is not pulled.
+    """Runs jobs with the parameters of CreateProcessingJob on this process's Python; no image is pulled.
 
     Args:
-        s3: client of the account.
-        work: folder for their files.
-        ran: gets the parameters of every job.
+        s3: S3 client of the account.
+        work: folder for the files of jobs.
+        ran: list that receives the parameters of every job.
     """
 
     def __init__(self, s3: Any, work: Path, ran: list[Mapping[str, Any]]) -> None:
@@ -42,7 +42,7 @@ class ProcessingJobs:
         """Run one job to its end.
 
         Raises:
-            ReleaseError: the job failed; the message ends with what it said last.
+            ReleaseError: the job failed; the message ends with the last output of the job.
         """
         self._ran.append(parameters)
         root = self._work / parameters["ProcessingJobName"]
@@ -59,7 +59,7 @@ class ProcessingJobs:
             self._lay_down(root / _below(output["S3Output"]["LocalPath"]), output["S3Output"]["S3Uri"])
 
     def _embed(self, root: Path, sources: Path, parameters: Mapping[str, Any]) -> None:
-        """Run the container's module with its folders below `root`; in a container they are absolute."""
+        """Run the container's module with its folders below `root`; in the container the same folders are absolute paths."""
         instances = str(parameters["ProcessingResources"]["ClusterConfig"]["InstanceCount"])
         ran = subprocess.run(
             [sys.executable, "-c", MAIN, str(root), instances, *parameters["AppSpecification"]["ContainerArguments"]],
@@ -73,7 +73,10 @@ class ProcessingJobs:
             raise ReleaseError(f"the embedding job ended with status {ran.returncode}: {ran.stderr[-2000:]}")
 
     def _fetch(self, uri: str, folder: Path) -> None:
-        """Everything below a prefix: what a folder holds without the folder's own path, other keys without that before them."""
+        """Download every object below a URI into `folder`.
+
+        If the URI names a folder, paths are relative to it. Otherwise they are relative to the folder that the last part is in.
+        """
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         folder.mkdir(parents=True)
         for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
@@ -91,7 +94,7 @@ class ProcessingJobs:
         return sources
 
     def _lay_down(self, folder: Path, uri: str) -> None:
-        """Put the files where the job's output goes; manifests last, so that the index has their parts when they come."""
+        """Upload the job's output files; manifests come last, so that the index has the parts before a manifest arrives."""
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         files = [path for path in folder.rglob("*") if path.is_file()]
         for path in sorted(files, key=lambda path: (path.name.startswith("manifest"), str(path))):

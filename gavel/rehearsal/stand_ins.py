@@ -11,19 +11,19 @@ from moto.firehose.models import firehose_backends
 
 from gavel.rehearsal.custom_resources import CustomResource
 
-# properties that a reference to a resource answers with
+# a reference to a resource gives the first of these properties that the resource has
 NAMES = ("StageName", "AlarmName", "DomainName", "DeliveryStreamName", "Name")
-OTHER_DESTINATIONS = ("s3", "redshift", "elasticsearch", "splunk", "http_endpoint", "snowflake", "iceberg")  # of a stream
+OTHER_DESTINATIONS = ("s3", "redshift", "elasticsearch", "splunk", "http_endpoint", "snowflake", "iceberg")  # of streams
 Attributes = Mapping[tuple[str, str], str]
 
 
 @dataclass
 class Record:
-    """The resources that an emulated deployment replaced by stand-ins.
+    """Resources that an emulated deployment replaced by stand-ins.
 
     Attributes:
-        attributes: (resource type, attribute) -> value, where the default would not do.
-        resources: resource type -> names of the resources that a stand-in was deployed for.
+        attributes: (resource type, attribute) -> value, for attributes whose default value would not work.
+        resources: resource type -> names of the resources that stand-ins replaced.
     """
 
     attributes: Attributes
@@ -31,7 +31,7 @@ class Record:
 
 
 class StandIn(CloudFormationModel):
-    """One resource: references to it and its attributes answer, nothing else happens."""
+    """A stand-in for one resource. It only gives values to references and attributes."""
 
     def __init__(self, kind: str, name: str, reference: str, attributes: Attributes, where: str) -> None:
         self._kind, self._name, self._reference, self._attributes, self._where = kind, name, reference, attributes, where
@@ -43,27 +43,27 @@ class StandIn(CloudFormationModel):
 
     @classmethod
     def has_cfn_attr(cls, attr: str) -> bool:
-        """Return True: every attribute has a value."""
+        """Return True, because every attribute has a value."""
         return True
 
     def get_cfn_attribute(self, attribute_name: str) -> str:
-        """Return the attribute of the record, or a default made of the name."""
+        """Return the attribute's value in the record, or a default derived from the resource's name."""
         default = f"{self._where}/{self._name}" if attribute_name.endswith("Arn") else f"{self._name}-{attribute_name}".lower()
         return self._attributes.get((self._kind, attribute_name), default)
 
     def is_created(self) -> bool:
-        """Return True: a stand-in exists at once."""
+        """Return True, because a stand-in exists at once."""
         return True
 
 
 def install(record: Record) -> Callable[[], None]:
-    """Have moto deploy a stand-in for every type that it does not know.
+    """Make moto deploy a stand-in for every resource type that it does not know.
 
     Args:
-        record: receives the name of each.
+        record: receives the name of each replaced resource.
 
     Returns:
-        A function that takes the stand-ins out again.
+        A function that removes the stand-ins from moto.
     """
     moto_class = parsing.resource_class_from_type
     models: dict[str, type[CloudFormationModel]] = {}
@@ -86,7 +86,7 @@ def install(record: Record) -> Callable[[], None]:
 
 
 def _model(kind: str, record: Record) -> type[CloudFormationModel]:
-    """Create the stand-in class of a type, because moto needs one class a type."""
+    """Create the stand-in class of a resource type, because moto needs one class per type."""
 
     def create(
         cls: type[StandIn], /, resource_name: str, cloudformation_json: dict[str, Any], account_id: str, region_name: str, **_: Any
@@ -112,9 +112,9 @@ def _model(kind: str, record: Record) -> type[CloudFormationModel]:
 
 
 def _make_stream(properties: Mapping[str, Any], account_id: str, region: str) -> None:
-    """Create a delivery stream in moto's Firehose, which moto's CloudFormation does not.
+    """Create a delivery stream in moto's Firehose, because moto's CloudFormation does not.
 
-    It writes to S3 at once and unpacked.
+    The stream writes to S3 at once and uncompressed.
     """
     firehose_backends[account_id][region].create_delivery_stream(
         region=region,
@@ -129,7 +129,7 @@ def _make_stream(properties: Mapping[str, Any], account_id: str, region: str) ->
 
 
 def _make_alias(properties: Mapping[str, Any], account_id: str, region: str) -> str:
-    """Create an alias in moto's Lambda, which moto's CloudFormation does not.
+    """Create an alias in moto's Lambda, because moto's CloudFormation does not.
 
     Returns:
         The alias's ARN.

@@ -1,4 +1,4 @@
-"""Correct differences between moto's Step Functions and AWS's that matter to Gavel's machines."""
+"""Correct the differences between moto's and AWS's Step Functions that matter to Gavel's machines."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -28,20 +28,20 @@ RunJob = Callable[[Parameters], None]
 def as_on_aws(run_job: RunJob | None = None) -> Iterator[None]:
     """Correct these differences for the length of the block.
 
-    - Parameters are capitalised in definitions and not in some APIs; moto does not convert them.
+    - Definitions capitalise parameter names and some APIs do not; AWS converts the names, moto does not.
     - AWS passes objects as text; moto passes boto3's body.
     - AWS names an unnamed execution; moto calls it None.
-    - AWS names errors of S3 "S3.…"; moto "s3.…".
-    - moto's CloudFormation creates machines in another backend than the interpreter's.
+    - AWS names errors of S3 "S3.…"; moto names them "s3.…".
+    - moto's CloudFormation creates machines in another backend than moto's interpreter uses.
     - moto rejects `createProcessingJob.sync`; the suffix is removed and the job runs synchronously.
 
     Args:
-        run_job: runs a processing job with the parameters of CreateProcessingJob; None only creates it.
+        run_job: runs a processing job with the parameters of CreateProcessingJob; None only creates the job.
     """
     start, call = StateTaskServiceSfn._eval_service_task, StateTaskServiceAwsSdk._eval_service_task
     create, define = StateTaskServiceUnsupported._eval_service_task, StepFunctionsParserBackend.create_state_machine
 
-    # parameter names are moto's, which passes them by name
+    # moto passes arguments by name, so the parameters have moto's names
     def started(
         self: Any, env: Any, resource_runtime_part: Any, normalised_parameters: dict[str, Any], state_credentials: Any
     ) -> None:

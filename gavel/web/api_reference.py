@@ -14,7 +14,7 @@ Schema = Mapping[str, Any]
 
 
 def describe_api(document: Schema) -> str:
-    """Return the reference of every operation and schema of an OpenAPI document."""
+    """Return a Markdown reference of every operation and schema in an OpenAPI document."""
     lines: list[str] = []
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
@@ -72,7 +72,7 @@ def _table(rows: list[tuple[str, Schema, bool, str]], first: str) -> list[str]:
 
 
 def _type(schema: Schema) -> str:
-    """Return a schema's type and limits in one line that may stand in a cell of a table."""
+    """Return a schema's type and limits in one line that fits into a Markdown table."""
     choices = [_type(one) for one in schema.get("anyOf", schema.get("oneOf", []))]
     parts = [" or ".join(choices)] if choices else []
     if "$ref" in schema:

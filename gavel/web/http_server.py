@@ -1,4 +1,4 @@
-"""uvicorn for `gavel serve`: in one or several processes, with time limits for requests and for reading answers."""
+"""The HTTP server of `gavel serve`: uvicorn in one or several processes, with time limits for slow clients."""
 
 import asyncio
 import gc
@@ -29,28 +29,28 @@ from retrieval.processes import end_with_parent
 
 logger = logging.getLogger(__name__)
 
-THREADS = 128  # more than the queues have slots, which bound the work
-HEAD_S = 10.0  # from the connection, or the last answer, to the end of a request head
-BODY_S = 30.0  # a photo of 1 MB over a slow mobile connection
-ANSWER_S = 60.0  # for the client to read an answer
+THREADS = 128  # more than the queues' slots, which limit the concurrent work
+HEAD_S = 10.0  # time limit from the connection, or the last answer, to the end of a request head
+BODY_S = 30.0  # time limit for a body; enough for a photo of 1 MB over a slow mobile connection
+ANSWER_S = 60.0  # time limit for the client to read an answer
 MAX_HEAD_BYTES = 65_536
-MAX_CONNECTIONS = 2_048  # of a process
-FILES_BESIDE = 256  # files that a process opens beside its connections
-STOP_S = 8.0  # from the stop signal until a process exits with work unfinished; its parent waits a little longer
-MAX_ENDED, ENDED_WITHIN_S = 5, 60.0  # so many workers may end and be replaced within this time
+MAX_CONNECTIONS = 2_048  # per process
+FILES_BESIDE = 256  # files that a process may open besides its connections
+STOP_S = 8.0  # from the stop signal until a process exits even with unfinished work; its parent waits a little longer
+MAX_ENDED, ENDED_WITHIN_S = 5, 60.0  # the server gives up when this many workers end within this time
 
 
 class _Connection(HttpToolsProtocol):
     """A connection that closes if its client does not send a request or read an answer in time.
 
-    uvicorn only limits the idle time between two requests, and any byte resets that.
+    uvicorn itself only limits the idle time between two requests, and any byte resets that limit.
     """
 
-    limit: ClassVar[int] = MAX_CONNECTIONS  # of a process
-    since: float | None = None  # time.monotonic() since which we wait for the client; None while it waits for an answer
+    limit: ClassVar[int] = MAX_CONNECTIONS  # per process
+    since: float | None = None  # time.monotonic() since which the server waits for the client; None while an answer is computed
     _limit_s = HEAD_S
-    _paused: float | None = None  # time.monotonic() since which the client reads too slowly; None while it keeps up
-    _head_bytes: int | None = None  # of a head that has begun
+    _paused: float | None = None  # time.monotonic() since which the client reads too slowly; None while the client keeps up
+    _head_bytes: int | None = None  # bytes received of a head that has begun
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         full = len(self.connections) >= self.limit
@@ -105,7 +105,7 @@ class _Connection(HttpToolsProtocol):
             self.transport.close()  # sends an answer in progress first
 
     def end(self) -> None:
-        """Close the connection at once to make room for another one."""
+        """Close the connection at once, without sending what is left of an answer."""
         self.connections.discard(self)
         self.transport.abort()
 
@@ -142,7 +142,7 @@ class _Connection(HttpToolsProtocol):
 
 class _Server(uvicorn.Server):
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS  # of the loop that runs by now
+        anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS  # the limiter belongs to the running event loop
         await super().serve(sockets)
 
     async def on_tick(self, counter: int) -> bool:
@@ -154,14 +154,14 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        if threading.current_thread() is threading.main_thread():  # in other threads the process goes on
+        if threading.current_thread() is threading.main_thread():  # a server in another thread does not end the process
             last = threading.Timer(STOP_S, self._end_process)
             last.daemon = True
             last.start()
         await super().shutdown(sockets)
 
     def _end_process(self) -> None:
-        """Exit although threads still run, such as one that decodes a photo. Acknowledged writes are on disk."""
+        """Exit although threads still run, such as a photo's decoder. Acknowledged writes are already on disk."""
         logger.warning("%d requests were still worked on after %g s; they end unanswered", len(self.server_state.tasks), STOP_S)
         os._exit(0)
 
@@ -169,10 +169,10 @@ class _Server(uvicorn.Server):
 def serve_app(app: FastAPI, *listeners: socket.socket) -> None:
     """Serve an app on one or several sockets until Ctrl-C or SIGTERM.
 
-    Objects loaded before are frozen, so that the garbage collector does not scan them while buyers wait.
+    Objects that are already loaded are frozen, so that the garbage collector does not scan them while buyers wait.
 
     Args:
-        app: its endpoints run in threads.
+        app: app whose endpoints run in threads.
         listeners: listening sockets.
     """
     gc.collect()
@@ -182,7 +182,7 @@ def serve_app(app: FastAPI, *listeners: socket.socket) -> None:
 
 
 def connection_limit() -> int:
-    """Raise the limit of open files and return how many connections a process may have."""
+    """Raise this process's limit of open files, and return the number of connections that it may have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = MAX_CONNECTIONS + FILES_BESIDE
     if soft != resource.RLIM_INFINITY and soft < needed:
@@ -208,14 +208,14 @@ def serve_in_workers(
     A worker that ends is replaced. Workers are fresh interpreters, because threads of the libraries do not survive a fork.
 
     Args:
-        count: of processes, each with an app of its own over the same files.
-        make_app: returns the app and a line about it; must be picklable.
+        count: number of processes, each with its own app over the same files.
+        make_app: returns the app and a line that describes the app; must be picklable.
         listeners: listening sockets.
-        tell: called with the line when the first worker is ready.
-        on_end: called with the id of a worker that has ended, before another one takes its place.
+        tell: called with that line when the first worker is ready.
+        on_end: called with the process id of a worker that has ended, before another worker takes its place.
 
     Raises:
-        GavelError: no worker could start, or they keep ending.
+        GavelError: no worker could start, or workers keep ending.
     """
     stop, announced, ended = threading.Event(), False, deque[float](maxlen=MAX_ENDED)
     for signal_number in (signal.SIGINT, signal.SIGTERM):
@@ -271,7 +271,7 @@ class _Worker:
         return [self.process.sentinel] if self._reports is None else [self.process.sentinel, self._reports]
 
     def read(self) -> str | GavelError | None:
-        """Return the report once; None while there is none."""
+        """Return the report once after it has arrived; otherwise return None."""
         if self._reports is None or not self._reports.poll():
             return None
         try:
@@ -304,7 +304,12 @@ def _work(
 
 @contextmanager
 def served_in_thread(app: FastAPI, *others: socket.socket) -> Iterator[str]:
-    """Serve an app on a free local port, and on other listening sockets, for the length of the block, and yield its URL."""
+    """Serve an app on a free local port for the length of the block, and yield its URL.
+
+    Args:
+        app: app whose endpoints run in threads.
+        others: further listening sockets.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = _Server(_config(app))
         serving = threading.Thread(target=server.run, kwargs={"sockets": [listener, *others]}, daemon=True)

@@ -1,10 +1,10 @@
-"""Metrics of `gavel serve` for Prometheus, right for all its worker processes together.
+"""Metrics of `gavel serve` for Prometheus, summed correctly over all worker processes.
 
-Several workers write prometheus_client's multiprocess files, and the worker that is scraped reads those of all. A parent that asked
-its workers at each scrape would lose the counts of a worker that has ended, and Prometheus would take the lower sum for a restart.
+Each worker writes prometheus_client's multiprocess files, and the worker that is scraped reads the files of all workers. A parent
+that asked its workers at each scrape would lose the counts of ended workers. Prometheus would take the lower sum for a restart.
 
-A request only leaves its measurements; they are written twice a second, so that no search waits for that. Caches, circuits and
-queues have counts of their own, which are copied at the same time.
+A request only puts its measurements into a queue. They are written twice a second, so that no search waits for the writing.
+Caches, circuits and queues keep their own counts, which are copied at the same time.
 """
 
 import asyncio
@@ -27,10 +27,10 @@ from retrieval.index.port import created_at
 from retrieval.search.response import SearchAnswer
 from retrieval.search.service import MODES, SearchService
 
-WRITE_S = 0.5  # maximum age of the metrics of a worker that is not scraped itself
-INDEX_S = 1.0  # for the index to answer a scrape
+WRITE_S = 0.5  # maximum age of the metrics of a worker that another worker's scrape reads
+INDEX_S = 1.0  # time limit for the index to answer a scrape
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)  # upper bounds of buckets
-COMPONENTS = ("semantic", "keyword", "rerank", "buyer")  # that an answer may do without
+COMPONENTS = ("semantic", "keyword", "rerank", "buyer")  # components that an answer may lack
 Metric = TypeVar("Metric", Counter, Histogram)
 CIRCUIT_STATES = ("closed", "half_open", "open")
 
@@ -44,14 +44,14 @@ class ServerMetrics:
         """Register the metrics.
 
         Args:
-            service: whose caches, circuits and index are measured.
+            service: search service whose caches, circuits and index are measured.
             queues: kind of request -> its queue.
         """
         self._service, self._queues = service, queues
         self._new_requests, self._new_answers = deque[tuple[str, str, int, float]](), deque[SearchAnswer]()
         self._own = CollectorRegistry()
-        self._children: dict[tuple[object, tuple[str, ...]], Counter | Histogram] = {}  # metric and labels -> metric with labels
-        self._copied: dict[tuple[Counter, str], float] = {}  # metric and label -> count that was copied last
+        self._children: dict[tuple[object, tuple[str, ...]], Counter | Histogram] = {}  # -> labelled metric
+        self._copied: dict[tuple[Counter, str], float] = {}  # (metric, label) -> count that was copied last
         self._requests = self._counter("http_requests", "Requests that were answered.", "method", "route", "status")
         self._request_seconds = self._histogram("http_request_seconds", "From a request's head to its answer's.", "route")
         self._searches = self._counter("searches", "Searches that were answered.", "mode")
@@ -75,7 +75,7 @@ class ServerMetrics:
         self._created = self._gauge("index_created_timestamp_seconds", "Creation of the live index.", "mostrecent")
         self._newest = self._gauge("index_newest_listed_timestamp_seconds", "listed_at of the newest open lot.", "mostrecent")
         self._damaged = self._gauge("index_damaged_items", "Lots that searches left out as damaged.", "livemax")
-        for mode in MODES:  # a rate needs the 0 before the first one
+        for mode in MODES:  # a rate needs the value 0 before the first search
             self._searches.labels(mode)
             self._empty.labels(mode)
         for component in COMPONENTS:
@@ -99,10 +99,10 @@ class ServerMetrics:
         """Count a request.
 
         Args:
-            method: of few.
-            route: template of its path, such as `/items/{item_id}`.
-            status: of the answer.
-            seconds: until the head of the answer.
+            method: HTTP method, or "other" for an unusual one.
+            route: template of the path, such as `/items/{item_id}`.
+            status: status of the answer.
+            seconds: time until the head of the answer, in seconds.
         """
         self._new_requests.append((method, route, status, seconds))
 
@@ -111,7 +111,7 @@ class ServerMetrics:
         self._new_answers.append(answer)
 
     def write(self) -> None:
-        """Write all that is new; called in the event loop, which the queues belong to."""
+        """Write all new measurements; called in the event loop, because the queues belong to that loop."""
         while self._new_requests:
             method, route, status, seconds = self._new_requests.popleft()
             self._child(self._requests, method, route, str(status)).inc()
@@ -132,7 +132,7 @@ class ServerMetrics:
             self._child(self._phase_seconds, phase).observe(milliseconds / 1_000)
 
     def _child(self, metric: Metric, *labels: str) -> Metric:
-        """Return a metric with its labels; prometheus_client takes longer than this to look it up."""
+        """Return a labelled metric from a dictionary, because prometheus_client's own lookup is slower."""
         key = metric, labels
         child = self._children.get(key)
         if child is None:
@@ -159,7 +159,10 @@ class ServerMetrics:
             self._follow(self._abandoned, counts["abandoned"], kind)
 
     def _follow(self, counter: Counter, count: float, label: str) -> None:
-        """Raise a counter to a count. A cache takes a hit back if its value was of no use; that waits for the next hit."""
+        """Raise a counter to a count.
+
+        A count may fall by one, because a cache takes back a hit whose value was useless. The counter then waits for the next hit.
+        """
         key = counter, label
         before = self._copied.get(key, 0.0)
         if count >= before:
@@ -183,10 +186,10 @@ class ServerMetrics:
             self._newest.set(newest[0].score / 1_000)
 
     def expose(self, accept: str) -> tuple[bytes, str]:
-        """Return the metrics of all processes, and their content type; waits for the index and so is called in a thread.
+        """Return the metrics of all processes and their content type. The index is waited for, so a thread calls this.
 
         Args:
-            accept: header of the scrape: OpenMetrics if it names it, else the older text format.
+            accept: Accept header of the scrape. If it names OpenMetrics, that format is used, otherwise the older text format.
         """
         self._read_index()
         encode, content_type = choose_encoder(accept)
@@ -194,7 +197,7 @@ class ServerMetrics:
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        """Write often, for scrapes that another worker answers."""
+        """Write the metrics every WRITE_S while the app runs, for scrapes that another worker answers."""
 
         async def write_often() -> None:
             while True:

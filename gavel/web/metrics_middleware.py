@@ -1,4 +1,4 @@
-"""Count all requests by route and status, and answer `/metrics` on a port of its own."""
+"""Count all requests by route and status, and answer `/metrics` on a separate port."""
 
 import time
 from collections.abc import Sequence
@@ -17,21 +17,21 @@ from lambdas.query_api.problems import problem
 
 PATH = "/metrics"
 METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH"})
-OTHER = "other"  # methods and paths that nobody defined; a label must not have as many values as callers invent
+OTHER = "other"  # label of unknown methods and paths; otherwise callers could invent any number of label values
 ABANDONED = 499  # as nginx counts a client that hung up before its answer
 
 
 class MetricsMiddleware:
-    """Outermost middleware, so that refusals count, too. Plain ASGI, because of the reasons in problems.py."""
+    """The outermost middleware, which counts all requests, refused ones included. It is plain ASGI; problems.py says why."""
 
     def __init__(self, app: ASGIApp, metrics: ServerMetrics, port: int, hosts: Sequence[str] | None) -> None:
         """Wrap an app.
 
         Args:
             app: any ASGI app.
-            metrics: counts the requests.
-            port: on which `/metrics`, and nothing else, is answered.
-            hosts: names and addresses under which it is answered besides loopback; None for any.
+            metrics: metrics that count the requests.
+            port: port that answers only `/metrics`.
+            hosts: names and addresses under which `/metrics` is answered besides loopback; None allows any.
         """
         self._app, self._metrics, self._port = app, metrics, port
         self._exposition = CallerCheck(self._expose, CallerLimits(hosts), ())
@@ -56,7 +56,7 @@ class MetricsMiddleware:
 
         try:
             await self._app(scope, receive, send_and_count)
-        except Exception:  # which the server answers with 500, unless the head was sent
+        except Exception:  # the server answers it with 500, unless the head was already sent
             if not status:
                 status = HTTPStatus.INTERNAL_SERVER_ERROR
                 count()
@@ -79,7 +79,7 @@ class MetricsMiddleware:
 
 
 def _route_of(scope: Scope) -> str:
-    """Return the path template of a request; routing has left it, unless the request was refused before."""
+    """Return the path template of a request: from routing, or by its path if the request was refused before routing."""
     if template := getattr(scope.get("route"), "path_format", None):
         return str(template)
     app = scope.get("app")

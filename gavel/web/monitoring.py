@@ -1,4 +1,4 @@
-"""Metrics and traces of one process of `gavel serve`, as far as settings and environment ask for them."""
+"""Metrics and traces of one process of `gavel serve`, if settings and environment ask for them."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 
 class Monitoring:
-    """Metrics, traces, both or nothing. Without metrics prometheus_client is not imported, without traces no SDK.
+    """Metrics, traces, both or neither. Without metrics prometheus_client is not imported, without traces no SDK.
 
     Attributes:
-        metrics: if there are any.
-        telemetry: configuration of the app's own spans.
+        metrics: metrics of this process; None if the settings ask for none.
+        telemetry: configuration of FastAPI's spans, for create_app().
     """
 
     def __init__(self, settings: Settings, service: SearchService, queues: dict[str, Queue]) -> None:
-        """Start what the settings and the OTEL_* variables ask for.
+        """Set up the metrics and traces that the settings and the OTEL_* variables ask for.
 
         Args:
-            settings: of this process.
-            service: whose caches, circuits and index are measured.
-            queues: of requests.
+            settings: settings of this process.
+            service: search service whose caches, circuits and index are measured.
+            queues: kind of request -> its queue.
         """
         self._address = split_address(settings.metrics_address) if settings.metrics_address else None
         self.metrics: ServerMetrics | None = None
@@ -52,8 +52,8 @@ class Monitoring:
         """Watch the requests of an app that was created with `telemetry`; called after all other middleware was added.
 
         Args:
-            app: gets middleware and lifespans.
-            hosts: names and addresses under which `/metrics` is answered, too; None for any.
+            app: app that gets middleware and lifespans.
+            hosts: further names and addresses under which `/metrics` is answered; None allows any.
         """
         if self.metrics and self._address:
             from gavel.web.metrics_middleware import MetricsMiddleware

@@ -1,4 +1,4 @@
-"""The search page beside the API, with photos and suggestions, which only this machine has."""
+"""The search page beside the API, with photos and suggestions, which only `gavel serve` has."""
 
 from collections.abc import Callable
 from http import HTTPStatus
@@ -54,8 +54,8 @@ def add_page(app: FastAPI, service: Callable[[], SearchService], photos: PhotoFi
     """Serve the page at `/` of the API's app, and the description of the API at `/docs`.
 
     Args:
-        app: gets the routes; none of them is in its OpenAPI description.
-        service: as the app's own.
+        app: app that gets the routes; the OpenAPI description leaves them out.
+        service: returns the app's search service.
         photos: photos of the items.
         currency: ISO 4217 code of the prices, such as EUR; empty shows bare numbers.
     """

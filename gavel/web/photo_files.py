@@ -34,18 +34,18 @@ def _prepare_drawing() -> None:
 class PhotoFiles:
     """Serves thumbnails of the photos that items name.
 
-    Sellers write that name. So a path must stay within the folder of the item's catalogue, or within one that the operator opened.
-    A thumbnail drawn from the file leaves the machine, never the file itself.
+    Sellers write that name. So the path must stay within a folder of the item's catalogue, or within a folder that the operator
+    opened. Only a thumbnail drawn from the file leaves the machine, never the file itself.
 
-    `gavel embed` draws thumbnails. Missing ones, of older releases, are drawn once, one at a time, in a separate process with
-    bounded memory, so that searches do not wait.
+    `gavel embed` draws thumbnails. Thumbnails that an older release lacks are drawn here, one at a time. A separate process
+    with bounded memory draws them, so that searches do not wait.
     """
 
     def __init__(self, workspace: Workspace, opened: Sequence[Path] = ()) -> None:
-        """Open no file yet.
+        """Prepare the look-up of photos; no file is opened yet.
 
         Args:
-            workspace: has the folders of each release.
+            workspace: workspace that knows the photo folders of each release.
             opened: further folders whose photos may be shown.
         """
         self._workspace = workspace
@@ -56,10 +56,10 @@ class PhotoFiles:
         self._drawer: ProcessPoolExecutor | None = None
 
     async def jpeg(self, document: Mapping[str, Any], side: Side) -> bytes | None:
-        """Return the photo of an item as a square JPEG, or None if there is none that may be shown.
+        """Return the photo of an item as a square JPEG, or None if the item has no photo that may be shown.
 
         Raises:
-            TimeoutError: its thumbnail is not drawn yet, and others are before it.
+            TimeoutError: the thumbnail could not be drawn in time, because others are drawn first.
         """
         path = await asyncio.to_thread(self._locate, document)
         if path is None:
@@ -112,7 +112,7 @@ class PhotoFiles:
         return None
 
     def _sources(self, release_id: str) -> list[Path]:
-        """Return the folders of a release, or none if the file that lists them is damaged, with one warning."""
+        """Return the folders of a release. If the file that lists them is damaged, warn once and return no folder."""
         try:
             return self._workspace.sources(release_id)
         except InvalidInput as error:

@@ -1,9 +1,9 @@
-"""The re-rank endpoint on one machine: the container's functions at `/ping`, `/invocations` and SageMaker's own path.
+"""The re-rank endpoint on one machine: the container's functions at `/ping`, `/invocations` and SageMaker's path.
 
 python -m gavel.web.ranker_server FOLDER [PORT]
 AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=http://127.0.0.1:8080 GAVEL_RANKER_ENDPOINT=local gavel serve
 
-FOLDER holds an unpacked model.tar.gz. The second line needs a region and credentials as AWS does; any will do here.
+FOLDER holds an unpacked model.tar.gz. The second command needs a region and credentials as for AWS; here any values work.
 """
 
 import sys
@@ -15,15 +15,15 @@ from fastapi.responses import JSONResponse, Response
 
 from processing.reranker_endpoint import inference
 
-PORT = 8080  # as the container's
-MODEL_ERROR = 424  # status of SageMaker if the container fails
+PORT = 8080  # the port of SageMaker's containers
+MODEL_ERROR = 424  # SageMaker's status if the container fails
 
 
 def create_ranker_app(model_dir: Path) -> FastAPI:
     """Create the app for one unpacked archive.
 
     Args:
-        model_dir: unpacked output of pack_model().
+        model_dir: folder with the unpacked output of pack_model().
 
     Raises:
         ValueError: the booster does not match its feature names.
@@ -33,7 +33,7 @@ def create_ranker_app(model_dir: Path) -> FastAPI:
 
     @app.get("/ping")
     def ping() -> Response:
-        """Answer 200: the booster is loaded."""
+        """Answer 200, because the booster is loaded."""
         return Response()
 
     @app.post("/invocations")
@@ -49,7 +49,7 @@ def create_ranker_app(model_dir: Path) -> FastAPI:
 
     @app.post("/endpoints/{name}/invocations")
     async def invoke_endpoint(name: str, request: Request) -> Response:
-        """Score rows as SageMaker's InvokeEndpoint does. It wraps an error of the container in its own."""
+        """Score rows as SageMaker's InvokeEndpoint does, which wraps an error of the container in its own error."""
         answer = await invoke(request)
         if answer.status_code < 400:
             return answer

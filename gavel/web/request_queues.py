@@ -15,15 +15,15 @@ from lambdas.query_api.problems import problem
 from retrieval.config.settings import Settings
 from retrieval.deadline import ARRIVAL, Arrival
 
-MAX_UNFINISHED_BYTES = 64_000_000  # of all bodies that are still being received
-EMA_WEIGHT = 0.1  # of the latest request in the average service time, which settles after some twenty requests
+MAX_UNFINISHED_BYTES = 64_000_000  # sum over all bodies that are still being received
+EMA_WEIGHT = 0.1  # weight of the latest request in the average service time, which settles after some twenty requests
 PHOTO_SEARCHES = "photo_searches"
-KINDS = {  # path, or its first part -> kind of request; all others read files of the page or a statistic of the index
+KINDS = {  # path, or its first part -> kind of request; all other requests read files of the page or a statistic of the index
     "search": "searches",
     "items": "searches",
     "retrieve": "searches",
     "encode_buyer": "searches",
-    "search/image": PHOTO_SEARCHES,  # wait for one another and must not delay other searches
+    "search/image": PHOTO_SEARCHES,  # photo searches wait for one another and must not delay other searches
     "photos": "photos",
     "events": "writes",
     "buyers": "writes",
@@ -38,8 +38,8 @@ OTHER_SLOTS = {PHOTO_SEARCHES: 24, "photos": 24, "writes": 2, OTHERS: 8}
 def request_queues(settings: Settings, workers: int = 1) -> "dict[str, Queue]":
     """Create the queues of one process, one for each kind of request.
 
-    With a local index and re-ranker, a process runs max(2, CPU cores // workers) searches at a time, because more would compete
-    for its interpreter. If either is remote, it runs 40.
+    With a local index and re-ranker, a process runs max(2, CPU cores // workers) searches at a time. More searches would compete
+    for its interpreter. If index or re-ranker is remote, the process runs 40 searches at a time.
 
     Args:
         settings: `index`, `ranker_endpoint` and `max_wait_s` (seconds) are read.
@@ -80,7 +80,7 @@ class Queue:
         return len(self._waiting) >= self.slots and self.expected_wait_s > self._max_wait_s
 
     def metrics(self) -> dict[str, float]:
-        """Return the fields of one queue in the answer of /health."""
+        """Return the queue's fields in the answer of /health."""
         return {
             "turns": self.slots,
             "running": self._running,
@@ -91,7 +91,7 @@ class Queue:
         }
 
     async def enter(self, disconnect: "asyncio.Future[Message]") -> bool:
-        """Wait for a slot. Return False if none was free in time or the client disconnected."""
+        """Wait for a slot and return True; return False if no slot was free in time or the client disconnected."""
         if self._running < self.slots:
             self._running += 1
             return True
@@ -142,8 +142,8 @@ class QueueMiddleware:
         """Wrap an app.
 
         Args:
-            app: its endpoints run in threads, at least as many as there are slots.
-            queues: one for each kind of request in KINDS and for OTHERS.
+            app: app whose endpoints run in threads; there are at least as many threads as slots.
+            queues: kind of request -> queue, for every kind in KINDS and for OTHERS.
         """
         self._app, self._queues = app, queues
         self._unfinished_bytes = 0
@@ -174,9 +174,9 @@ class QueueMiddleware:
             disconnect.cancel()
 
     async def _whole_body(self, receive: Receive) -> bytes | None:
-        """Return the body of a request, or None if it did not come or too many are received at a time.
+        """Return the body of a request, or None if the client hung up or too many bytes are being received in all.
 
-        problems.py limits its size.
+        problems.py limits the size of one body.
         """
         body, more = bytearray(), True
         try:
@@ -195,7 +195,7 @@ class QueueMiddleware:
 
 
 class _Slot:
-    """A slot that is released once the answer is computed, however long its client takes to read it."""
+    """A slot that is released once the answer is computed, however long the client takes to read the answer."""
 
     def __init__(self, queue: Queue, send: Send) -> None:
         self._queue, self._send = queue, send
@@ -207,7 +207,7 @@ class _Slot:
         await self._send(message)
 
     def release(self) -> None:
-        """Release the slot unless that is done."""
+        """Release the slot, if it is not released yet."""
         if self._started is not None:
             self._queue.leave(time.monotonic() - self._started)
             self._started = None

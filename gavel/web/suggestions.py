@@ -15,16 +15,16 @@ import numpy as np
 from retrieval.index.filters import Filter
 from retrieval.index.port import VectorIndex
 
-MAX_SAMPLE, MIN_SAMPLE = 2_000, 100  # items; few where their texts are long
-SAMPLE_CHARS = 32_000_000  # of their texts, which are loaded with them
+MAX_SAMPLE, MIN_SAMPLE = 2_000, 100  # items; the sample is smaller if their texts are long
+SAMPLE_CHARS = 32_000_000  # limit of all texts of a sample, because whole items are loaded
 REFRESH_S = 300.0
 LIMITS = {"categories": 60, "brands": 300, "phrases": 2_000}
 WORDS_IN_PHRASE = 3
-PART_SHARE = 0.8  # a phrase is dropped if a longer one has this share of its items, as "art deco" has of "art"
+PART_SHARE = 0.8  # a phrase is dropped if a longer phrase has this share of its items, as "art deco" may have of "art"
 # letters, digits and the combining marks of Asian scripts, which Python's \w lacks
 _LETTER = f"[^\\W_]|[\u200c\u200d{''.join(c for c in map(chr, range(0x300, 0x20000)) if unicodedata.category(c)[0] == 'M')}]"
 _WORD = re.compile(rf"(?:{_LETTER})+(?:['’\-](?:{_LETTER})+)*")
-LINKS = frozenset(("a", "an", "and", "by", "for", "from", "in", "of", "on", "or", "the", "to", "with"))  # start and end no phrase
+LINKS = frozenset(("a", "an", "and", "by", "for", "from", "in", "of", "on", "or", "the", "to", "with"))  # begin and end no phrase
 
 
 class Suggestions:
@@ -38,7 +38,7 @@ class Suggestions:
         """Return the suggestions of an index.
 
         Raises:
-            IndexUnavailable: it does not answer.
+            IndexUnavailable: the index does not answer.
         """
         with self._lock:
             now = time.monotonic()
@@ -52,12 +52,12 @@ def suggest(documents: Sequence[Mapping[str, Any]], sample_size: int) -> dict[st
     """Return categories, brands and phrases of items, the most frequent first, ties by name.
 
     Args:
-        documents: of items.
-        sample_size: so many documents are a sample; their counts are left out.
+        documents: documents of items.
+        sample_size: size of a sample. If there are this many documents, they are a sample and counts are left out.
 
     Returns:
-        categories: name, lots (count; None in a sample), photo_of (item_id of an item with a photo, or None); brands: name;
-        phrases: runs of one to three words of the titles, in lower case.
+        "categories": list of {"name", "lots" (count; None in a sample), "photo_of" (item_id of an item with a photo, or None)};
+        "brands": list of {"name"}; "phrases": runs of one to three words of the titles, in lower case.
     """
     phrases: Counter[str] = Counter()
     for document in documents:
@@ -77,13 +77,13 @@ def suggest(documents: Sequence[Mapping[str, Any]], sample_size: int) -> dict[st
 
 
 def _sample_size(index: VectorIndex) -> int:
-    """Return how many items fit into SAMPLE_CHARS, estimated from the texts of a few."""
+    """Return the number of items whose texts fit into SAMPLE_CHARS, estimated from MIN_SAMPLE items."""
     lengths = [sum(len(text) for text in item.values() if isinstance(text, str)) for item in _sample(index, MIN_SAMPLE)]
     return int(np.clip(SAMPLE_CHARS / max(float(np.mean(lengths or [0])), 1.0), MIN_SAMPLE, MAX_SAMPLE))
 
 
 def _sample(index: VectorIndex, size: int) -> list[Mapping[str, Any]]:
-    """Return documents of live items. The port lists none, but any direction has a cosine with every item."""
+    """Return documents of open items: the nearest to an arbitrary vector, because the port cannot list items."""
     direction = np.full(index.dimensions, 1 / math.sqrt(index.dimensions), dtype=np.float32)  # (D,)
     return [candidate.document for candidate in index.semantic(direction, size, Filter())]
 
@@ -99,7 +99,7 @@ def _phrases(title: str) -> Iterable[str]:
 
 
 def _drop_parts(phrases: Counter[str]) -> Counter[str]:
-    """Return the phrases that are not part of a longer one."""
+    """Return the phrases without those that a longer phrase mostly covers, see PART_SHARE."""
     parts = {
         part
         for phrase, count in phrases.items()

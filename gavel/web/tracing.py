@@ -1,6 +1,6 @@
-"""Traces of `gavel serve`, set up by OpenTelemetry's own environment variables; the extra `gavel[otel]` brings the SDK.
+"""Traces of `gavel serve`, set up by OpenTelemetry's own environment variables; the extra `gavel[otel]` installs the SDK.
 
-FastAPI makes the span of a request, and the phases of a search are its children. Traces hold no words of a search, no ids of buyers
+FastAPI creates the span of a request; the phases of a search are child spans. Traces hold no words of a search, no ids of buyers
 and no messages of errors.
 """
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SWITCHES = ("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")  # any of them
-PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")  # the first that is set
+SWITCHES = ("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")  # any turns traces on
+PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")  # the first variable that is set decides
 EXPORTERS = "opentelemetry_traces_exporter"  # group of entry points
 HIDDEN = "REDACTED"
 BUYERS = "/buyers/"
-SERVICE_NAME = "gavel"  # unless the environment names another
+SERVICE_NAME = "gavel"  # unless the environment names another service
 
 
 def requested_exporters(env: Mapping[str, str] = os.environ) -> list[str]:
-    """Return the entry points of the exporters that OTEL_* variables name; none unless one of SWITCHES is set."""
+    """Return the entry-point names of the exporters that OTEL_* variables name; empty if none of SWITCHES is set."""
     if not any(env.get(switch) for switch in SWITCHES) or env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return []
     protocol = next((env[name] for name in PROTOCOLS if env.get(name)), "http/protobuf")
@@ -47,10 +47,11 @@ def tracer_provider(exporters: Sequence[str]) -> "TracerProvider | None":
     """Create the tracer provider of this process; the SDK reads sampling, resource and limits from the environment.
 
     Args:
-        exporters: as of requested_exporters().
+        exporters: entry-point names, as requested_exporters() returns them.
 
     Returns:
-        None without an exporter, or if one cannot be used: a warning says why. A server without traces is better than none.
+        The provider; None if there are no exporters, or if one cannot be used. A warning then says why, because a server without
+        traces is better than no server.
     """
     if not exporters:
         return None
@@ -79,7 +80,7 @@ class Tracing:
     """The traces of one process."""
 
     def __init__(self, provider: "TracerProvider") -> None:
-        """Trace with a provider, which is shut down with the server."""
+        """Trace with a provider, which is shut down when the server stops."""
         self._provider = provider
         self._tracer = provider.get_tracer("gavel")
 
@@ -87,7 +88,7 @@ class Tracing:
         """Return the configuration for FastAPI: spans of requests, without its metrics, logs and inner spans.
 
         Args:
-            untraced_port: whose requests are not traced, such as scrapes.
+            untraced_port: port whose requests are not traced, such as scrapes; None traces all.
         """
         return {
             "tracer_provider": self._provider,
@@ -100,7 +101,7 @@ class Tracing:
         }
 
     def annotate(self, answer: SearchAnswer) -> None:
-        """Add the outcome of a search to the span of its request; of several searches the last one stays."""
+        """Add the outcome of a search to the span of its request. If a request has several searches, the last one overwrites."""
         trace.get_current_span().set_attributes(
             {
                 "gavel.mode": answer.mode,
@@ -113,7 +114,7 @@ class Tracing:
 
     @contextmanager
     def start_span(self, phase: str) -> Iterator[None]:
-        """Start the span of a phase, a child of the current one; an error leaves its type."""
+        """Run the block in the span of a phase, a child of the current span. An error sets its type on the span."""
         with self._tracer.start_as_current_span(f"search.{phase}", record_exception=False, set_status_on_exception=False) as span:
             try:
                 yield
@@ -125,7 +126,7 @@ class Tracing:
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(self._provider.shutdown)  # sends the spans that wait
+        await asyncio.to_thread(self._provider.shutdown)  # sends the spans that are still buffered
 
     def watch(self, app: FastAPI) -> None:
         """Trace the phases of the requests of an app that was created with config()."""
@@ -134,7 +135,7 @@ class Tracing:
 
 
 class _TracingMiddleware:
-    """Outermost middleware: has the phases of a request traced, and hides what buyers type and who they are."""
+    """The outermost middleware, which traces the phases of a request and hides query strings and buyer ids."""
 
     def __init__(self, app: ASGIApp, start_span: StartSpan) -> None:
         """Wrap an app.

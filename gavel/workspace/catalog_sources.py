@@ -15,18 +15,18 @@ UNITS = {"esci": "product rows", "clicks": "log files"}  # unit of the progress 
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """Options of one call; None for those that were left out.
+    """Options of one call of `gavel catalog prepare`; None for each option that was left out.
 
     Attributes:
         source: one of SOURCES.
-        data: path of the data set.
-        seed: of everything random.
-        locale: esci.
-        version: esci.
-        folds: chorus.
-        fold: chorus.
-        items: clicks.
-        language: emoji.
+        data: path of the data set or click log.
+        seed: seed of everything random.
+        locale: esci: locale, us if None.
+        version: esci: "small" or "large", small if None.
+        folds: chorus: number of parts that the judged queries are divided into.
+        fold: chorus: number of the test part, from 0; None tests with all parts.
+        items: clicks: catalogue file or folder with the items of the log.
+        language: emoji: language of the items, en if None.
     """
 
     source: str
@@ -60,7 +60,7 @@ class Preparation:
         return self.source if self.fold is None else f"{self.source}-fold-{self.fold}"
 
     def run(self, folder: Path, step: Step) -> CatalogFolder:
-        """Read the data set and write the catalogue."""
+        """Read the data set, write the catalogue to a folder and return it."""
         return _READERS[self.source](self, folder, step)
 
 

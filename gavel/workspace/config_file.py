@@ -1,8 +1,8 @@
 """Read `gavel.toml`: hyperparameters, weights and paths, as the dataclasses that they configure.
 
 A command-line flag outranks a GAVEL_* variable, which outranks the file, which outranks the default. The sections `service` and
-`retrieval` become variables of this process unless these are set. So all code, and all processes that it starts, read one source
-(docs/adr/0014-one-settings-file.md).
+`retrieval` become environment variables of this process, unless the variables are already set. So all code, and all processes
+that it starts, read one source (docs/adr/0014-one-settings-file.md).
 """
 
 import difflib
@@ -28,13 +28,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Section:
-    """A table of the file.
+    """A section of the file, which is a TOML table.
 
     Attributes:
-        name: with dots for a nested table.
-        about: its purpose in a line.
-        default: returns the dataclass whose fields are its keys; imported on first use.
-        environment: True if its keys are GAVEL_* variables, too.
+        name: name of the table, with dots if it is nested.
+        about: purpose of the section in one line.
+        default: returns the dataclass whose fields are the keys of the section; the dataclass is imported on first use.
+        environment: True if the keys are GAVEL_* variables, too.
     """
 
     name: str
@@ -96,9 +96,9 @@ class ConfigFile:
     """A parsed settings file.
 
     Attributes:
-        path: of the file.
-        text: its content.
-        tables: its content, parsed.
+        path: path of the file.
+        text: content of the file.
+        tables: parsed content: section name -> table.
     """
 
     path: Path
@@ -110,7 +110,7 @@ class ConfigFile:
         """Read a file and check the names of its sections.
 
         Raises:
-            InvalidSettings: it cannot be read, is not TOML, or has a section outside SECTIONS.
+            InvalidSettings: the file cannot be read, is not TOML, or has a section outside SECTIONS.
         """
         try:
             text = path.read_text(encoding="utf-8-sig")
@@ -139,7 +139,7 @@ class ConfigFile:
         return {key: value for key, value in table.items() if f"{section}.{key}" not in sections}
 
     def line(self, name: str, key: str = "") -> str:
-        """Return the line of a key as `:line`, or "" if a search by its name fails."""
+        """Return the line of a key, or of its section, as `:line`; "" if a search for the name fails."""
         for table in (f"{name}.{key}", name):
             start = re.search(rf"^\s*(\[+\s*{re.escape(table)}\s*\]|{re.escape(table)}\s*=)", self.text, re.M)
             if start is not None:
@@ -154,10 +154,10 @@ class ConfigFile:
 
 
 def find_config(env: Mapping[str, str] = os.environ) -> ConfigFile | None:
-    """Read the file of GAVEL_CONFIG, or gavel.toml of the working directory; None if there is neither.
+    """Read the file that GAVEL_CONFIG names, or gavel.toml in the working directory; return None if there is neither.
 
     Raises:
-        InvalidSettings: it cannot be read.
+        InvalidSettings: the file cannot be read, is not TOML, or has an unknown section.
     """
     if env.get(CONFIG_VARIABLE):
         return ConfigFile.read(Path(env[CONFIG_VARIABLE]))
@@ -165,11 +165,11 @@ def find_config(env: Mapping[str, str] = os.environ) -> ConfigFile | None:
 
 
 def use_config(path: Path | None, env: MutableMapping[str, str] = os.environ) -> None:
-    """Set the variables of a file that this process has not set.
+    """Set the environment variables of a settings file, except those that are already set.
 
     Args:
-        path: the file; None takes that of find_config().
-        env: the environment.
+        path: settings file; None takes that of find_config().
+        env: environment to change.
 
     Raises:
         InvalidSettings: the file cannot be read, or has an unknown key or an invalid value.
@@ -187,17 +187,17 @@ def use_config(path: Path | None, env: MutableMapping[str, str] = os.environ) ->
 
 
 def configured(default: T, section: str) -> T:
-    """Return a dataclass with the values of the settings file.
+    """Return `default` with the values that a section of the settings file sets.
 
     Raises:
-        InvalidSettings: a key is unknown, or a value is of a wrong type or out of its range.
+        InvalidSettings: a key is unknown, or a value has a wrong type or is not in its range.
     """
     file = find_config()
     return default if file is None else with_table(file, section, default)
 
 
 def with_table(file: ConfigFile, section: str, default: T) -> T:
-    """Return a dataclass with the values of a section; raises as configured()."""
+    """Return `default` with the values that a section of a file sets; raises as configured()."""
     try:
         return _apply(file, section, default, file.table(section))
     except InvalidSettings:
@@ -210,7 +210,7 @@ def check_config(file: ConfigFile) -> int:
     """Read every section of a file and return the number of keys that it sets.
 
     Raises:
-        InvalidSettings: a key is unknown, or a value is of a wrong type or out of its range.
+        InvalidSettings: a key is unknown, or a value has a wrong type or is not in its range.
     """
     for section in SECTIONS:
         if section.environment:
@@ -221,7 +221,7 @@ def check_config(file: ConfigFile) -> int:
 
 
 def origin(section: Section, path: str, file: ConfigFile | None, env: Mapping[str, str] = os.environ) -> str:
-    """Return the source of a value: its variable's name, "file" or "default"."""
+    """Return the source of a value: the name of an environment variable, "file" or "default"."""
     variable = PREFIX + path.split(".")[0].upper()
     from_file = _variables(file, section) if file else {}
     if section.environment and env.get(variable) and env[variable] != from_file.get(variable):
@@ -233,7 +233,7 @@ def origin(section: Section, path: str, file: ConfigFile | None, env: Mapping[st
 
 
 def keys_of(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield the keys of a table, those of nested tables with dots."""
+    """Yield the keys of a table; keys of nested tables are joined by dots."""
     for key, value in table.items():
         if isinstance(value, Mapping):
             yield from keys_of(value, f"{prefix}{key}.")
@@ -259,7 +259,7 @@ def _variables(file: ConfigFile, section: Section) -> dict[str, str]:
 
 
 def _fits(field: Field[Any], value: Any) -> bool:
-    """True if a value has the kind of a field: a table, a text, or a number, which may be none."""
+    """True if a value has the kind that a field needs: a table, a text, or a number or "none"."""
     if is_dataclass(field.default):
         return isinstance(value, Mapping)
     if isinstance(field.default, (str, Path)):
@@ -293,7 +293,7 @@ def _typed(file: ConfigFile, section: str, key: str, hint: Any, value: Any) -> A
     if item is not None and is_dataclass(item) and isinstance(value, list):
         return tuple(_create(file, section, key, item, table) for table in value)
     try:
-        # JSON reads a list as a tuple; otherwise strict, so that "20" is not a number and true is not 1
+        # validated as JSON, which allows a list for a tuple; strict, so that "20" is not a number and true is not 1
         return TypeAdapter(hint).validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
@@ -301,7 +301,7 @@ def _typed(file: ConfigFile, section: str, key: str, hint: Any, value: Any) -> A
 
 
 def _create(file: ConfigFile, section: str, key: str, cls: Any, table: Any) -> Any:
-    """Create a dataclass from one of a list of tables."""
+    """Create a dataclass from one table of a list of tables."""
     name = f"{section}.{key}"
     if not isinstance(table, Mapping):
         raise InvalidSettings(f"{file.locate(section, key)} holds {table!r}; it must be a list of tables: write [[{name}]]")

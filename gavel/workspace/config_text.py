@@ -1,4 +1,4 @@
-"""List all settings with their values and sources, and write them as a settings file."""
+"""List all settings with their values and sources, or as the text of a settings file."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -17,14 +17,14 @@ HEAD = """\
 
 @dataclass(frozen=True)
 class Setting:
-    """One key.
+    """One key of the settings file.
 
     Attributes:
-        section: of the file.
-        key: within the section, with dots for nested tables.
-        value: in force.
-        origin: source of the value: default, file, or the name of a variable.
-        about: its meaning in a sentence.
+        section: name of the section.
+        key: name within the section, with dots for nested tables.
+        value: value in force.
+        origin: source of the value: "default", "file", or the name of an environment variable.
+        about: meaning of the key in a sentence.
     """
 
     section: str
@@ -44,7 +44,7 @@ def all_settings(file: ConfigFile | None) -> list[Setting]:
 
 
 def config_text(settings: list[Setting]) -> str:
-    """Return a settings file with every key, defaults as comments. Reading it gives the same settings."""
+    """Return the text of a settings file with every key, defaults as comments. Reading the file gives the same settings."""
     lines, table = [HEAD.rstrip()], ""
     about = {section.name: section.about for section in SECTIONS}
     for setting in settings:
@@ -82,7 +82,7 @@ def _settings(section: Section, file: ConfigFile | None) -> Iterator[Setting]:
 
 
 def _leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
-    """Yield key, value and meaning of a dataclass: its own first, then those of nested ones, as TOML needs them."""
+    """Yield (key, value, meaning) of a dataclass: plain keys first, then those of nested dataclasses, as TOML needs."""
     about, hints = _about(type(values)), get_type_hints(type(values), localns={"FeatureSpec": object})
     shown = [f.name for f in fields(values) if f.name not in FLAGS]
     nested = [name for name in shown if is_dataclass(getattr(values, name))]
@@ -95,7 +95,7 @@ def _leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
 
 
 def _about(cls: type) -> dict[str, str]:
-    """Read the meanings of attributes from a dataclass's docstring."""
+    """Return attribute -> meaning, read from a dataclass's docstring."""
     lines = (getdoc(cls) or "").partition("Attributes:\n")[2].splitlines()
     meanings: dict[str, str] = {}
     name = ""

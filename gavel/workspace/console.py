@@ -14,10 +14,10 @@ from retrieval.search.service import SearchAnswer
 from retrieval.text.analysis import clean_text
 
 Step = Callable[[int, int], None]
-WIDE = 100  # columns; a narrower table of items has fewer columns
+WIDE = 100  # characters; on a narrower terminal the table of items has fewer columns
 
 console = Console()
-notes = Console(stderr=True)  # for everything but the answer, so that --json stays clean
+notes = Console(stderr=True)  # for everything except the answer, so that stdout holds only JSON with --json
 
 
 @contextmanager
@@ -25,8 +25,8 @@ def progress(label: str, *, estimated: bool = False) -> Iterator[Step]:
     """Show a bar on stderr while a long step runs.
 
     Args:
-        label: of the bar.
-        estimated: True if the total is an estimate; otherwise a smaller total means that the time limit skipped steps.
+        label: label of the bar.
+        estimated: True if the total is an estimate and may shrink. Otherwise a smaller total is shown as cut by the time limit.
 
     Yields:
         A function of (done, total).
@@ -96,10 +96,10 @@ def show_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]],
     """Print a plain table.
 
     Args:
-        title: above it.
-        header: column names.
-        rows: cells.
-        right_from: first column of numbers, which are set to the right.
+        title: title of the table, printed above it; "" for none.
+        header: names of the columns.
+        rows: rows of cells.
+        right_from: number of the first right-aligned column, from 0; all later columns are right-aligned, too.
     """
     table = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, show_header=any(header), header_style="bold")
     for column, name in enumerate(header):
@@ -110,14 +110,14 @@ def show_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]],
 
 
 def show_values(values: Mapping[str, object]) -> None:
-    """Print named values, one a line. Long ones are not wrapped, so that they can be copied."""
+    """Print named values, one per line. Long values are not wrapped, so that they can be copied."""
     width = max(map(len, values), default=0)
     for name, value in values.items():
         console.print(f"  {name:<{width}}  {value}", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_metrics(title: str, quality: Mapping[str, Mapping[str, float]]) -> None:
-    """Print a row a system and a column a metric, the best of each column in bold."""
+    """Print a table with one row per system and one column per metric, the best value of each column in bold."""
     metrics = list(next(iter(quality.values())))
     best = {name: max(values[name] for values in quality.values()) for name in metrics}
     rows = []

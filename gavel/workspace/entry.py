@@ -17,11 +17,11 @@ def run_command(command: Callable[[], object], name: str = COMMAND) -> None:
     """Run a command line to its end.
 
     Args:
-        command: the command.
+        command: function that parses and runs the command line.
         name: prefix of error messages.
     """
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace"), (sys.stderr, "backslashreplace")):
-        if isinstance(stream, TextIOWrapper):  # unencodable text ends no command
+        if isinstance(stream, TextIOWrapper):  # unencodable text must not end a command
             stream.reconfigure(errors=errors)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
@@ -36,7 +36,7 @@ def run_command(command: Callable[[], object], name: str = COMMAND) -> None:
 
 
 def say(text: str, *, style: str = "red", name: str = COMMAND) -> None:
-    """Print one line on stderr. A `gavel …` in it is written as this command was called, so that it can be copied."""
+    """Print one line on stderr. Each `gavel …` in the text is written as this command was called, so that it can be copied."""
     line = f"{name}: {text.replace(f'`{COMMAND} ', f'`{as_called()} ')}"
     notes.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 

@@ -11,7 +11,7 @@ from retrieval.contracts.tower_card import CARD_FILE
 from retrieval.errors import InvalidInput, ReleaseError
 from retrieval.files import replace_file, shortage
 
-# <home>/catalogs/<name>/          catalogues, with photos, judgments and clicks
+# <home>/catalogs/<name>/          catalogues with photos, judgments and clicks
 # <home>/towers/<tower_id>/        tower artefacts
 # <home>/rounds/<run>/             training rounds on mined negatives, each with its index
 # <home>/negatives/<tower_id>.parquet  hard negatives mined with a tower
@@ -35,7 +35,7 @@ class Workspace:
     """The folders of everything that Gavel stores on one machine.
 
     Attributes:
-        settings: of this process; `settings.home` is the root.
+        settings: settings of this process; `settings.home` is the root folder.
     """
 
     settings: Settings
@@ -63,7 +63,7 @@ class Workspace:
 
     @property
     def index(self) -> Path:
-        """Root of the embedded index."""
+        """Root folder of the embedded index."""
         return self.settings.home / "index"
 
     @property
@@ -73,7 +73,7 @@ class Workspace:
 
     @property
     def opensearch(self) -> Path:
-        """Data of the node that `gavel up` starts."""
+        """Folder of the data of the node that `gavel up` starts."""
         return self.settings.home / "opensearch"
 
     @property
@@ -83,17 +83,17 @@ class Workspace:
 
     @property
     def reports(self) -> Path:
-        """Measurements and plots."""
+        """Folder of measurements and plots."""
         return self.settings.home / "reports"
 
     @property
     def benches(self) -> Path:
-        """Root of the indices that benchmarks search."""
+        """Root folder of the indices that benchmarks search."""
         return self.settings.home / "benches"
 
     @property
     def events(self) -> Path:
-        """Click log of this machine, a file a day; `gavel catalog prepare clicks` reads it."""
+        """Folder of this machine's click log, one file per day; `gavel catalog prepare clicks` reads it."""
         return self.settings.home / "events"
 
     @property
@@ -108,11 +108,11 @@ class Workspace:
 
     @property
     def thumbnails(self) -> Path:
-        """Square thumbnails of photos for the page."""
+        """Folder of square thumbnails of photos for the page."""
         return self.settings.home / "thumbnails"
 
     def sources(self, release_id: str) -> list[Path]:
-        """Return the folders of a release's catalogue files and of further photos; empty if it was embedded elsewhere.
+        """Return the folders of a release's catalogue files and of further photos; empty if another machine embedded the release.
 
         Raises:
             InvalidInput: the file that lists them is damaged.
@@ -130,7 +130,7 @@ class Workspace:
             ) from error
 
     def remember_sources(self, release_id: str, inputs: Iterable[Path]) -> None:
-        """Store the folders of a release's catalogue files, because its items name photos relative to them."""
+        """Store the folders of a release's inputs (files or folders), because the items name photos relative to these folders."""
         folders = sorted({str((path if path.is_dir() else path.parent).absolute()) for path in inputs})
         path = self._sources_file(release_id)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,22 +140,22 @@ class Workspace:
         return self.settings.home / "sources" / f"{Path(release_id).name}.json"
 
     def negatives(self, tower_id: str) -> Path:
-        """Return the path of the hard negatives mined with a tower; it may not exist."""
+        """Return the path of the hard negatives mined with a tower; the file may not exist."""
         return self.settings.home / "negatives" / f"{tower_id}.parquet"
 
     def ranker(self, tower_id: str) -> Path:
-        """Return the path of a tower's re-ranker; it may not exist."""
+        """Return the path of a tower's re-ranker; the file may not exist."""
         return self.settings.home / "rankers" / f"{tower_id}{RANKER_SUFFIX}"
 
     def catalog(self, given: Path | None) -> Path:
-        """Return `given`, or the newest catalogue if it is None."""
+        """Return `given`, or the folder of the newest catalogue if `given` is None."""
         return given or _newest(self.catalogs, "catalog.json", "catalogue", "`gavel catalog generate`")
 
     def tower(self, tower_id: str | None) -> Path:
-        """Return the folder of a tower, or of the newest one if `tower_id` is None.
+        """Return the folder of a tower, or of the newest tower if `tower_id` is None.
 
         Raises:
-            InvalidInput: there is no such tower.
+            InvalidInput: the workspace has no such tower.
         """
         if tower_id is None:
             return _newest(self.towers, CARD_FILE, "tower", "`gavel train`")
@@ -168,14 +168,14 @@ class Workspace:
         return folder
 
     def release(self, given: Path | None) -> Path:
-        """Return the folder of a release, or of the newest one if `given` is None.
+        """Return the folder of a release, or of the newest release if `given` is None.
 
         Args:
-            given: a folder, or the name of one in this workspace.
+            given: folder of the release, or its release_id in this workspace.
 
         Raises:
-            InvalidInput: there is no such folder.
-            ReleaseError: its run did not finish.
+            InvalidInput: the release does not exist.
+            ReleaseError: the release is incomplete, because its run did not finish.
         """
         if given is not None and not given.is_dir():
             release_ids = ", ".join(sorted({p.parent.name for p in self.embeddings.glob("[!.]*/manifest*.json")})) or "none"
@@ -193,7 +193,7 @@ class Workspace:
         """Find the complete, undamaged releases of a tower.
 
         Returns:
-            Their folders, the oldest first, and a message for each damaged release.
+            The folders of these releases, the oldest first, and a message for each damaged release of any tower.
         """
         manifests = sorted(self.embeddings.glob("[!.]*/manifest*.json"), key=lambda path: path.stat().st_mtime)
         whole, faults = [], []
@@ -209,15 +209,15 @@ class Workspace:
         return whole, faults
 
     def release_of(self, tower_id: str) -> Path | None:
-        """Return the newest release of a tower, or None before its items are embedded."""
+        """Return the folder of the newest release of a tower, or None if there is none."""
         manifests = sorted(self.embeddings.glob("[!.]*/manifest*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
         return next((path.parent for path in manifests if load_release(path.parent).tower_id == tower_id), None)
 
     def release_of_tower(self, tower_id: str) -> Path:
-        """Return the newest release of a tower.
+        """Return the folder of the newest release of a tower.
 
         Raises:
-            InvalidInput: there is none.
+            InvalidInput: the tower has no release.
         """
         folder = self.release_of(tower_id)
         if folder is None:
@@ -228,7 +228,7 @@ class Workspace:
 
 
 def _newest(root: Path, marker: str, what: str, remedy: str) -> Path:
-    """Return the folder with the newest marker file. Hidden folders belong to killed runs."""
+    """Return the folder with the newest marker file. Hidden folders belong to killed runs and are left out."""
     markers = sorted(root.glob(f"[!.]*/{marker}"), key=lambda path: path.stat().st_mtime)
     if not markers:
         raise InvalidInput(f"there is no {what} in {root} yet; make one with {remedy}")

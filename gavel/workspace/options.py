@@ -11,8 +11,8 @@ from retrieval.config.settings import QueryTowerKind
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
-QueryTower = Annotated[QueryTowerKind | None, typer.Option(help="What encodes queries; GAVEL_QUERY_TOWER by default.")]
-CatalogOption = Annotated[Path | None, typer.Option("--catalog", help="Catalogue folder; the newest one by default.")]
+QueryTower = Annotated[QueryTowerKind | None, typer.Option(help="Query tower that encodes queries; GAVEL_QUERY_TOWER by default.")]
+CatalogOption = Annotated[Path | None, typer.Option("--catalog", help="Catalogue folder; the newest catalogue by default.")]
 
 
 def report(values: dict[str, Any], as_json: bool) -> None:

@@ -23,7 +23,7 @@ from retrieval.search.service import SearchModels, SearchService
 
 logger = logging.getLogger(__name__)
 
-# torch takes seconds to import and a search must not wait for it: modules that use it are imported where they are needed
+# torch takes seconds to import and a search must not wait for that: modules that use torch are imported where they are needed
 if TYPE_CHECKING:
     from models.config.training import TrainingConfig
     from models.data.hard_negatives import HardNegatives
@@ -47,18 +47,18 @@ def training_config(
     stages: Path | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> "TrainingConfig":
-    """Return the training schedule of a catalogue with the changes of gavel.toml and of flags.
+    """Return the training configuration of a catalogue with the changes of gavel.toml and of flags.
 
     Args:
-        catalog: its name selects the schedule.
-        preset: a name in models.towers.config.PRESETS.
-        text_only: leave the photos out.
-        seed: of the run.
-        text_model: hub name or local folder of a pretrained text encoder in place of the preset's.
-        dimensions: length of the vectors in place of the preset's.
+        catalog: catalogue whose name selects the training schedule.
+        preset: name in models.towers.config.PRESETS.
+        text_only: True trains without photos.
+        seed: seed of the run.
+        text_model: hub name or local folder of a pretrained text encoder; None keeps the preset's.
+        dimensions: length of the vectors; None keeps the preset's.
         hidden_text: share of the items with a photo whose text is hidden, see models.towers.config.
         stages: file of stages, see processing.training.schedule_files.
-        changes: fields of TrainingConfig -> value; None leaves a field as it is.
+        changes: field of TrainingConfig -> value; a value of None leaves the field as it is.
     """
     from models.config.training import TrainingConfig
     from processing.training.schedule_files import read_stages
@@ -79,7 +79,7 @@ def training_config(
 
 
 def mining_rules(*, no_margin: bool = False, **values: Any) -> "MiningRules":
-    """Return the rules of mining, see processing.training.mining_rules; None takes the value of gavel.toml."""
+    """Return the rules of mining with `values` as fields of MiningRules; None takes the value of gavel.toml."""
     from processing.training.mining_rules import MiningRules
 
     rules = replace(configured(MiningRules(), "mining"), **_without_none(values))
@@ -103,12 +103,12 @@ def train_towers(
     """Train one stage of a pair of towers on a catalogue and save the artefact.
 
     Args:
-        workspace: stores the tower.
-        catalog: what to train on.
-        config: its first stage is trained, or with negatives its second.
+        workspace: workspace that stores the tower.
+        catalog: catalogue to train on.
+        config: configuration whose first stage is trained, or with `negatives` its second stage.
         negatives: file of mined negatives.
-        start_from: folder of the initial tower; with negatives, by default the tower that mined them.
-        resume: continue an interrupted run.
+        start_from: folder of the initial tower; None with `negatives` takes the tower that mined them.
+        resume: True continues an interrupted run.
         progress: called with (steps done, steps in all).
 
     Returns:
@@ -142,11 +142,11 @@ def adapt(
     """Adapt a sentence encoder to a catalogue and save the towers, see models.training.adaptation.
 
     Args:
-        workspace: stores the towers.
-        catalog: items and queries; its judgments are not used.
-        model: a preset of a sentence encoder, a hub name or a folder.
-        stages: shows progress: given a stage's label, a function of (done, total).
-        max_length: tokens that are read of a text; None takes the preset's.
+        workspace: workspace that stores the towers.
+        catalog: catalogue with items and queries; its judgments are not used for training.
+        model: preset of a sentence encoder, hub name or folder.
+        stages: shows progress: returns a function of (done, total) for the label of a stage.
+        max_length: number of tokens read from each text; None takes the preset's.
         settings: fields of DistillationConfig; None takes the value of gavel.toml.
     """
     from models.config.distillation import DistillationConfig
@@ -170,7 +170,7 @@ def train_rounds(
     resume: bool = True,
     steps: Callable[[str], AbstractContextManager[Step]],
 ) -> "RoundsReport":
-    """Train a baseline, rounds on mined negatives and a last stage. The best tower becomes the newest of the workspace."""
+    """Train a baseline, rounds on mined negatives and a last stage. The best tower becomes the workspace's newest tower."""
     from processing.training.rounds import train_rounds
 
     with _alone(workspace, "trains towers"):
@@ -182,10 +182,10 @@ def train_rounds(
 def mine(
     workspace: Workspace, catalog: CatalogFolder, rules: "MiningRules", out: Path | None, *, progress: Step
 ) -> tuple["HardNegatives", Path, bool]:
-    """Mine hard negatives of a catalogue from the live index.
+    """Mine hard negatives of a catalogue's training queries from the live index.
 
     Returns:
-        The negatives, their file, and True if they were mined before.
+        The negatives, their file, and True if an earlier run had already mined them.
     """
     from processing.training.mining import mine_or_reuse
 
@@ -205,7 +205,7 @@ def find_release(
     dimensions: int | None = None,
     photos: Sequence[Path] = (),
 ) -> Path | None:
-    """Return the committed release that embed() would write again, or None if an input has changed."""
+    """Return the folder of the committed release that embed() would write again, or None if there is none or an input changed."""
     from processing.embedding.job import find_release
     from processing.embedding.plan import EmbeddingRun
 
@@ -231,17 +231,17 @@ def embed(
 ) -> Path:
     """Embed catalogue files into a release.
 
-    Items may name photos in the folders of their files and in `photos`. Their thumbnails go to the workspace.
+    Items may name photos in the folders of their files and in `photos`. Thumbnails of these photos go to the workspace.
 
     Args:
-        workspace: stores the release and the thumbnails.
+        workspace: workspace that stores the release and the thumbnails.
         inputs: catalogue files.
         tower: folder of the tower.
-        release_id: None derives it from tower and inputs.
+        release_id: id of the release; None derives it from tower and inputs.
         workers: processes that decode photos; 0 decodes in a thread.
         progress: called with (items done, items in all).
-        force: embed again although nothing has changed.
-        dimensions: length of the vectors, one that the tower serves; None is its own.
+        force: True embeds again although nothing has changed.
+        dimensions: length of the vectors, one of those that the tower serves; None takes the tower's own.
         photos: further folders of photos.
 
     Returns:
@@ -266,7 +266,7 @@ def embed(
 
 
 def index(settings: Settings, release: Path, *, progress: Step, overwrite: bool = False, force: bool = False) -> ReleaseReport:
-    """Index a release and make it live; for `overwrite` and `force` see index_release()."""
+    """Index a release, make it live and return the report; for `overwrite` and `force` see index_release()."""
     with _alone(Workspace(settings), "writes the index"):
         return index_release(release, open_store(settings), progress, overwrite=overwrite, force=force)
 
@@ -277,8 +277,8 @@ def rebuild(
     """Build a new index from the releases in the workspace and make it live.
 
     Args:
-        settings: of workspace and index.
-        tower_id: tower of the releases; None is that of the live index.
+        settings: settings of workspace and index.
+        tower_id: tower of the releases; None takes the tower of the settings, of the live index, or of the newest release.
         progress: called with (items done, items in all).
         overwrite: see rebuild_index().
         force: see rebuild_index().
@@ -311,11 +311,11 @@ def train_reranker(
     """Train the re-ranker of the live index's tower on a catalogue's clicks or judgments.
 
     Args:
-        workspace: its settings name the index; it stores the booster.
-        catalog: training data.
-        seed: of the training.
+        workspace: workspace whose settings name the index; it stores the booster.
+        catalog: catalogue with the training data.
+        seed: seed of the training.
         progress: called with (queries done, queries in all).
-        labels: clicks or judgments; None takes clicks if there are any.
+        labels: "clicks" or "judgments"; None takes clicks if there are any.
     """
     from processing.ranking.train_job import train_reranker
     from retrieval.ranker.parameters import BoosterParameters
@@ -344,16 +344,16 @@ def train_buyers(
     seed: int,
     progress: Step,
 ) -> "BuyersReport":
-    """Train the buyer tower of the live index's tower over the vectors of that tower's newest release.
+    """Train the buyer tower of the live index's tower on the vectors of that tower's newest release.
 
     Args:
-        workspace: its settings name the index; the tower's folder stores the buyer tower.
-        catalog: its clicks are used if there are no events; None is the newest one.
-        events: files of events, or folders of them.
-        heads: of the attention; None takes the value of gavel.toml.
-        epochs: over all baskets; None likewise.
-        seed: of the training.
-        progress: called with (epochs done, epochs).
+        workspace: workspace whose settings name the index; the tower's folder stores the buyer tower.
+        catalog: catalogue whose clicks are used if there are no events; None takes the newest catalogue.
+        events: files or folders of events.
+        heads: number of attention heads; None takes the value of gavel.toml.
+        epochs: passes over all baskets; None takes the value of gavel.toml.
+        seed: seed of the training.
+        progress: called with (epochs done, epochs in all).
     """
     from models.config.buyers import BuyerTrainingConfig
     from processing.training.buyers import catalog_events, logged_events, train_on_release
@@ -379,17 +379,17 @@ def train_on_events(
     force: bool,
     stages: Callable[[str], Step],
 ) -> "EventsReport":
-    """Train the re-ranker of the live index's tower on stored events. The present one stays if it is better.
+    """Train the re-ranker of the live index's tower on stored events. The present re-ranker stays if it is better.
 
     Args:
-        workspace: its settings name the index; it stores the booster.
-        places: files of events, or folders of them.
-        judgments: catalogue whose judgments are compared, too; None is the newest one, if there is any.
-        trust_unsigned: learn from lists without a valid signature, too.
-        source_share: maximum share of the lists from one session or client; None is SOURCE_SHARE.
-        seed: of the training.
-        force: replace the present re-ranker in any case.
-        stages: shows progress: maps a label to a function of (done, total).
+        workspace: workspace whose settings name the index; it stores the booster.
+        places: files or folders of events.
+        judgments: catalogue whose judgments also compare the re-rankers; None takes the newest catalogue, if there is any.
+        trust_unsigned: True also learns from lists without a valid signature.
+        source_share: maximum share of the lists from one session or network client, 0 to 1; None takes SOURCE_SHARE.
+        seed: seed of the training.
+        force: True replaces the present re-ranker in any case.
+        stages: shows progress: returns a function of (done, total) for a label.
     """
     from catalog.event_files import read_events
     from processing.ranking.train_from_events import SOURCE_SHARE, train_on_events
@@ -420,13 +420,13 @@ def train_on_events(
 
 
 def _alone(workspace: Workspace, work: str) -> AbstractContextManager[None]:
-    """Keep other processes from the same work in a workspace while the block runs; see files.exclusive()."""
+    """Keep other processes from doing the same work in a workspace while the block runs; see files.exclusive()."""
     home = workspace.settings.home
     return exclusive(home / f".{work.replace(' ', '-')}.lock", f"{work} in {home}")
 
 
 def _without_ranker(workspace: Workspace) -> tuple[SearchService, Path]:
-    """Return a search service without the present re-ranker, which may have older features, and the path of its successor."""
+    """Return a search service without a re-ranker, and the path for the new one. The present one may have older features."""
     settings = workspace.settings
     service = SearchService(
         open_store(settings),

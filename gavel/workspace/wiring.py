@@ -1,4 +1,4 @@
-"""Choose the adapters of all ports on one machine by the settings."""
+"""Choose the adapters of all ports on one machine from the settings."""
 
 import os
 from dataclasses import replace
@@ -40,12 +40,12 @@ def open_store(settings: Settings) -> IndexStore:
 
 
 def load_encoder(settings: Settings, tower_id: str) -> Encoder:
-    """Load the query tower of a tower_id in the form that the settings choose. Towers in a bucket are downloaded."""
+    """Load a tower's query tower, full or small as the settings say. Towers in a bucket are downloaded."""
     return load_query_tower(settings, tower_id, settings.home / "cache" / "towers")
 
 
 def load_image_encoder(settings: Settings, tower_id: str) -> PhotoEncoder:
-    """Load the image branch of a tower_id. Towers in a bucket are downloaded."""
+    """Load the image encoder of a tower. Towers in a bucket are downloaded."""
     return load_image_branch(settings.towers, settings.home / "cache" / "towers", tower_id)
 
 
@@ -55,7 +55,7 @@ def find_tower(settings: Settings, tower_id: str) -> Path:
 
 
 def load_tuning(settings: Settings, tower_id: str) -> Tuning:
-    """Load the tuning that `gavel tune hybrid` chose for a tower, or the default one."""
+    """Load the tuning that `gavel tune hybrid` chose for a tower, or the default tuning."""
     return tower_tuning(settings.towers, tower_id, settings.home / "cache" / "towers")
 
 
@@ -65,7 +65,7 @@ def load_buyers(settings: Settings, tower_id: str) -> BuyerTower:
 
 
 def load_ranker(settings: Settings, tower_id: str) -> Ranker | None:
-    """Return the endpoint of the settings or this tower's booster; None before one is trained."""
+    """Return the re-ranker: the endpoint of the settings, or this tower's booster; None if no booster is trained yet."""
     if settings.ranker_endpoint:
         from retrieval.ranker.sagemaker_ranker import EndpointRanker
 
@@ -79,7 +79,7 @@ def load_ranker(settings: Settings, tower_id: str) -> Ranker | None:
 
 
 def event_sink(settings: Settings) -> EventSink:
-    """Return the sink of feedback: the delivery stream of the settings, or a file a day in the workspace."""
+    """Return the sink of feedback: the delivery stream of the settings, or one file per day in the workspace."""
     if settings.events_stream:
         from retrieval.feedback.firehose_sink import EventStream
 
@@ -90,7 +90,7 @@ def event_sink(settings: Settings) -> EventSink:
 
 
 def signing_lists(settings: Settings) -> ServedLists:
-    """Load the keys that sign lists and verify events: those of the environment, or those of this workspace."""
+    """Load the keys that sign lists and verify events, from the environment or from this workspace."""
     if keys := os.environ.get(EVENTS_KEYS):
         return ServedLists(parse_keys(keys.encode(), EVENTS_KEYS))
     from retrieval.feedback.file_sink import served_lists

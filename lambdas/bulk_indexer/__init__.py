@@ -1,1 +1,1 @@
-"""The bulk indexer."""
+"""The Lambda function that indexes embedding parts and publishes releases."""

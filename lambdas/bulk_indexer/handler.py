@@ -2,10 +2,11 @@
 
 It takes SQS messages and direct calls. Both name objects in any of these forms, nested as services wrap them: S3 events,
 EventBridge's "Object Created", SNS notifications, and {"s3_key": …} with an optional "bucket", to send an object again by hand.
-A message that fails is delivered again, because the response names it (ReportBatchItemFailures). Writing a part twice changes
-nothing. A message of another form fails, too.
-The state machines also call it directly before a job: {"ensure_index": {"tower_id": …}}. A schedule asks for the recall of the
-live index, {"probe": {}}, because the engine merges its segments at any hour.
+A message that fails, such as one of another form, is delivered again, because the response names it (ReportBatchItemFailures).
+Writing a part twice changes nothing.
+
+State machines call the function directly before a job: {"ensure_index": {"tower_id": …}}. A schedule sends {"probe": {}} to
+measure the recall of the live index, because the engine merges its segments at any hour.
 """
 
 from functools import cache
@@ -28,7 +29,7 @@ logger = Logger(service="bulk-indexer")
 
 
 def handler(event: Any, context: object) -> dict[str, Any]:
-    """Process every object that the event names; report the messages to deliver again."""
+    """Process every object that the event names, and return the messages to deliver again."""
     match event:
         case {"ensure_index": {"tower_id": str(tower_id)}}:
             return make_index(tower_id, store())
@@ -41,7 +42,7 @@ def handler(event: Any, context: object) -> dict[str, Any]:
 
 
 def _probe() -> dict[str, Any]:
-    """Log the recall of the live index, measured on other items each time; an alarm watches it."""
+    """Measure, log and return the recall of the live index, on a new sample of items each time. An alarm watches the log line."""
     index = store().live()
     result = {"index": index.name, "lots": index.count(), "recall": probe_index(index, seed=int(time()))}
     logger.info("index probed", extra=result)

@@ -1,4 +1,4 @@
-"""Read the objects that a message names, in any form in which services wrap it."""
+"""Find the objects that a message names, however services have wrapped the message."""
 
 import re
 from collections.abc import Iterator
@@ -10,15 +10,15 @@ from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
 
 PART_SUFFIX = ".ndjson.gz"
-is_manifest = re.compile(r"manifest(-\d{5}-of-\d{5})?\.json").fullmatch  # of an object's name
+is_manifest = re.compile(r"manifest(-\d{5}-of-\d{5})?\.json").fullmatch  # matches an object's file name
 CREATED, REMOVED = "ObjectCreated", ("ObjectRemoved", "LifecycleExpiration")
 
 
 def objects_of(message: Any) -> Iterator[tuple[str, str]]:
-    """Yield (bucket, key) of the objects that a message names; nothing for one that was removed.
+    """Yield (bucket, key) of each object that a message names, except removed objects.
 
     Raises:
-        InvalidInput: the message has no known form, and must not count as done.
+        InvalidInput: the message has no known form; it must not count as processed.
     """
     match message:
         case {"Records": [_, *_] as records}:
@@ -52,7 +52,7 @@ def objects_of(message: Any) -> Iterator[tuple[str, str]]:
 
 
 def _is_release_object(key: str) -> bool:
-    """Return True if a key names a part or a manifest."""
+    """True if a key names a part or a manifest."""
     return key.endswith(PART_SUFFIX) or is_manifest(key.rpartition("/")[2]) is not None
 
 

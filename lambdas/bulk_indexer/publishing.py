@@ -33,15 +33,15 @@ class Bucket:
     """A bucket of releases.
 
     Attributes:
-        name: of the bucket.
-        s3: boto3 client.
+        name: name of the bucket.
+        s3: boto3 client of S3.
     """
 
     name: str
     s3: Any
 
     def objects(self, prefix: str) -> list[dict[str, Any]]:
-        """List the objects below a prefix, over all pages."""
+        """Return the objects below a prefix, from all pages of the listing."""
         pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
         return [entry for page in pages for entry in page.get("Contents", [])]
 
@@ -50,7 +50,7 @@ class Bucket:
         return self.s3.get_object(Bucket=self.name, Key=key)["Body"]
 
     def text(self, key: str) -> str:
-        """Read an object as text; bytes that are not UTF-8 become characters that make it invalid JSON."""
+        """Read an object as text. Bytes that are not UTF-8 become U+FFFD."""
         return str(self.body(key).read().decode(errors="replace"))
 
     def put(self, key: str, text: str) -> None:
@@ -62,12 +62,12 @@ def publish(bucket: Bucket, folder: str, store: IndexStore, *, manifest_key: str
     """Publish a release if the manifests of all its instances and the records of all its parts are there.
 
     Args:
-        bucket: of releases.
-        folder: of the release.
-        store: of the indices.
-        manifest_key: the manifest that arrived. A missing part is then an error, so that the manifest is delivered again.
-        indexed: the part that arrived. If it is whole in the index, it waits for no other part, and only the manifest's message
-            fails for the fault of another part.
+        bucket: bucket of releases.
+        folder: key prefix of the release, with a slash at the end.
+        store: store of the indices.
+        manifest_key: key of the manifest that arrived. A missing part is then an error, so that the manifest is delivered again.
+        indexed: record of the part that arrived. If that part is completely indexed, faults of other parts raise no error here;
+            they fail only the manifest's message.
     """
     objects = bucket.objects(f"{folder}manifest")
     manifests = {entry["Key"]: entry["LastModified"] for entry in objects if is_manifest(entry["Key"].removeprefix(folder))}
@@ -75,7 +75,7 @@ def publish(bucket: Bucket, folder: str, store: IndexStore, *, manifest_key: str
         return
     by_key = {key: _parse(bucket, key, Manifest.from_json, "embed its lots again with `gavel embed`") for key in manifests}
     instances = by_key[manifest_key or max(manifests, key=lambda key: manifests[key])].instances
-    shards = [shard for shard in by_key.values() if shard.instances == instances]  # others belong to an earlier run
+    shards = [shard for shard in by_key.values() if shard.instances == instances]  # other manifests belong to an earlier run
     if len(shards) < instances:
         logger.info("release waits for other instances", folder=folder, there=len(shards), instances=instances)
         return
@@ -102,7 +102,7 @@ def publish(bucket: Bucket, folder: str, store: IndexStore, *, manifest_key: str
 
 
 def _published_before(bucket: Bucket, key: str, index: str) -> bool:
-    """Return True if the record of the release can be read and says that the release made this index live."""
+    """True if the record of the release can be read and says that the release made this index live."""
     if key not in {entry["Key"] for entry in bucket.objects(key)}:
         return False
     try:

@@ -12,10 +12,10 @@ CARD_CACHE = Path("/tmp/cards")  # the only folder that a Lambda function may wr
 
 
 def make_index(tower_id: str, store: IndexStore) -> dict[str, Any]:
-    """Find the index of a tower, or create it with the length of vectors that the tower's card names.
+    """Find the index of a tower, or create one with the vector length in the tower's card.
 
     Returns:
-        {"index": its physical name}.
+        {"index": physical name of the index}.
 
     Raises:
         TowerError: the tower is not in the store of towers.

@@ -1,1 +1,1 @@
-"""Set up permissions and resources of OpenSearch."""
+"""The Lambda function that sets up permissions and resources of OpenSearch during a deployment."""

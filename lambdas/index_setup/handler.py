@@ -1,10 +1,10 @@
-"""Custom resources that set OpenSearch up: permissions, and what must exist before the first item.
+"""Custom resources that set up OpenSearch: permissions, and resources that must exist before the first item.
 
     Custom::IndexAccess     a role of the security plugin, and its mapping to an IAM role
     Custom::IndexResource   a body under a path, such as an index template or a search pipeline
 
-It runs while CloudFormation deploys, as the master of fine-grained access control, with the standard library and the botocore
-of Lambda's own Python.
+The function runs while CloudFormation deploys, as the master user of fine-grained access control. It uses only the standard
+library and the botocore of Lambda's own Python.
 """
 
 import json
@@ -25,7 +25,7 @@ SECURITY_API = "/_plugins/_security/api"
 
 
 def handler(event: dict[str, Any], context: Any) -> None:
-    """Carry out one change and send CloudFormation the result; without a response it waits for an hour."""
+    """Carry out one change and send the result to CloudFormation, which otherwise would wait for an hour."""
     properties = event["ResourceProperties"]
     try:
         response = {"Status": "SUCCESS", "PhysicalResourceId": apply(event)}
@@ -44,14 +44,14 @@ def apply(event: Mapping[str, Any]) -> str:
     """Write the bodies of a resource to OpenSearch, or delete them.
 
     Args:
-        event: of CloudFormation. Properties of an IndexAccess are Role, BackendRole (the ARN) and Permissions; of an
-            IndexResource Path and Body, which is text, because CloudFormation converts every number to text.
+        event: event of CloudFormation. An IndexAccess has the properties Role, BackendRole (the ARN) and Permissions. An
+            IndexResource has Path and Body; Body is text, because CloudFormation converts every number to text.
 
     Returns:
-        The resource's name: the role's in OpenSearch, or the path.
+        The resource's name: the name of the role in OpenSearch, or the path.
 
     Raises:
-        URLError: OpenSearch does not answer, or refuses.
+        URLError: OpenSearch does not answer, or refuses the request.
     """
     properties = event["ResourceProperties"]
     bodies = list(_access(properties) if event["ResourceType"] == "Custom::IndexAccess" else _resource(properties))
@@ -75,7 +75,7 @@ def _resource(properties: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _request(method: str, path: str, body: str | None = None, *, missing_is_fine: bool = False) -> None:
-    """Send one signed request."""
+    """Send one signed request to OpenSearch. With `missing_is_fine`, status 404 is no error."""
     data = None if body is None else body.encode()
     url = os.environ["GAVEL_OPENSEARCH_URL"] + path
     request = AWSRequest(method, url, {"Content-Type": "application/json"}, data)
@@ -89,7 +89,7 @@ def _request(method: str, path: str, body: str | None = None, *, missing_is_fine
 
 
 def _respond(event: Mapping[str, Any], response: Mapping[str, str]) -> None:
-    """Write the response where CloudFormation reads it, an S3 object that the gateway endpoint reaches."""
+    """Write the response to the S3 object that CloudFormation reads. The gateway endpoint reaches it."""
     body = {**response, **{name: event[name] for name in ("StackId", "RequestId", "LogicalResourceId")}}
     request = Request(event["ResponseURL"], json.dumps(body).encode(), {"Content-Type": ""}, method="PUT")
     urlopen(request, timeout=TIMEOUT_S).close()

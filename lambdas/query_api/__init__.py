@@ -1,1 +1,1 @@
-"""The query API."""
+"""The query API: search, retrieval, buyers and events over HTTP."""

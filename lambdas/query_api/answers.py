@@ -25,7 +25,7 @@ EXAMPLE_ITEM: dict[str, Any] = {
 
 
 class Explanation(BaseModel):
-    """Ranks and scores behind the place of a lot (with `explain`)."""
+    """Ranks and scores that explain the place of a lot (with `explain`)."""
 
     named_by_id: bool
     first_stage_rank: int | None
@@ -78,7 +78,7 @@ class Answer(BaseModel):
     results: list[Item]
     tower_id: str
     mode: AnswerMode = Field(
-        description="Of the request; `semantic` for the lots nearest to something; `popular` for popular and fresh lots."
+        description="Mode of the request; `semantic` for the lots nearest to something; `popular` for popular and fresh lots."
     )
     reranked: bool
     degraded: list[str] = Field(
@@ -95,16 +95,16 @@ class Answer(BaseModel):
         "most bids and the newest in turn. Null for other requests."
     )
     query_id: str | None = Field(
-        None, description="Of this answer to a search in words, for `/events`; null for other requests, and where no key is set."
+        None, description="Id of this answer to a search in words, for `/events`; null for other requests, and where no key is set."
     )
 
     @classmethod
     def of(cls, answer: SearchAnswer) -> Self:
-        """Convert the answer of the core."""
+        """Convert an answer of the core."""
         return cls.model_validate(answer, from_attributes=True)
 
     def signed(self, lists: ServedLists, query: str) -> "Answer":
-        """Add an id to the list and a proof to every item; events refer to both."""
+        """Add an id to this answer and a proof to every item, and return this answer. Events send both back."""
         first = self.results[0].rank if self.results else 1
         self.query_id, proofs = lists.sign(query, [item.item_id for item in self.results], first, datetime.now(UTC))
         for item, proof in zip(self.results, proofs, strict=True):
@@ -113,7 +113,7 @@ class Answer(BaseModel):
 
 
 class RetrieveAnswer(Answer):
-    """The lots for a buyer or a vector, also as two lists of their ids and scores."""
+    """The lots for a buyer or a vector, also as a list of ids and a list of scores."""
 
     ranked_by: RankBy = Field(
         description="`expected_value` where it was requested and the re-ranker gave the chances. Else `relevance`: score of the "
@@ -123,13 +123,13 @@ class RetrieveAnswer(Answer):
     @computed_field(description="The item_id of each result, best first.")  # type: ignore[prop-decorator]  # pydantic's own form
     @property
     def product_ids(self) -> list[str]:
-        """Return the ids of the results."""
+        """Return the ids of the results, best first."""
         return [item.item_id for item in self.results]
 
     @computed_field(description="The score of each result.")  # type: ignore[prop-decorator]
     @property
     def scores(self) -> list[float]:
-        """Return the scores of the results."""
+        """Return the scores of the results, best first."""
         return [item.score for item in self.results]
 
 
@@ -166,7 +166,7 @@ class EncodedBuyer(BaseModel):
 
     @classmethod
     def of(cls, encoding: BuyerEncoding) -> Self:
-        """Convert the buyer of the core."""
+        """Convert an encoded buyer of the core."""
         numbers = encoding.buyer.vector.tolist()
         return cls(
             vector=numbers,
@@ -179,7 +179,7 @@ class EncodedBuyer(BaseModel):
 
 
 class HistoryEntry(BaseModel):
-    """One interaction of a buyer. `fields` are the current ones of the lot; null if it was deleted."""
+    """One interaction of a buyer. `fields` are the lot's current fields; null if the lot was deleted."""
 
     item_id: str
     event_type: EventType
@@ -215,7 +215,7 @@ class EraseResult(BaseModel):
 
 
 class Cache(BaseModel):
-    """Counts of a cache of this process."""
+    """Counts of one cache of this process."""
 
     entries: int
     bytes: int
@@ -225,12 +225,12 @@ class Cache(BaseModel):
 
     @classmethod
     def of(cls, use: CacheUse) -> "Cache":
-        """Convert the counts of the core."""
+        """Convert the counts of a cache of the core."""
         return cls.model_validate(use, from_attributes=True)
 
 
 class Queue(BaseModel):
-    """Requests of one kind that share a number of turns."""
+    """Counts of the requests of one kind. At most `turns` of them run at a time."""
 
     turns: int
     running: int
@@ -241,7 +241,7 @@ class Queue(BaseModel):
 
 
 class Health(BaseModel):
-    """The live index, and this process."""
+    """State of the live index and of this process."""
 
     status: str
     index: str
@@ -255,5 +255,5 @@ class Health(BaseModel):
 
 
 def cache_counts(uses: Mapping[str, CacheUse]) -> dict[str, Cache]:
-    """Convert the counts of all caches."""
+    """Convert the counts of all caches: cache name -> counts."""
     return {name: Cache.of(use) for name, use in uses.items()}

@@ -35,8 +35,8 @@ from retrieval.search.service import MAX_QUERIES, SearchAnswer, SearchService
 __all__ = ["PROBLEM_TYPE", "create_app"]
 
 Service = Callable[[], SearchService]
-METHODS = ("GET", "POST", "DELETE")  # allowed to pages of other origins
-UNTRACED: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}  # FastAPI's spans hold what buyers type
+METHODS = ("GET", "POST", "DELETE")  # methods that pages of other origins may use
+UNTRACED: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}  # because FastAPI's spans hold what buyers type
 
 
 def create_app(
@@ -49,24 +49,24 @@ def create_app(
     lists: ServedLists = UNSIGNED,
     telemetry: TelemetryConfig = UNTRACED,
 ) -> FastAPI:
-    """Build the app.
+    """Build the app of the query API.
 
     Args:
         service: returns the search service; called by the first request, so that an import loads no model.
         cors_origins: origins whose pages may read the answers.
         on_answer: called with the answer of every search, for measurements.
-        limits: of callers.
+        limits: limits of callers.
         queries_per_request: maximum number of searches in one `POST /search`, 1 to MAX_QUERIES; 1 if a quota counts requests.
-        queues: kind of request -> the fields of its Queue, for /health.
-        lists: signs the answers of searches in words.
-        telemetry: what FastAPI sends to OpenTelemetry.
+        queues: returns kind of request -> fields of its Queue, for /health.
+        lists: signs the answers to searches in words.
+        telemetry: settings for what FastAPI sends to OpenTelemetry.
     """
     app = FastAPI(
         title="Gavel",
         version="1",
         description="Find the auction lots to look at.",
         responses=PROBLEMS,
-        docs_url=None,  # FastAPI's pages load their scripts from elsewhere
+        docs_url=None,  # FastAPI's pages load their scripts from another host
         redoc_url=None,
         telemetry=telemetry,
     )
@@ -107,7 +107,7 @@ def _add_search(
 
     @app.post("/search", responses=BAD_BODY)
     def search_by_body(body: Annotated[SearchBody | list[SearchBody], Depends(check_count)]) -> Answer | list[Answer]:
-        """Search by JSON body; several queries in a list are encoded together and answered in a list, and each of them counts."""
+        """Search by JSON body. A list of queries is encoded together and answered by a list; each query counts as a search."""
         queries = body if isinstance(body, list) else [body]
         answers = service().search_many([query.to_request() for query in queries])
         for answer in answers:
@@ -117,7 +117,7 @@ def _add_search(
 
     @app.get("/health")
     def health() -> Health:
-        """State of the live index with its number of lots, and of the caches, circuits and queues of this process."""
+        """Report the live index with its number of lots, and the caches, circuits and queues of this process."""
         search_service = service()
         index = search_service.live().index
         return Health(
@@ -134,10 +134,10 @@ def _add_search(
 
 
 class _SimilarRoute(StrictRoute):
-    """Leaves `/items/a%2Fsimilar` to the item `a/similar`. On AWS, where paths arrive decoded, it means item `a`."""
+    """A route that leaves `/items/a%2Fsimilar` to the item `a/similar`. On AWS paths arrive decoded, so there it means item `a`."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Return a match, with parameters, if the path is of this route."""
+        """Return if the path matches this route, and the parameters of the path."""
         if (scope.get("raw_path") or b"").lower().endswith(b"%2fsimilar"):
             return Match.NONE, {}
         return super().matches(scope)
@@ -148,7 +148,7 @@ def _add_nearest(app: FastAPI, service: Service) -> None:
         item_id: Annotated[str, Path(min_length=1, max_length=MAX_ID_BYTES, examples=["v1"])],
         query: Annotated[Nearest, Query()],
     ) -> Answer:
-        """The lots nearest to a lot, without itself; also after the end of its auction."""
+        """Find the lots nearest to a lot, without the lot itself. The auction of that lot may have ended."""
         return Answer.of(service().similar(item_id, query.k, query.to_filter()))
 
     app.router.add_api_route(
@@ -157,14 +157,14 @@ def _add_nearest(app: FastAPI, service: Service) -> None:
 
     @app.get("/items/{item_id:path}", responses=UNKNOWN_ITEM)
     def item(item_id: Annotated[ItemId, Path(examples=["v1"])]) -> ItemDetails:
-        """All fields of a lot; also after the end of its auction (`ends_at`)."""
+        """Read all fields of a lot, also after the end of its auction (`ends_at`)."""
         return ItemDetails(item_id=require_id("item_id", item_id), fields=service().item(item_id))
 
     @app.post("/encode_buyer", responses=BAD_BODY)
     def encode_buyer(body: BuyerEvents) -> EncodedBuyer:
-        """Encode a buyer as a vector, from recent interactions and the stored ones of the buyer_id, by the buyer tower.
+        """Encode a buyer as a vector with the buyer tower, from recent interactions and the stored interactions of the buyer_id.
 
-        Without a trained buyer tower it is the weighted average of the lots.
+        Without a trained buyer tower the vector is the weighted average of the lots' vectors.
         """
         if not body.recent_interactions and not body.buyer_id:
             raise InvalidQuery("send recent_interactions with at least one, or a buyer_id with a stored history")
@@ -186,17 +186,17 @@ def _add_nearest(app: FastAPI, service: Service) -> None:
 
     @app.get("/retrieve")
     def retrieve(query: Annotated[RetrieveQuery, Query()]) -> RetrieveAnswer:
-        """The lots nearest to a vector, or to a buyer, re-ranked; for a buyer_id without a history, popular and fresh ones."""
+        """Find the lots nearest to a vector or a buyer, re-ranked. A buyer_id without a history gets popular and fresh lots."""
         return nearest(query)
 
     @app.post("/retrieve", responses=BAD_BODY)
     def retrieve_by_body(body: RetrieveBody) -> RetrieveAnswer:
-        """The lots nearest to a vector, or to a buyer, re-ranked; for a buyer_id without a history, popular and fresh ones."""
+        """Find the lots nearest to a vector or a buyer, re-ranked. A buyer_id without a history gets popular and fresh lots."""
         return nearest(body)
 
 
 def _describe(app: FastAPI) -> dict[str, Any]:
-    """Return the OpenAPI description without the 422 that FastAPI adds: an invalid request is a 400 here."""
+    """Return the OpenAPI description without the status 422 that FastAPI adds, because invalid requests are answered with 400."""
     if app.openapi_schema is None:
         description = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         for path in description["paths"].values():

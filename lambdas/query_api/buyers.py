@@ -1,6 +1,6 @@
-"""The routes of one buyer: read and erase their history.
+"""The routes of one buyer: read and erase the history.
 
-They ask for an id alone. So ids must not be guessable, or the routes stand behind the backend of a shop (docs/feedback.md).
+The routes ask only for an id. So ids must not be guessable, or a shop's backend must stand before the routes (docs/feedback.md).
 """
 
 from collections.abc import Callable
@@ -17,17 +17,17 @@ BuyerInPath = Annotated[str, Path(min_length=1, max_length=MAX_ID_BYTES, example
 
 
 def add_buyers(app: FastAPI, service: Callable[[], SearchService]) -> None:
-    """Add the routes; arguments as create_app()'s."""
+    """Add the routes of buyers to an app; `service` as in create_app()."""
 
     @app.get("/buyers/{buyer_id:path}", responses=NO_FEEDBACK)
     def history(
         buyer_id: BuyerInPath,
         limit: Annotated[int, Query(ge=1, le=MAX_INTERACTIONS, description="Maximum number of interactions, the latest.")] = 50,
     ) -> History:
-        """Recent interactions of a buyer, the latest first, with the current fields of their lots."""
+        """Read the recent interactions of a buyer, the latest first, with the current fields of their lots."""
         return History(acts=[HistoryEntry.of(past) for past in service().history(buyer_id, limit)])
 
     @app.delete("/buyers/{buyer_id:path}", responses={**NO_FEEDBACK, **FOREIGN_ORIGIN})
     def forget(buyer_id: BuyerInPath) -> EraseResult:
-        """Erase the history of a buyer. Training rows stay until their own end, which docs/feedback.md gives."""
+        """Erase the history of a buyer. Rows for training stay until they expire (docs/feedback.md)."""
         return EraseResult(erased=service().buyers.erase(buyer_id))

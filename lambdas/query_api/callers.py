@@ -1,4 +1,4 @@
-"""Check callers by host name, origin and rate; set the security headers of every answer."""
+"""Check the host name, origin and rate of requests, and set the security headers of every answer."""
 
 import math
 import time
@@ -18,10 +18,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lambdas.query_api.problems import SECURITY_HEADERS, problem
 from retrieval.feedback.served_lists import client_network
 
-BURST_S = 5  # an idle client may send at once what it may send in so many seconds
-MAX_CLIENTS = 10_000  # with a stored balance
+BURST_S = 5  # an idle client may send at once as many requests as otherwise in this time
+MAX_CLIENTS = 10_000  # clients whose balance is stored
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-SEARCH_PATHS = frozenset({"/search", "/search/image", "/encode_buyer", "/retrieve"})  # their POST changes nothing
+SEARCH_PATHS = frozenset({"/search", "/search/image", "/encode_buyer", "/retrieve"})  # a POST to these paths changes nothing
 CHARGE = "gavel.charge_searches"  # key of an ASGI scope
 
 
@@ -30,9 +30,9 @@ class CallerLimits:
     """Limits of the callers of an app.
 
     Attributes:
-        hosts: names and addresses under which loopback may be addressed besides its own; None accepts any name.
-        writes_per_second: events and erasures that one client address may send; 0 for no limit.
-        searches_per_second: searches of one client address, each query of a POST counted; 0 for no limit.
+        hosts: host names and addresses that requests may use besides those of loopback; None accepts any name.
+        writes_per_second: events and erasures per second that one client address may send; 0 for no limit.
+        searches_per_second: searches per second of one client address, counting each query of a POST; 0 for no limit.
     """
 
     hosts: Sequence[str] | None = None
@@ -44,29 +44,29 @@ NO_LIMITS = CallerLimits()
 
 
 class ClientLimit:
-    """A token bucket for each client. Threads may share it.
+    """Token buckets, one per client. Threads may share an instance.
 
-    A request is admitted while the balance of its client is not negative, whatever it costs. It may leave a debt, and later
-    requests wait until it is paid.
+    A request is admitted if its client's balance is not negative, whatever the request costs. The balance may become negative; then
+    the client's later requests are refused until tokens have refilled it.
     """
 
     def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
         """Start without clients.
 
         Args:
-            per_second: tokens that a client gets, > 0.
-            clock: returns seconds, of any origin.
+            per_second: tokens that each client gets per second, > 0.
+            clock: returns the time in seconds since any fixed moment.
         """
         self._per_second, self._clock = per_second, clock
-        self._max_balance = max(0.0, per_second * BURST_S - 1)  # one more request leads into debt: BURST_S seconds' worth at once
+        self._max_balance = max(0.0, per_second * BURST_S - 1)  # one more request may follow: BURST_S seconds' worth in all
         self._balances: OrderedDict[str, tuple[float, float]] = OrderedDict()  # client -> (tokens, at)
         self._lock = Lock()
 
     def take(self, client: str, tokens: float) -> float:
-        """Take tokens from a client without debt.
+        """Take tokens from a client, unless its balance is negative.
 
         Returns:
-            0 if they were taken, else the seconds until the debt is paid.
+            0 if the tokens were taken, otherwise the seconds until the balance is no longer negative.
         """
         with self._lock:
             now = self._clock()
@@ -82,10 +82,10 @@ class ClientLimit:
 
 
 def charge_searches(request: Request, searches: int) -> None:
-    """Charge further searches of a request, which was admitted as one, to its client.
+    """Charge a request's further searches to its client, because the request was admitted as one search.
 
     Raises:
-        HTTPException: 429, the client is in debt.
+        HTTPException: 429, the client's balance is negative.
     """
     charge = request.scope.get(CHARGE)
     if charge and searches and (wait_s := charge(searches)):
@@ -93,15 +93,15 @@ def charge_searches(request: Request, searches: int) -> None:
 
 
 class CallerCheck:
-    """Middleware that refuses callers before their bodies are read, and sets SECURITY_HEADERS unless the answer sets its own."""
+    """Middleware that refuses requests before their bodies are read, and adds the SECURITY_HEADERS that an answer does not set."""
 
     def __init__(self, app: ASGIApp, limits: CallerLimits, origins: Sequence[str]) -> None:
         """Wrap an app.
 
         Args:
             app: any ASGI app.
-            limits: of its callers.
-            origins: foreign origins whose pages may write, as `https://shop.example`; `*` for all.
+            limits: limits of the app's callers.
+            origins: foreign origins whose pages may write, such as `https://shop.example`; `*` for all.
         """
         self._app, self._origins = app, frozenset(origins)
         self._hosts = None if limits.hosts is None else frozenset(map(_host_key, limits.hosts))
@@ -109,7 +109,7 @@ class CallerCheck:
         self._searches = ClientLimit(limits.searches_per_second) if limits.searches_per_second else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or refuse it."""
+        """Pass a request on to the app, or refuse it."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
 
@@ -141,8 +141,8 @@ class CallerCheck:
         return problem(HTTPStatus.TOO_MANY_REQUESTS, "too_many_requests", *_too_many(wait_s, sent)) if wait_s else None
 
     def _refuse_origin(self, headers: Headers) -> Response | None:
-        """Refuse a write from a page of another origin: a browser names the origin of the page, other programs name none."""
-        own = {f"{scheme}://{headers.get('host')}" for scheme in ("http", "https")}  # https where a proxy stands before
+        """Refuse a write from a page of another origin. Browsers name the origin of the page; other programs name none."""
+        own = {f"{scheme}://{headers.get('host')}" for scheme in ("http", "https")}  # https: a proxy may stand before
         foreign = [origin for origin in headers.getlist("origin") if origin not in own and self._origins.isdisjoint({origin, "*"})]
         if not foreign:
             return None
@@ -151,7 +151,7 @@ class CallerCheck:
 
 
 def is_loopback(host: str) -> bool:
-    """True for localhost and the loopback addresses."""
+    """True if a host is `localhost` or a loopback address."""
     try:
         address = ip_address(host.strip("[]"))
     except ValueError:
@@ -160,7 +160,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _refuse_host(names: Sequence[str], hosts: frozenset[str]) -> Response | None:
-    """Refuse a request for another host name: a page may point its own name to this address (DNS rebinding)."""
+    """Refuse a request for another host name, because a page may point its own name to this address (DNS rebinding)."""
     if len(names) == 1:
         host = _host_key(names[0])
         if host in hosts or is_loopback(host):
@@ -171,7 +171,7 @@ def _refuse_host(names: Sequence[str], hosts: frozenset[str]) -> Response | None
 
 
 def _host_key(host: str) -> str:
-    """Return a Host header or name without its port, in lower case, for comparison."""
+    """Return a Host header or host name in lower case without port and brackets, for comparison."""
     name, _, port = host.rpartition(":")
     if not port.isdigit() or (":" in name and not name.endswith("]")):  # no port, or the end of an IPv6 address
         name = host
@@ -185,6 +185,6 @@ def _too_many(wait_s: float, sent: str) -> tuple[str, dict[str, str]]:
 
 
 def _client_key(scope: Scope) -> str:
-    """Return the network of the client of a request; without an address, the name that the server gives."""
+    """Return the network of a request's client, or the client's name if that is no IP address."""
     host = (scope.get("client") or ("",))[0] or ""
     return str(client_network(host) or host)

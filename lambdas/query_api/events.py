@@ -1,4 +1,4 @@
-"""`POST /events`: interactions of buyers with the items of a list."""
+"""`POST /events`: store interactions of buyers with the items of a list."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -39,7 +39,7 @@ class Event(BaseModel):
 
 
 class ShownList(BaseModel):
-    """A list that was shown, and the interactions with its lots."""
+    """A list of lots that was shown to a buyer, and the buyer's interactions with these lots."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -77,7 +77,7 @@ class ShownList(BaseModel):
 
 
 class EventsResult(BaseModel):
-    """Counts of the stored events, and of those about served lists, the only ones that training uses."""
+    """Counts of the stored events, and of the events about served lists; training uses only the latter."""
 
     accepted: int
     served: int
@@ -96,9 +96,9 @@ def events_router(
     """Return the router of `POST /events`.
 
     Args:
-        sink: of the rows.
-        record: adds interactions to the histories of their buyers and does not raise; returns the ids that no item has.
-        lists: as create_app()'s.
+        sink: sink that stores the rows.
+        record: adds interactions to the histories of their buyers and raises nothing; returns the ids that no item has.
+        lists: verifies proofs, see create_app().
     """
     router = APIRouter(route_class=StrictRoute)
 

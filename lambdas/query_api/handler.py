@@ -1,7 +1,7 @@
-"""The query Lambda: the app behind API Gateway, over OpenSearch, the tower that its index names, and the re-rank endpoint.
+"""The query Lambda: the app behind API Gateway, over OpenSearch, the tower that the index names, and the re-rank endpoint.
 
-SnapStart takes its snapshot after this module is imported, so the index is opened and the tower loaded here. A process that is
-restored from the snapshot keeps tower and re-ranker, opens new connections and reads the alias of the index again.
+SnapStart takes its snapshot after this module is imported. So the index is opened and the tower loaded here. A process that is
+restored from the snapshot keeps tower and re-ranker. It opens new connections and reads the alias of the index again.
 """
 
 import os
@@ -18,11 +18,11 @@ from retrieval.errors import GavelError
 from retrieval.feedback.firehose_sink import EventStream
 from retrieval.feedback.served_lists import ServedLists, parse_keys
 
-TEXTS = ["text/", "application/json", PROBLEM_TYPE]  # Mangum encodes others as base64, which this API does not decode
+TEXTS = ["text/", "application/json", PROBLEM_TYPE]  # Mangum encodes other types as base64, which this API does not decode
 
 
 def warm_up() -> None:
-    """Load index and models; before the first release there are none, and the first search after it loads them."""
+    """Load index and models. Before the first release there are none; then the first search after the release loads them."""
     try:
         service().live().encoder.encode(["warm"])
     except GavelError as error:
@@ -31,7 +31,7 @@ def warm_up() -> None:
 
 settings = Settings.from_env()
 metrics.set_default_dimensions(stage=settings.stage)
-keys = os.environ.get(EVENTS_KEYS)  # unset outside Lambda: lists are not signed, and no event is used for training
+keys = os.environ.get(EVENTS_KEYS)  # unset outside Lambda; then lists are not signed, and training uses no event
 lists = ServedLists(parse_keys(keys.encode(), EVENTS_KEYS) if keys else ())
 app = create_app(service, settings.origins, measure, queries_per_request=settings.queries_per_request, lists=lists)
 app.include_router(
@@ -50,12 +50,12 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     return answer
 
 
-if "AWS_LAMBDA_INITIALIZATION_TYPE" in os.environ:  # in Lambda alone
+if "AWS_LAMBDA_INITIALIZATION_TYPE" in os.environ:  # only in Lambda
     log_as_json("retrieval", "lambdas", "mangum")
     warm_up()
     try:
-        from snapshot_restore_py import register_after_restore  # type: ignore[import-not-found]  # of Lambda's Python alone
+        from snapshot_restore_py import register_after_restore  # type: ignore[import-not-found]  # only in Lambda's Python
     except ImportError:
         logger.warning("no hooks of SnapStart here")
     else:
-        register_after_restore(service.cache_clear)  # the connections of the snapshot are closed at their other end
+        register_after_restore(service.cache_clear)  # the other end has closed the connections of the snapshot

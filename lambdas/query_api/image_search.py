@@ -17,7 +17,7 @@ from retrieval.search.service import MAX_OFFSET, MAX_QUERY_CHARS, SearchAnswer, 
 # API Gateway treats bodies of these types as binary (infra/query_api.py) and others as text, which ruins a photo
 PHOTO_TYPES = ("image/jpeg", "image/png", "image/webp")
 PATIENCE_S = 2.0  # maximum time that a photo waits for its turn
-MAX_WAITING = 20  # photos, a megabyte each
+MAX_WAITING = 20  # photos that may wait, each of a megabyte at most
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -35,15 +35,15 @@ class PhotoQuery(Nearest):
     explain: bool = Field(False, description="Explain the place of every lot.")
 
     def to_request(self) -> SearchRequest:
-        """Return the request of the core."""
+        """Convert to a request of the core."""
         return SearchRequest(self.text, self.k, "semantic", self.to_filter(), offset=self.offset, explain=self.explain)
 
 
 async def read_photo_body(request: Request) -> bytes:
-    """Return the body of a request if its content type is of a photo.
+    """Return the body of a request if its content type is in PHOTO_TYPES.
 
     Raises:
-        InvalidPhoto: it is another content type.
+        InvalidPhoto: the content type is another one.
     """
     content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if content_type not in PHOTO_TYPES:
@@ -53,9 +53,9 @@ async def read_photo_body(request: Request) -> bytes:
 
 
 def add_image_search(app: FastAPI, service: Callable[[], SearchService], on_answer: Callable[[SearchAnswer], None]) -> None:
-    """Add the route; arguments as create_app()'s.
+    """Add the route of searches by photo to an app; `service` and `on_answer` as in create_app().
 
-    Photos are decoded and searched in a thread of their own, one at a time: the largest takes a second and 400 MB, and searches by
+    Photos are decoded and searched in a separate thread, one at a time, because the largest takes a second and 400 MB. Searches by
     words must not wait for them.
     """
     turn = anyio.Lock()
@@ -63,7 +63,7 @@ def add_image_search(app: FastAPI, service: Callable[[], SearchService], on_answ
 
     @app.post("/search/image", responses=BAD_PHOTO, openapi_extra=BODY)
     async def search_image(query: Annotated[PhotoQuery, Query()], photo: Annotated[bytes, Depends(read_photo_body)]) -> Answer:
-        """Search by a photo, alone or with words beside it. Vectors alone are searched; the re-ranker takes no part."""
+        """Search by a photo, with or without words. Only vectors are searched, and nothing is re-ranked."""
         nonlocal waiting
         request = query.to_request()
         if waiting >= MAX_WAITING:

@@ -1,6 +1,6 @@
-"""Logs and metrics of the query Lambda: one JSON line a request, and metrics that CloudWatch reads from the log (EMF).
+"""Logs and metrics of the query Lambda: one JSON line per request, and metrics that CloudWatch reads from the log (EMF).
 
-Neither holds the words of a search.
+Logs and metrics hold no words of a search.
 """
 
 import logging
@@ -21,10 +21,10 @@ warnings.filterwarnings("ignore", message="No application metrics to publish")  
 
 
 def log_as_json(*packages: str) -> None:
-    """Have the loggers of packages write JSON lines, too."""
+    """Make the loggers of packages write JSON lines, too."""
     for package in packages:
         logging.getLogger(package).addHandler(logger.registered_handler)
-        logging.getLogger(package).propagate = False  # otherwise the handler of Lambda writes it again, as text
+        logging.getLogger(package).propagate = False  # otherwise Lambda's own handler would write each line again, as text
 
 
 def measure(answer: SearchAnswer) -> None:

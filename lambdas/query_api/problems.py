@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problems: the one place that maps an error type to a status."""
+"""Errors as RFC 9457 problems. Only this module maps error types to statuses."""
 
 import logging
 from http import HTTPStatus
@@ -33,12 +33,12 @@ from retrieval.text.analysis import readable
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 5
-MAX_COMPLAINTS = 3  # of one request that an answer names: a missing field, and the misspelt one beside it
+MAX_COMPLAINTS = 3  # faults of a request that an answer names, such as a missing field and the misspelt one beside it
 MAX_BODY_BYTES = 1_000_000
 MAX_EVENTS_BYTES = 400_000  # MAX_EVENTS events with the longest ids, written in escapes
-MAX_ANSWER_BYTES = 5_500_000  # API Gateway hands over 6 MB of a function's answer, with what stands around the body
+MAX_ANSWER_BYTES = 5_500_000  # API Gateway takes 6 MB of a function's answer, including what stands around the body
 
-# the first matching row decides
+# the first row whose error type matches decides
 STATUS: tuple[tuple[type[GavelError], HTTPStatus, str], ...] = (
     (InvalidPhoto, HTTPStatus.BAD_REQUEST, "invalid_photo"),
     (NoImageBranch, HTTPStatus.BAD_REQUEST, "no_image_branch"),
@@ -51,8 +51,8 @@ STATUS: tuple[tuple[type[GavelError], HTTPStatus, str], ...] = (
     (FeedbackUnavailable, HTTPStatus.SERVICE_UNAVAILABLE, "feedback_unavailable"),
     (GavelError, HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error"),
 )
-# The detail of a server error. The message of the error names addresses and paths, so it goes to the log alone.
-# The first matching row decides.
+# The details of server errors. An error's own message names addresses and paths, so it goes only to the log.
+# The first row whose error type matches decides.
 PUBLIC_DETAIL: tuple[tuple[type[Exception], str], ...] = (
     (IndexMissing, "nothing has been indexed yet; whoever runs this server indexes a release with `gavel index`"),
     (IndexUnavailable, "the index does not answer; try again in a moment"),
@@ -61,7 +61,7 @@ PUBLIC_DETAIL: tuple[tuple[type[Exception], str], ...] = (
     (FeedbackUnavailable, "what buyers did cannot be written, read or erased right now; send the request again in a moment"),
     (Exception, "the server failed, and its log says why; try again, and tell whoever runs it if that does not help"),
 )
-# of every answer, unless it sets its own
+# headers of every answer, unless the answer sets them itself
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
@@ -73,7 +73,7 @@ HTTP_TYPES = {HTTPStatus.BAD_REQUEST: "invalid_query", HTTPStatus.REQUEST_ENTITY
 
 
 class Problem(BaseModel):
-    """An error as RFC 9457 writes it; `type` is stable, `detail` is for people."""
+    """An error in the form of RFC 9457. `type` is stable, `detail` is for people."""
 
     type: str
     title: str
@@ -85,7 +85,7 @@ PROBLEM_TYPE = "application/problem+json"
 
 
 def document(status: HTTPStatus, kinds: dict[str, str], headers: dict[str, Any] | None = None) -> dict[int | str, dict[str, Any]]:
-    """Return an error of the OpenAPI document; `kinds` is `type` -> an example of its detail."""
+    """Return the OpenAPI description of a status; `kinds` maps each `type` of error to an example of its detail."""
     examples = {
         kind: {"value": Problem(type=kind, title=status.phrase, status=status, detail=detail).model_dump()}
         for kind, detail in kinds.items()
@@ -138,7 +138,7 @@ UNKNOWN_ITEM = document(HTTPStatus.NOT_FOUND, {"unknown_item": "index … has no
 
 
 def answer_problems(app: FastAPI) -> None:
-    """Have an app answer every error with a problem, and refuse bodies and answers that are too large."""
+    """Make an app answer every error with a problem, and refuse bodies and answers that are too large."""
     app.add_middleware(_Limits)
     app.exception_handler(GavelError)(_gavel_problem)
     app.exception_handler(RequestValidationError)(_validation_problem)
@@ -147,18 +147,18 @@ def answer_problems(app: FastAPI) -> None:
 
 
 def problem(status: HTTPStatus, kind: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """Return an RFC 9457 answer."""
+    """Return an answer in the form of RFC 9457."""
     body = Problem(type=kind, title=status.phrase, status=status, detail=readable(detail))
     return JSONResponse(body.model_dump(), status, headers, media_type=PROBLEM_TYPE)
 
 
 class _Limits:
-    """Middleware that refuses an address that is no UTF-8, and a body or an answer that is too large.
+    """Middleware that refuses an address that is not UTF-8, a chunked body, and a body or an answer that is too large.
 
-    A body is refused by its Content-Length before it is read, else while it is read.
+    A body is refused by its Content-Length before it is read, or without one while it is read.
 
-    It is plain ASGI: the function middleware of Starlette runs every request in tasks of its own, which costs a search more than
-    the JSON of its answer.
+    It is plain ASGI, because Starlette's function middleware runs every request in additional tasks. That costs a search more than
+    writing the JSON of its answer.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -170,7 +170,7 @@ class _Limits:
         max_bytes = MAX_EVENTS_BYTES if scope["path"].rstrip("/").endswith("/events") else MAX_BODY_BYTES
         received = 0
 
-        async def receive_within_limit() -> Message:  # through API Gateway a body comes without its Content-Length
+        async def receive_within_limit() -> Message:  # through API Gateway a body may come without a Content-Length
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
@@ -185,7 +185,7 @@ class _Limits:
 
 
 def _limit_answer(scope: Scope, receive: Receive, send: Send) -> Send:
-    """Return a `send` that replaces an answer that is too large by a problem; Lambda itself would answer 502 without a reason."""
+    """Return a `send` that replaces too large an answer by a problem, because Lambda would answer 502 without a reason."""
     too_large = False
 
     async def send_or_refuse(message: Message) -> None:
@@ -231,7 +231,7 @@ async def _gavel_problem(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _unexpected_problem(request: Request, error: Exception) -> JSONResponse:
-    """Answer an unexpected error, outside of all middleware; Starlette raises it again for the log of the server."""
+    """Answer an unexpected error. This runs outside of all middleware; Starlette raises the error again for the server's log."""
     return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", _public_detail(error), SECURITY_HEADERS)
 
 
@@ -262,6 +262,6 @@ async def _http_problem(request: Request, error: Exception) -> JSONResponse:
 
 
 def _allowed_methods(request: Request) -> list[str]:
-    """Return the methods of all routes of a path; Starlette names those of the first alone."""
+    """Return the methods of all routes of a path, because Starlette names only the methods of the first route."""
     routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
     return sorted({method for route in routes for method in getattr(route, "methods", None) or ()})

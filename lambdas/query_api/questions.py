@@ -1,4 +1,4 @@
-"""HTTP requests, with the limits that the OpenAPI document shows."""
+"""HTTP requests with the limits that the OpenAPI document shows."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,9 +29,9 @@ from retrieval.search.response import RankBy
 from retrieval.search.service import MAX_INTERACTIONS, MAX_K, MAX_OFFSET, MAX_QUERIES, MAX_QUERY_CHARS, Mode, SearchRequest
 
 MAX_FUSION_CHARS = 64
-MAX_DIMENSIONS = 4_096  # of a vector in a body; each index has its own length
-MAX_DIMENSIONS_IN_ADDRESS = 1_024  # in a query string, because servers refuse addresses of more than 64 kB
-STEP = timedelta(milliseconds=1)  # between interactions without times, so that each counts and their order stays
+MAX_DIMENSIONS = 4_096  # limit of a vector in a body; each index has its own length
+MAX_DIMENSIONS_IN_ADDRESS = 1_024  # limit in a query string, because servers refuse addresses of more than 64 kB
+STEP = timedelta(milliseconds=1)  # distance of interactions without times, so that each counts and their order stays
 SINGLE, SEVERAL = "one query", "several queries"
 
 
@@ -71,7 +71,7 @@ class Filters(BaseModel):
     min_seller_rating: float | None = Field(None, ge=0, le=MAX_SELLER_RATING, allow_inf_nan=False)
 
     def to_filter(self) -> Filter:
-        """Return the filters of the core."""
+        """Convert to the filters of the core."""
         return Filter(
             category=self.category,
             brand=self.brand,
@@ -88,7 +88,7 @@ class Nearest(Filters):
 
 
 class BlockLists(Filters):
-    """Filters with lists of what never comes back; of bodies alone, because an address has no room for lists."""
+    """Filters with block lists. Only bodies have them, because an address has no room for lists."""
 
     blocked_items: list[ItemId] = Field(default=[], max_length=MAX_BLOCKED, description="Ids of lots that never come back.")
     blocked_sellers: list[Name] = Field(
@@ -98,7 +98,7 @@ class BlockLists(Filters):
     blocked_brands: list[Name] = Field(default=[], max_length=MAX_BLOCKED, description="No lots of these brands.")
 
     def to_filter(self) -> Filter:
-        """Return the filters of the core."""
+        """Convert to the filters of the core."""
         blocked = BlockList(
             items=frozenset(self.blocked_items),
             sellers=frozenset(self.blocked_sellers),
@@ -109,7 +109,7 @@ class BlockLists(Filters):
 
 
 def _describe_product_id(schema: dict[str, Any]) -> None:
-    """Show in a schema that the id of the lot may be named product_id, too."""
+    """Change a schema so that it allows the name product_id for item_id, too."""
     schema["properties"]["product_id"] = {**schema["properties"]["item_id"], "title": "Product Id"}
     schema["required"].remove("item_id")
     schema["oneOf"] = [{"required": ["item_id"]}, {"required": ["product_id"]}]
@@ -133,14 +133,14 @@ class BuyerInteraction(BaseModel):
 
 
 def to_interactions(sent: Sequence[BuyerInteraction]) -> list[Interaction]:
-    """Return the interactions of the core, of an unnamed buyer.
+    """Convert the interactions of a request to those of the core, with an empty buyer_id.
 
     Args:
-        sent: oldest first, as far as they have no times.
+        sent: interactions; those without times stand oldest first.
 
     Returns:
-        Each in its place, with a time: without one, STEP after the interaction before it. Interactions before the first time of a
-        list end STEP before it; a list without any times ends now.
+        The interactions in the same order, each with a time. One without a time gets the time of the interaction before it plus
+        STEP. Interactions before the first time of a list count back from it by STEP; a list without any times ends now.
     """
     timed = next((n for n, one in enumerate(sent) if one.timestamp is not None), len(sent) - 1)
     interactions: list[Interaction] = []
@@ -157,7 +157,7 @@ def to_interactions(sent: Sequence[BuyerInteraction]) -> list[Interaction]:
 def _shift(moment: datetime, steps: int) -> datetime:
     try:
         return moment + steps * STEP
-    except OverflowError:  # in the year 1 or 9999
+    except OverflowError:  # in the years 1 and 9999
         return moment
 
 
@@ -215,10 +215,13 @@ class SearchQuery(Nearest):
     buyer_id: BuyerId | None = Field(None, examples=["b2a7c1d4"])
 
     def to_request(self, recent: Sequence[Interaction] = ()) -> SearchRequest:
-        """Return the request of the core.
+        """Convert to a request of the core.
+
+        Args:
+            recent: interactions of the buyer, oldest first.
 
         Raises:
-            InvalidQuery: there is no such fusion.
+            InvalidQuery: there is no such fusion, or a value is not in its range.
         """
         diversity = Diversity(self.diversity, self.most_per_brand, self.most_per_seller, self.most_per_category)
         return SearchRequest(
@@ -245,7 +248,7 @@ class SearchBody(SearchQuery, BlockLists):
     )
 
     def to_request(self, recent: Sequence[Interaction] = ()) -> SearchRequest:
-        """Return the request of the core."""
+        """Convert to a request of the core; `recent` precedes `recent_interactions`."""
         return super().to_request([*recent, *to_interactions(self.recent_interactions)])
 
 
@@ -260,7 +263,7 @@ Searches = Annotated[
 
 
 class BuyerEvents(BaseModel):
-    """Body of `POST /encode_buyer`: a buyer by interactions, by id, or by both."""
+    """Body of `POST /encode_buyer`: a buyer described by interactions, by id, or by both."""
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"example": EXAMPLE_BUYER})
 
@@ -271,11 +274,13 @@ class BuyerEvents(BaseModel):
         validation_alias=AliasChoices("recent_interactions", "events"),
         description="What the buyer did, oldest first; `events` is the older name of this field.",
     )
-    k: int | None = Field(None, ge=1, le=MAX_K, description="Of `/retrieve`, which takes the same body; without effect here.")
+    k: int | None = Field(
+        None, ge=1, le=MAX_K, description="Number of lots for `/retrieve`, which takes the same body; without effect here."
+    )
 
 
 class BuyerQuery(Nearest):
-    """The buyer to retrieve lots for, the lots of their history to leave out, and the order of the others."""
+    """The buyer to retrieve lots for, the lots of the history to leave out, and the order of the other lots."""
 
     buyer_id: BuyerId | None = Field(None, examples=["b2a7c1d4"])
     exclude: Exclude = Field(
@@ -295,17 +300,17 @@ class BuyerQuery(Nearest):
     most_per_category: Cap | None = Field(None, description="At most so many lots of one category, even if fewer than k come back.")
 
     def to_options(self) -> RankingOptions:
-        """Return the order of the lots.
+        """Convert to the ranking options of the core.
 
         Raises:
-            InvalidQuery: expected value without the re-ranker.
+            InvalidQuery: `rank_by` is expected_value, but `rerank` is false.
         """
         caps = self.most_per_brand, self.most_per_seller, self.most_per_category
         return RankingOptions(self.rerank, self.rank_by, Diversity(self.diversity, *caps, drop_surplus=True))
 
 
 class RetrieveQuery(BuyerQuery):
-    """Parameters of `GET /retrieve`: a vector, or a buyer by id, by viewed lots, or by both."""
+    """Parameters of `GET /retrieve`: a vector, or a buyer described by id, by viewed lots, or by both."""
 
     vector: list[Number] = Field(
         default=[],
@@ -317,12 +322,12 @@ class RetrieveQuery(BuyerQuery):
     )
 
     def interactions(self) -> list[Interaction]:
-        """Return a view of each item, now."""
+        """Return one view of each item in `item_id`, the last at the present time."""
         return to_interactions([BuyerInteraction(item_id=item_id, event_type="view", timestamp=None) for item_id in self.item_id])
 
 
 class RetrieveBody(BuyerQuery, BlockLists):
-    """Body of `POST /retrieve`: a vector, or a buyer by id, by interactions, or by both."""
+    """Body of `POST /retrieve`: a vector, or a buyer described by id, by interactions, or by both."""
 
     model_config = ConfigDict(strict=True, json_schema_extra={"example": EXAMPLE_BUYER})
 
@@ -332,5 +337,5 @@ class RetrieveBody(BuyerQuery, BlockLists):
     )
 
     def interactions(self) -> list[Interaction]:
-        """Return the interactions of the core."""
+        """Convert `recent_interactions` to those of the core."""
         return to_interactions(self.recent_interactions)

@@ -11,18 +11,18 @@ from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-MAX_NAME_CHARS = 100  # of a parameter name in an answer
+MAX_NAME_CHARS = 100  # characters of a parameter's name that an answer quotes
 
 
 class StrictRoute(APIRoute):
     """A route that refuses repeated and unknown query parameters, repeated JSON keys, and JSON under another Content-Type.
 
-    FastAPI takes the last of several values and ignores unknown ones. A browser sends `text/plain` and forms to any origin without
-    asking; JSON needs the permission of this origin.
+    FastAPI itself takes the last of several values and ignores unknown parameters. A browser sends `text/plain` and forms to any
+    origin without asking; JSON needs this origin's permission.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler of FastAPI, with checks before it."""
+        """Return FastAPI's handler with the checks before it."""
         answer, repeatable = super().get_route_handler(), self._repeatable()
 
         async def check_and_answer(request: Request) -> Response:
@@ -34,7 +34,7 @@ class StrictRoute(APIRoute):
         return check_and_answer
 
     def _repeatable(self) -> dict[str, bool]:
-        """Query parameter -> True if it takes several values."""
+        """Return query parameter -> True if it takes several values."""
         repeatable: dict[str, bool] = {}
         for field in self.dependant.query_params:
             model = field.field_info.annotation

@@ -1,4 +1,4 @@
-"""Wire the query Lambda: the adapters behind its ports, cached for the life of the process."""
+"""Wire the query Lambda: create the adapters of its ports and cache them for the life of the process."""
 
 from dataclasses import replace
 from functools import cache, lru_cache, partial
@@ -15,12 +15,12 @@ from retrieval.ranker.port import Ranker
 from retrieval.search.image_query import load_image_branch
 from retrieval.search.service import Encoder, SearchLimits, SearchModels, SearchService
 
-TOWER_CACHE = Path("/tmp/towers")  # the only folder to which Lambda lets a function write
+TOWER_CACHE = Path("/tmp/towers")  # Lambda lets a function write only to /tmp
 
 
 @cache
 def service() -> SearchService:
-    """Return the service of this process, wired from its environment."""
+    """Return the search service of this process, configured by the environment."""
     settings = Settings.from_env()
     models = SearchModels(
         partial(_encoder, settings),
@@ -34,7 +34,7 @@ def service() -> SearchService:
     return SearchService(store, models, SearchLimits.from_settings(settings), _buyer_store(settings))
 
 
-@lru_cache(maxsize=1)  # the tower of the active index alone
+@lru_cache(maxsize=1)  # only the tower of the live index is cached
 def _encoder(settings: Settings, tower_id: str) -> Encoder:
     return load_query_tower(settings, tower_id, TOWER_CACHE)
 
