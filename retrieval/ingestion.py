@@ -28,7 +28,7 @@ from retrieval.contracts.release import (
 )
 from retrieval.errors import GavelError, IndexMissing, IndexUnavailable, ReleaseError
 from retrieval.files import replace_file
-from retrieval.index.filters import Filter
+from retrieval.index.filters import Filter, utc_now
 from retrieval.index.port import IndexStore, VectorIndex
 from retrieval.index.ranking import SCORE_DECIMALS
 from retrieval.progress import Progress
@@ -386,7 +386,7 @@ def recall_at_10(index: VectorIndex, probes: Sequence[Vector]) -> float:
     Returns:
         The mean over the probes, in [0, 1]; 1 if no probe has a result.
     """
-    filters = Filter()
+    filters = Filter(now=utc_now())  # an auction may end between the two searches
     recalls: list[float] = []
     for probe in probes:
         exact = index.semantic(probe, PROBE_K, filters, exact=True)
