@@ -180,4 +180,4 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=address_family)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        raise InvalidInput(f"{host}:{port} cannot be listened on ({reason}); choose another address") from error
+        raise InvalidInput(f"{host}:{port} cannot be listened on ({reason}); choose another with --port or --host") from error
