@@ -101,11 +101,14 @@ def building_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """Yield partial_path(path) after removing the leftovers of killed processes; remove the file or folder there afterwards."""
+    """Yield a temporary name of `path` for this thread: <name>.<process>-<thread>.partial.
+
+    Whatever has this name is removed afterwards. Leftovers of killed processes are removed first.
+    """
     for left in path.parent.glob(f"{glob.escape(path.name)}.*{PARTIAL}"):
         if left not in _being_written and not _runs(left.suffixes[-2][1:].partition("-")[0]):
             _remove(left)
-    partial = partial_path(path)
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
     _being_written.add(partial)
     try:
         yield partial
@@ -120,11 +123,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def partial_path(path: Path) -> Path:
-    """Return the temporary name of `path` for this thread: <name>.<process>-<thread>.partial."""
-    return path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
 
 
 def replace_file(path: Path, content: bytes | str) -> Path:

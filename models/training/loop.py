@@ -4,6 +4,7 @@ import copy
 import logging
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class StepMetrics(NamedTuple):
         return cls(value, torch.zeros_like(value), torch.zeros_like(value))
 
 
-class TrainingTask(Generic[M]):
+class TrainingTask(ABC, Generic[M]):
     """A model, the gradients of its steps, and its validation; TrainingLoop does the rest.
 
     Attributes:
@@ -61,16 +62,16 @@ class TrainingTask(Generic[M]):
     metrics_type: Callable[..., M]
     settings: Mapping[str, Any] | None = None
 
+    @abstractmethod
     def backward(self, step: int) -> StepMetrics:
         """Add the gradients of a step to the model's parameters; steps count from 0."""
-        raise NotImplementedError
 
     def measure(self) -> M:
-        """Measure the model on validation data and leave it in training mode."""
+        """Measure the model on validation data and leave it in training mode; runs without validation never call it."""
         raise NotImplementedError
 
     def is_better(self, metrics: M, best: M) -> bool:
-        """Return True if the metrics of a later epoch are better than the best so far."""
+        """Return True if the metrics of a later epoch are better than the best so far; runs without validation never call it."""
         raise NotImplementedError
 
     def curves(self) -> Mapping[str, float]:
