@@ -96,6 +96,7 @@ def served(home: Path, folder: Path, **variables: str) -> Iterator[Server]:
         finally:
             process.terminate()
             process.wait(20)
+            print(output.read_text())  # shown by pytest if the test fails
 
 
 def test_counts_are_those_of_both_workers_and_outlive_a_worker(home: Path, tmp_path: Path) -> None:
