@@ -65,9 +65,10 @@ def prepare(data: Path, folder: Path, *, seed: int = 7) -> CatalogFolder:
         seed: seed that draws the queries and assigns them to train, val and test.
 
     Returns:
-        The catalogue. Train queries are pairs with their source products. Queries whose source products are mostly of one style
-        are judged. Products of that style get grade 3 if they have every word of the query, otherwise 2. Other products of the
-        category get grade 1. Rows that break the item contract are in rejects.ndjson.
+        The catalogue. Each query is made of words of one or more products, its source products. Training pairs are the train
+        queries with their source products. A query of any split has judgments if most of its source products share a style.
+        Products of that style get grade 3 if they have every word of the query, otherwise 2. Other products of the category get
+        grade 1. Rows that break the item contract are in rejects.ndjson.
 
     Raises:
         InvalidInput: the file is missing, or is no list of products.

@@ -117,7 +117,7 @@ def event_files(places: Iterable[Path]) -> list[Path]:
 
 
 def numbered_events(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Yield (line, value) for the values of a file, lines from 1. A text as value is the reason why it cannot be read."""
+    """Yield (line, event) for the lines of a file, from 1; for a line that cannot be read, (line, reason)."""
     line = 0
     try:
         with path.open("rb") as file:

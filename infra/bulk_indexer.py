@@ -26,7 +26,9 @@ PART_RECEIPTS, REJECTS = "receipts", "index-rejects.ndjson"
 
 
 def indexer_arn(scope: Construct, stage: Stage) -> str:
-    """Build the function's ARN from its name. A reference would be circular, because alarms of its stack use Batch's topic."""
+    """Build the function's ARN from its name. A reference would be circular: the function's stack uses the alarm topic of the
+    nightly batch's stack.
+    """
     return Stack.of(scope).format_arn(
         service="lambda", resource="function", resource_name=_name(stage), arn_format=ArnFormat.COLON_RESOURCE_NAME
     )

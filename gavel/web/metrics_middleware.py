@@ -30,8 +30,8 @@ class MetricsMiddleware:
         Args:
             app: any ASGI app.
             metrics: metrics that count the requests.
-            port: port that answers only `/metrics`.
-            hosts: names and addresses under which `/metrics` is answered besides loopback; None allows any.
+            port: the port on which nothing but `/metrics` is served.
+            hosts: values of the Host header, besides loopback, with which `/metrics` is answered; None allows any.
         """
         self._app, self._metrics, self._port = app, metrics, port
         self._exposition = CallerCheck(self._expose, CallerLimits(hosts), ())

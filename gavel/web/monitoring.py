@@ -49,11 +49,11 @@ class Monitoring:
             self._tracing.annotate(answer)
 
     def watch(self, app: FastAPI, hosts: Sequence[str] | None) -> None:
-        """Watch the requests of an app that was created with `telemetry`; called after all other middleware was added.
+        """Count and trace the requests of an app. Call this after all other middleware is added.
 
         Args:
-            app: app that gets middleware and lifespans.
-            hosts: further names and addresses under which `/metrics` is answered; None allows any.
+            app: app that was created with this object as its `telemetry`; it gets middleware and lifespans.
+            hosts: values of the Host header, besides loopback, with which `/metrics` is answered; None allows any.
         """
         if self.metrics and self._address:
             from gavel.web.metrics_middleware import MetricsMiddleware

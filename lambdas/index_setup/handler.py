@@ -25,7 +25,7 @@ SECURITY_API = "/_plugins/_security/api"
 
 
 def handler(event: dict[str, Any], context: Any) -> None:
-    """Carry out one change and send the result to CloudFormation, which otherwise would wait for an hour."""
+    """Create, update or delete one custom resource, and send CloudFormation the result, without which it would wait for an hour."""
     properties = event["ResourceProperties"]
     try:
         response = {"Status": "SUCCESS", "PhysicalResourceId": apply(event)}

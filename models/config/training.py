@@ -85,7 +85,7 @@ class TrainingConfig:
 
     Attributes:
         tower: the architecture.
-        stages: phases in their order; each run trains one of these.
+        stages: the phases of training, in order. One run trains one phase.
         epochs: passes over the items, or over the queries if there are more queries than items, >= 1.
         batch_size: pairs per batch, each with a different query, >= 2.
         learning_rate: peak learning rate of AdamW (Loshchilov and Hutter 2019).
@@ -105,12 +105,13 @@ class TrainingConfig:
         photo_dropout: probability that an item is shown without its photo, so that the tower also learns items without photos.
         augmentation: strengths of the photo augmentation.
         validate_every: epochs between two measurements on the val split, >= 1; the last epoch is always measured.
-        judge: the selection metric, which chooses the epoch and counts patience. "quality" is the mean of recall@50 and
-            nDCG@10, which still separates epochs when recall@50 is saturated.
-        patience: number of measurements in a row without improvement after which training stops; None trains to the end.
+        judge: the selection metric: the epoch with the best value is stored. "quality" is the mean of recall@50 and nDCG@10,
+            which still separates epochs when recall@50 is saturated.
+        patience: training stops after so many measurements in a row without a better selection metric; None trains to the end.
         mixed_precision: number format of the computation; "auto" is bf16 on a GPU and float32 on a CPU.
-        max_seconds: time limit in seconds, to which the schedule is shortened; None for no limit. The record of a run says if the
-            limit cut it. A cut run does not repeat exactly; the next run with the same settings resumes it.
+        max_seconds: time limit in seconds; None for no limit. When the pace of a run shows that it would take longer, its
+            learning-rate schedule is shortened to end in time, and the run's record says so. Such a run does not repeat exactly;
+            the next run with the same settings resumes it.
         seed: seed of weights, order, dropout and augmentation.
     """
 

@@ -66,7 +66,7 @@ class SentenceEncoder:
 
         Args:
             texts: N cleaned texts.
-            on_batch: called with the number of encoded texts.
+            on_batch: called after each batch with the number of texts encoded so far.
 
         Returns:
             (N, dimensions) float32 of unit length, in the order of the texts.

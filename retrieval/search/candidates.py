@@ -33,16 +33,18 @@ def retrieve(index: VectorIndex, request: SearchRequest, vector: Vector | None, 
 
 
 def retrieve_candidates(context: SearchContext, request: SearchRequest, vector: Vector | None, k: int) -> list[Candidate]:
-    """Return the k best candidates by the mode of the request; if one list of a hybrid search fails, those of the other.
+    """Return the k best candidates of the request's mode.
+
+    If the semantic or the keyword half of a hybrid search fails, the candidates are those of the other half.
 
     Args:
-        context: context of the request; a list that fails becomes a failed component.
+        context: context of the request; a failed half is recorded as a failed component.
         request: checked request.
         vector: (D,) float32, the query vector; None if the query could not be encoded.
         k: maximum number of candidates.
 
     Raises:
-        IndexUnavailable: no list could be searched.
+        IndexUnavailable: nothing could be searched.
         TowerError: the mode is semantic, and there is no vector.
     """
     if vector is None and request.mode == "semantic":

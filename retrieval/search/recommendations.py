@@ -177,6 +177,9 @@ class BuyerSearch:
             buyer_id: id of the buyer whose stored interactions are added; empty adds none.
             sent: checked interactions that the caller sent.
 
+        Returns:
+            The buyer's unit vector, with the tower whose space it is in and the components that failed.
+
         Raises:
             InvalidQuery: there are no interactions, or none of their items is known.
             IndexUnavailable: the index does not answer.
