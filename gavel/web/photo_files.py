@@ -88,7 +88,9 @@ class PhotoFiles:
 
     def _drawing_process(self) -> ProcessPoolExecutor:
         if self._drawer is None:
-            context = multiprocessing.get_context("forkserver")  # not fork: this process has threads
+            context = multiprocessing.get_context(
+                "spawn"
+            )  # not fork: this process has threads; not forkserver: its socket needs a short TMPDIR
             self._drawer = ProcessPoolExecutor(1, mp_context=context, initializer=_prepare_drawing)
         return self._drawer
 

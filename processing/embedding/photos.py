@@ -126,8 +126,9 @@ class PhotoLoader:
         self._depth = workers + PREFETCHED_BATCHES
         self._pool: ProcessPoolExecutor | None = None
         if workers and size:
-            # no fork: the parent has torch's threads, and a forked child may wait for their locks forever
-            context = multiprocessing.get_context("forkserver")
+            # no fork: the parent has torch's threads, and a forked child may wait for their locks forever;
+            # no forkserver: its socket cannot be made in a temporary folder with a long path
+            context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent, initargs=(END,))
 
     def __enter__(self) -> "PhotoLoader":

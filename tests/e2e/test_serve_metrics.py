@@ -83,7 +83,7 @@ def until(true: Callable[[], bool], seconds: float = 90) -> None:
 def served(home: Path, folder: Path, **variables: str) -> Iterator[Server]:
     port, metrics = free_port(), f"127.0.0.1:{free_port()}"
     flags = ["--port", str(port), "--workers", str(WORKERS), "--metrics", metrics]
-    output, files = folder / "output", folder / "files"
+    output, files = folder / "output", folder / "files_of_a_path_that_is_too_long_for_a_socket_of_multiprocessing_in_it"
     files.mkdir()
     environment = {**os.environ, "GAVEL_HOME": str(home), "OMP_NUM_THREADS": "1", "TMPDIR": str(files), **variables}
     command = [sys.executable, "-m", "gavel.cli.main", "serve", *flags]

@@ -17,7 +17,9 @@ from multiprocessing import get_context
 from multiprocessing.managers import BaseManager
 from pathlib import Path
 from random import Random
+from tempfile import gettempdir
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from retrieval.config.index_spec import IndexSpec
 from retrieval.contracts.documents import Deletion, IndexedItem, UpsertReport, Vector
@@ -37,6 +39,7 @@ from retrieval.processes import end_with_parent
 logger = logging.getLogger(__name__)
 
 SHARDS_FILE = "shards.json"
+MAX_SOCKET_FOLDER = 70  # bytes of the temporary folder's path, so that multiprocessing's socket in it stays below 104
 REMOTE_METHODS = (
     *("count", "damaged", "deletions", "upsert", "refresh", "prepare", "semantic", "keyword", "top"),
     *("near_titles", "fetch", "sample", "close"),
@@ -70,6 +73,11 @@ class _ShardManager(BaseManager):
 
 
 _ShardManager.register("open", _LazyIndex, exposed=REMOTE_METHODS)
+
+
+def _socket_path() -> str | None:
+    """Return a path in /tmp if multiprocessing's own, in the temporary folder, would be too long for a socket; otherwise None."""
+    return f"/tmp/gavel-{uuid4().hex}" if len(os.fsencode(gettempdir())) > MAX_SOCKET_FOLDER else None
 
 
 class Shard:
@@ -108,7 +116,7 @@ class Shard:
         self._process.shutdown()
 
     def _start(self) -> None:
-        self._process = _ShardManager(ctx=get_context("spawn"))
+        self._process = _ShardManager(_socket_path(), ctx=get_context("spawn"))
         self._process.start(_end_with_parent)
         self._index: Any = self._process.open(*self._args)
 

@@ -85,7 +85,7 @@ def test_a_lot_is_shown_whole_also_when_it_has_ended(client: TestClient) -> None
 
 
 def test_an_answer_stays_below_what_can_be_sent_however_much_is_asked_for(tmp_path: Path) -> None:
-    long = {"category": "\u58fa" * 1_000, "brand": "\u58fa" * 1_000, "seller": "\u58fa" * 1_000, "description": "\u58fa" * 90_000}
+    long = {"category": "\u58fa" * 1_000, "brand": "\u58fa" * 1_000, "seller": "\u58fa" * 1_000, "description": "\u3002" * 90_000}
     asked = shop(tmp_path, *(lot(f"v{n}", "red " + "\u58fa" * 990, **long) for n in range(100)))
     query = {"q": "red", "k": 100, "mode": "semantic"}
     one = asked.post("/search", json=query)

@@ -58,8 +58,10 @@ def test_worker_processes_give_the_same_photos_in_the_same_order(folder):
         np.testing.assert_array_equal(pixels, wanted)
 
 
-def test_a_job_that_is_killed_leaves_no_worker_behind(folder):
+def test_a_job_that_is_killed_leaves_no_worker_behind_also_where_temporary_paths_are_long(folder):
     photo(folder / "red.png")
+    temporary = folder / ("t" * 100)  # too long for a socket
+    temporary.mkdir()
     code = f"""
 import os, signal
 from pathlib import Path
@@ -71,9 +73,8 @@ if __name__ == "__main__":
         os.kill(os.getpid(), signal.SIGKILL)
 """
     (folder / "job.py").write_text(code)
-    done = subprocess.run(
-        [sys.executable, str(folder / "job.py")], stdout=subprocess.PIPE, text=True, env=environment(), check=False
-    )
+    variables = {**environment(), "TMPDIR": str(temporary)}
+    done = subprocess.run([sys.executable, str(folder / "job.py")], stdout=subprocess.PIPE, text=True, env=variables, check=False)
     assert done.returncode == -signal.SIGKILL
     worker = Path("/proc") / done.stdout.strip()
     deadline = time.monotonic() + 10

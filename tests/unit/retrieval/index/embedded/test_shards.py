@@ -116,7 +116,8 @@ def test_a_shard_whose_process_is_killed_is_started_again_with_all_it_had_acknow
     store.close()
 
 
-def test_shards_end_with_the_process_that_asks_them_however_it_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["t", "t" * 100], ids=["short", "too long for a socket"])
+def test_shards_end_with_the_process_that_asks_them_however_it_ends(tmp_path: Path, folder: str) -> None:
     script = (
         "import sys, time; from pathlib import Path; from retrieval.index.embedded.store import EmbeddedStore\n"
         "if __name__ == '__main__':\n"
@@ -124,7 +125,8 @@ def test_shards_end_with_the_process_that_asks_them_however_it_ends(tmp_path: Pa
     )
     path = tmp_path / "asks.py"
     path.write_text(script)
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    (tmp_path / folder).mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(tmp_path / folder)}
     asking = subprocess.Popen(
         [sys.executable, str(path), str(tmp_path / "index")], stdout=subprocess.PIPE, text=True, env=environment
     )
