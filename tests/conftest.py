@@ -19,11 +19,16 @@ settings.load_profile("any-machine")
 
 
 NODE_FOLDER = "GAVEL_TEST_NODE"  # variable: data folder of the node that all workers of a run share
+TEMP_ROOT = "PYTEST_DEBUG_TEMPROOT"  # pytest's variable: folder of every tmp_path
+MEMORY = Path("/dev/shm")  # Linux' file system in memory, where a durable write does not wait for a disk
+MEMORY_BYTES = 6e9  # free, so that a run's files fit; containers often have 64 MB
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # pytest-xdist's mark of a worker
-        os.environ[NODE_FOLDER] = tempfile.mkdtemp(prefix="gavel-node-")
+        if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MEMORY_BYTES:
+            os.environ.setdefault(TEMP_ROOT, str(MEMORY))
+        os.environ[NODE_FOLDER] = tempfile.mkdtemp(prefix="gavel-node-", dir=os.environ.get(TEMP_ROOT))
         if workers := config.getoption("numprocesses", None):
             # inherited by workers and by the processes that tests start: threads of several torches on one core wait for each other
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))

@@ -24,7 +24,7 @@ from retrieval.index.filters import Filter
 from retrieval.index.port import IndexStore, VectorIndex
 
 LOTS, SHARDS = 3_000, 3
-REPOSITORY = Path(__file__).parents[5]
+REPOSITORY = Path(__file__).parents[2]
 
 
 def filled(store: IndexStore) -> VectorIndex:
