@@ -142,6 +142,14 @@ class ItemDetails(BaseModel):
     fields: dict[str, Any]
 
 
+class EncodedQuery(BaseModel):
+    """The vector of a query, of unit length; its inner product with the vector of a lot is their cosine."""
+
+    query_embedding: list[float]
+    dimension: int
+    tower_id: str
+
+
 class EncodedBuyer(BaseModel):
     """The vector of a buyer, comparable with vectors of lots."""
 

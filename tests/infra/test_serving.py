@@ -196,6 +196,11 @@ def test_a_buyer_of_whom_nothing_is_said_is_refused_before_the_function(stage):
     assert forms == [{"required": ["recent_interactions"]}, {"required": ["events"]}, {"required": ["buyer_id"]}]
 
 
+def test_a_query_to_encode_without_words_is_refused_before_the_function(stage):
+    asked = method(stage, "/encode_query", "POST")["RequestModels"]["application/json"]["Ref"]
+    assert stage.of_type("AWS::ApiGateway::Model")[asked]["Properties"]["Schema"]["anyOf"] == [{"required": [name]} for name in ("query", "q")]
+
+
 def test_the_access_log_holds_no_words_of_buyers(stage):
     (deployed,) = stage.properties("AWS::ApiGateway::Stage")
     line = json.loads(deployed["AccessLogSetting"]["Format"])
