@@ -20,7 +20,9 @@ from gavel.cli.events import events_app
 from gavel.cli.export import export_app
 from gavel.cli.index import index_app
 from gavel.cli.node import down, up
+from gavel.cli.sanity import sanity
 from gavel.cli.serve import serve
+from gavel.cli.towers import encode, towers_app
 from gavel.cli.train import train
 from gavel.cli.train_towers import adapt, mine
 from gavel.cli.tune import tune_app
@@ -45,6 +47,7 @@ app.add_typer(distill_app, name="distill")
 app.add_typer(events_app, name="events")
 app.add_typer(export_app, name="export")
 app.add_typer(index_app, name="index")
+app.add_typer(towers_app, name="towers")
 app.add_typer(tune_app, name="tune")
 app.command()(embed)
 app.command()(serve)
@@ -54,6 +57,8 @@ app.command()(train)
 app.command()(adapt)
 app.command()(evaluate)
 app.command()(compare)
+app.command()(sanity)
+app.command()(encode)
 app.command()(mine)
 app.command()(cost)
 

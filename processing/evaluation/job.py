@@ -344,7 +344,9 @@ def _comparisons(plan: Plan, values: Values) -> dict[str, dict[str, PairedCompar
     }
 
 
-DepthsOption = Annotated[str, typer.Option(help="Depths of the measures, separated by commas; 1 to 1000 in eight steps by default.")]
+DepthsOption = Annotated[
+    str, typer.Option(help="Depths of the measures, separated by commas; 1 to 1000 in eight steps by default.")
+]
 ExponentialGainOption = Annotated[
     bool, typer.Option("--exponential-gain", help="Measure nDCG with the gain 2^grade - 1, too, as ndcg_exp.")
 ]

@@ -183,7 +183,7 @@ def markdown(evaluation: Evaluation, plots: Sequence[str] = ()) -> str:
     )
     speed = (
         "One search at a time, ten lots, from the text to the ranked lots; every way encodes the query, BM25 too. "
-        "Memory: graph and keyword index. Query and item: milliseconds to encode one query alone, and one item in a batch, on the CPU."
+        "Memory: graph and keyword index. Query, item: time to encode one query alone, and one item in a batch, on the CPU."
     )
     parts = [
         f"# {e.title}",
