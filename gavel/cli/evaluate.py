@@ -37,6 +37,12 @@ def evaluate(
     exponential_gain: Annotated[
         bool, typer.Option("--exponential-gain", help="Measure nDCG with the gain 2^grade - 1, too, as ndcg_exp.")
     ] = False,
+    query_expansion: Annotated[
+        bool, typer.Option("--query-expansion", help="Measure searches with query expansion (RM3), too.")
+    ] = False,
+    cross_encoder: Annotated[
+        str, typer.Option(help="Measure hybrid searches whose best lots a cross-encoder orders, too: hub name or folder.")
+    ] = "",
     baseline: Annotated[str, typer.Option(help="System that the others are tested against.")] = "BM25",
     out: Annotated[Path | None, typer.Option(help="Folder of the report; one in <home>/reports by default.")] = None,
     no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw no plots.")] = False,
@@ -67,6 +73,9 @@ def evaluate(
         exponential_gain=exponential_gain,
         baseline=baseline,
         candidates=settings.candidates,
+        query_expansion=query_expansion,
+        cross_encoder=cross_encoder,
+        cross_encoder_candidates=settings.cross_encoder_candidates,
         seed=seed,
     )
     report = out or workspace.reports / f"{source.name}-{split}-{tower_id}"

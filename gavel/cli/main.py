@@ -30,7 +30,7 @@ from gavel.workspace.config_file import use_config
 from gavel.workspace.console import show_answer
 from gavel.workspace.entry import run_command, say
 from gavel.workspace.options import Json, QueryTower, Seed, print_json
-from retrieval.config.settings import Settings
+from retrieval.config.settings import QueryExpansion, Settings
 from retrieval.errors import GavelError
 from retrieval.index.filters import Filter
 from retrieval.index.fusion import Fusion
@@ -117,6 +117,13 @@ def search(
     most_per_category: Annotated[int | None, typer.Option(help="Most lots of one category; further ones come last.")] = None,
     tower: Annotated[str, typer.Option(help="Refuse to search an index of another tower_id.")] = "",
     query_tower: QueryTower = None,
+    cross_encoder: Annotated[
+        str, typer.Option(help="Cross-encoder that orders the best lots, hub name or folder; GAVEL_CROSS_ENCODER by default.")
+    ] = "",
+    expansion: Annotated[
+        QueryExpansion | None,
+        typer.Option(help="Words of the best keyword matches widen the search; GAVEL_QUERY_EXPANSION by default."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Find lots; auctions that have ended never come back."""
@@ -125,7 +132,14 @@ def search(
     settings, fused = Settings.from_env(), Fusion.parse(fusion) if fusion else None
     diversify = Diversity(diversity, most_per_brand, most_per_seller, most_per_category)
     tower_kind = query_tower or settings.query_tower
-    service = search_service(replace(settings, tower_id=tower or settings.tower_id, query_tower=tower_kind))
+    settings = replace(
+        settings,
+        tower_id=tower or settings.tower_id,
+        query_tower=tower_kind,
+        cross_encoder=cross_encoder or settings.cross_encoder,
+        query_expansion=expansion or settings.query_expansion,
+    )
+    service = search_service(settings)
 
     def run_query(text: str) -> None:
         filters = Filter(

@@ -37,8 +37,8 @@ class PretrainedCrossEncoder:
             ) from error
         if loading["missing_keys"]:  # transformers fills a missing head with random numbers
             raise RankerUnavailable(
-                f"{model!r} has no weights of a sequence classification ({sorted(loading['missing_keys'])[0]} is missing), so it is "
-                "no cross-encoder; name one such as cross-encoder/ms-marco-MiniLM-L6-v2"
+                f"{model!r} has no weights of a sequence classification ({sorted(loading['missing_keys'])[0]} is missing), so it "
+                "is no cross-encoder; name one such as cross-encoder/ms-marco-MiniLM-L6-v2"
             )
         self._model.eval()
         limit = getattr(self._model.config, "max_position_embeddings", MAX_LENGTH)

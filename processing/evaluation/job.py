@@ -10,8 +10,9 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -36,14 +37,16 @@ from retrieval.index.hybrid_tuning import Tuning
 from retrieval.index.port import IndexStore
 from retrieval.progress import PhaseProgress, ProgressCounter, ignore_phases
 from retrieval.ranker.port import Ranker
-from retrieval.search.service import Encoder, Mode, SearchLimits, SearchModels, SearchService
+from retrieval.search.service import Mode, SearchLimits, SearchModels, SearchService
 
 KEYWORD, SEMANTIC, HYBRID, RERANKED = "BM25", "semantic", "hybrid", "hybrid, re-ranked"
+EXPANDED, HYBRID_EXPANDED, CROSS_ENCODED = "BM25 + RM3", "hybrid + RM3", "hybrid, cross-encoded"
 ZERO_SHOT, ZERO_SHOT_FUSED = "zero-shot", "BM25 + zero-shot"
 LATENCY_QUERIES = 200
 CANDIDATES = 50
 TESTED_MEASURES = ("ndcg@10", "recall@50")
 SPACE_POINTS = 3_000
+PATIENCE_S = 600.0  # no search of an evaluation is cut short: times are measured, not limited
 ENCODED_ITEMS = 32  # items that are encoded to measure the time of one
 IN_MEMORY = ("hnsw.faiss", "bm25-*/*")  # the snapshots that a search reads as a whole
 INPUT = CONTAINER / "input"
@@ -66,6 +69,9 @@ class Plan:
         baseline: name of the system that the others are tested against.
         latency_queries: largest number of searches per system that are timed one by one, >= 1.
         candidates: number of first-stage candidates that are re-ranked, as in serving.
+        query_expansion: True measures searches with query expansion (RM3), too.
+        cross_encoder: hub name or folder of a cross-encoder, which orders the best hybrid candidates; empty for none.
+        cross_encoder_candidates: number of these candidates, >= 1.
         seed: seed of the tests, and of the samples for timing and plots.
     """
 
@@ -81,13 +87,18 @@ class Plan:
     baseline: str = KEYWORD
     latency_queries: int = LATENCY_QUERIES
     candidates: int = CANDIDATES
+    query_expansion: bool = False
+    cross_encoder: str = ""
+    cross_encoder_candidates: int = 20
     seed: int = 0
 
     @property
     def systems(self) -> tuple[str, ...]:
         """Names of the measured systems, in the order of the report."""
         untrained = (KEYWORD, ZERO_SHOT, ZERO_SHOT_FUSED) if self.zero_shot else (KEYWORD,)
-        return (*untrained, SEMANTIC, HYBRID, *((RERANKED,) if self.booster else ()))
+        expanded = (EXPANDED, HYBRID_EXPANDED) if self.query_expansion else ()
+        reranked = (RERANKED,) if self.booster else ()
+        return (*untrained, SEMANTIC, HYBRID, *expanded, *reranked, *((CROSS_ENCODED,) if self.cross_encoder else ()))
 
     def check(self) -> None:
         """Validate the plan.
@@ -145,6 +156,7 @@ def evaluate_tower(plan: Plan, phases: PhaseProgress = ignore_phases) -> Evaluat
         ReleaseError: the release lacks items of the split.
         TowerError: the tower or the zero-shot encoder cannot be used, or the release is of another tower.
         FeatureMismatch: the re-ranker was trained on other features.
+        RankerUnavailable: the cross-encoder cannot be loaded.
     """
     plan.check()
     started = time.monotonic()
@@ -224,8 +236,23 @@ def _corpora(plan: Plan, folder: Path, phases: PhaseProgress) -> Iterator[tuple[
         )
     store = EmbeddedStore(folder / "tower", tuning=lambda _: Tuning.load(plan.tower))
     published = build_corpus(plan.catalog, plan.split, plan.release, store)
-    item_ms = _item_ms(plan)
-    yield SEMANTIC, _corpus(store, published, folder / "tower", tower, _ranker(plan.booster), plan.candidates, item_ms)
+    models = SearchModels(lambda _: tower, partial(_ranker, plan.booster))
+    limits = SearchLimits(
+        rerank_candidates=plan.candidates,
+        cross_encoder_candidates=plan.cross_encoder_candidates,
+        cross_encoder_timeout_s=PATIENCE_S,
+        retrieve_timeout_s=PATIENCE_S,
+        deadline_s=PATIENCE_S,
+    )
+    size, item_ms = _index_size(published, folder / "tower"), _item_ms(plan)
+    yield SEMANTIC, _corpus(store, size, models, limits, item_ms)
+    if plan.query_expansion:
+        yield EXPANDED, _corpus(store, size, models, replace(limits, query_expansion="rm3"), item_ms)
+    if plan.cross_encoder:
+        from models.artefacts.cross_encoder import PretrainedCrossEncoder
+
+        cross_encoder = PretrainedCrossEncoder(plan.cross_encoder)
+        yield CROSS_ENCODED, _corpus(store, size, replace(models, load_cross_encoder=lambda: cross_encoder), limits, item_ms)
     if plan.zero_shot:
         from processing.evaluation.zero_shot import SentenceEncoder, build_zero_shot_corpus
 
@@ -235,7 +262,10 @@ def _corpora(plan: Plan, folder: Path, phases: PhaseProgress) -> Iterator[tuple[
         published = build_zero_shot_corpus(plan.catalog, plan.split, encoder, store, progress)
         texts = [item_text(item.title, item.description) for item in _sample_items(plan)]
         item_ms = _ms_per_item(lambda: encoder.encode(texts), len(texts))
-        yield ZERO_SHOT, _corpus(store, published, folder / "zero-shot", encoder, None, plan.candidates, item_ms)
+        yield (
+            ZERO_SHOT,
+            _corpus(store, _index_size(published, folder / "zero-shot"), SearchModels(lambda _: encoder), limits, item_ms),
+        )
 
 
 def _item_ms(plan: Plan) -> float | None:
@@ -267,7 +297,7 @@ def _ms_per_item(encode: Callable[[], object], items: int) -> float:
     return round((time.perf_counter() - started) * 1000 / items, 3)
 
 
-def _ranker(booster: Path | None) -> Ranker | None:
+def _ranker(booster: Path | None, tower_id: str) -> Ranker | None:
     if booster is None:
         return None
     from retrieval.ranker.xgboost_ranker import BoosterRanker
@@ -275,25 +305,16 @@ def _ranker(booster: Path | None) -> Ranker | None:
     return BoosterRanker.load(booster)
 
 
-def _corpus(
-    store: IndexStore,
-    published: PublishedIndex,
-    root: Path,
-    encoder: Encoder,
-    ranker: Ranker | None,
-    candidates: int,
-    item_ms: float | None,
-) -> _Corpus:
-    def service(encoder: Encoder) -> SearchService:
-        return SearchService(
-            store, SearchModels(lambda tower_id: encoder, lambda tower_id: ranker), SearchLimits(rerank_candidates=candidates)
-        )
+def _corpus(store: IndexStore, size: IndexSize, models: SearchModels, limits: SearchLimits, item_ms: float | None) -> _Corpus:
+    remembering = replace(models, load_encoder=lambda tower_id: RememberingEncoder(models.load_encoder(tower_id)))
+    return _Corpus(SearchService(store, remembering, limits), SearchService(store, models, limits), size, item_ms)
 
+
+def _index_size(published: PublishedIndex, root: Path) -> IndexSize:
     folder = root / published.name
     memory = sum(path.stat().st_size for pattern in IN_MEMORY for path in folder.glob(pattern))
     disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    size = IndexSize(published.items, published.dimensions, published.build_s, memory, disk)
-    return _Corpus(service(RememberingEncoder(encoder)), service(encoder), size, item_ms)
+    return IndexSize(published.items, published.dimensions, published.build_s, memory, disk)
 
 
 _SYSTEMS: dict[str, tuple[str, Mode, bool]] = {  # system -> corpus, mode, re-ranked
@@ -302,6 +323,9 @@ _SYSTEMS: dict[str, tuple[str, Mode, bool]] = {  # system -> corpus, mode, re-ra
     ZERO_SHOT_FUSED: (ZERO_SHOT, "hybrid", False),
     SEMANTIC: (SEMANTIC, "semantic", False),
     HYBRID: (SEMANTIC, "hybrid", False),
+    EXPANDED: (EXPANDED, "keyword", False),
+    HYBRID_EXPANDED: (EXPANDED, "hybrid", False),
+    CROSS_ENCODED: (CROSS_ENCODED, "hybrid", True),
     RERANKED: (SEMANTIC, "hybrid", True),
 }
 Value = TypeVar("Value")
@@ -351,6 +375,11 @@ ExponentialGainOption = Annotated[
     bool, typer.Option("--exponential-gain", help="Measure nDCG with the gain 2^grade - 1, too, as ndcg_exp.")
 ]
 
+ExpansionOption = Annotated[bool, typer.Option("--query-expansion", help="Measure searches with query expansion (RM3), too.")]
+CrossEncoderOption = Annotated[
+    str, typer.Option(help="Measure hybrid searches whose best lots a cross-encoder orders, too: hub name or folder.")
+]
+
 
 def parse_depths(text: str) -> tuple[int, ...]:
     """Read depths that are separated by commas, such as "1,10,100"; empty text gives none.
@@ -377,6 +406,8 @@ def run_evaluation(
     exponential_gain: ExponentialGainOption = False,
     baseline: Annotated[str, typer.Option(help="System that the others are tested against.")] = KEYWORD,
     no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw nothing.")] = False,
+    query_expansion: ExpansionOption = False,
+    cross_encoder: CrossEncoderOption = "",
     seed: SeedOption = 0,
 ) -> int:
     """Compare a tower with untrained systems on the judgments of one split."""
@@ -391,6 +422,8 @@ def run_evaluation(
         depths=parse_depths(depths),
         exponential_gain=exponential_gain,
         baseline=baseline,
+        query_expansion=query_expansion,
+        cross_encoder=cross_encoder,
         seed=seed,
     )
     evaluation = evaluate_to_folder(plan, output, plots=not no_plots)

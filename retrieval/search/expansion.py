@@ -1,4 +1,4 @@
-"""Query expansion by pseudo-relevance feedback: RM3 (Abdul-Jaleel et al., TREC 2004) over the titles of the best keyword matches."""
+"""Query expansion by pseudo-relevance feedback: RM3 (Abdul-Jaleel et al., TREC 2004) over titles of the best keyword matches."""
 
 import logging
 from collections import Counter
@@ -19,11 +19,13 @@ WORDS_IN_TEXT = 60  # a weight is expressed by repeating a word; 60 repetitions 
 MIN_LETTERS = 3
 # words of titles that say nothing about an item, in the languages of an index and in Arabic
 FUNCTION_WORDS = frozenset(
-    "and are but for from has its not off one our out per set the this that two with you your "
-    "aus bei das dem den der des die ein eine einer für fur ist mit oder und von zum zur "
-    "aux avec dans des les ou par pas pour sans ses son sur une "
-    "con del las los para por sin sus una uno "
-    "الى إلى على عن في مع من هذا هذه او أو".split()
+    words(
+        "and are but for from has its not off one our out per set the this that two with you your "
+        "aus bei das dem den der des die ein eine einer für ist mit oder und von zum zur "
+        "aux avec dans des les par pas pour sans ses son sur une "
+        "con del las los para por sin sus una uno "
+        "إلى على عن في مع من هذا هذه أو"
+    )
 )
 
 

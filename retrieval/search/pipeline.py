@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -18,7 +18,7 @@ from retrieval.index.ranking import cosines
 from retrieval.ranker.features import feature_matrix
 from retrieval.search.candidates import encode_interactions, fetch_items, retrieve_candidates, retrieve_other_list
 from retrieval.search.context import SearchContext
-from retrieval.search.expansion import ExpandedQuery, expand_query
+from retrieval.search.expansion import expand_query
 from retrieval.search.explanation import explain_items
 from retrieval.search.request import MAX_OFFSET, MAX_REACH, SearchRequest
 from retrieval.search.reranking import Scored, cross_encode, rerank, spread
@@ -38,7 +38,6 @@ class _Query:
         search_vector: (D,) vector to search with: the query vector, moved towards the buyer vector if there is one.
         buyer: (D,) buyer vector; None without interactions.
         unknown_items: item ids of the interactions that no item has.
-        expanded: text of the keyword search.
     """
 
     request: SearchRequest
@@ -46,7 +45,6 @@ class _Query:
     search_vector: Vector | None
     buyer: Vector | None = None
     unknown_items: Sequence[str] = ()
-    expanded: ExpandedQuery = ExpandedQuery("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +85,8 @@ def answer_request(context: SearchContext, request: SearchRequest, vector: Vecto
     with context.timed("total", span="answer"):
         expanded = expand_query(context, request)
         with context.timed("retrieve"):
-            query = replace(_personalised(context, request, vector), expanded=expanded)
-            retrieved = _retrieved(context, query)
+            query = _personalised(context, request, vector)
+            retrieved = _retrieved(context, query, expanded.text)
         candidates = retrieved.rerank_candidates
         by_relevance, reranked = rerank(context, ranker, candidates, partial(_features, query))
         cross_scores: dict[str, float] = {}
@@ -124,7 +122,7 @@ def answer_request(context: SearchContext, request: SearchRequest, vector: Vecto
         next_offset=end if end <= MAX_OFFSET and (len(ranking) > end or retrieved.has_more) else None,
         unknown_items=query.unknown_items,
         did_you_mean=did_you_mean,
-        expansion_terms=query.expanded.terms if request.explain else (),
+        expansion_terms=expanded.terms if request.explain else (),
     )
 
 
@@ -168,15 +166,15 @@ def _personalised(context: SearchContext, request: SearchRequest, vector: Vector
     return _Query(request, vector, personalise(vector, buyer.vector), buyer.vector, buyer.unknown_items)
 
 
-def _retrieved(context: SearchContext, query: _Query) -> _Retrieved:
+def _retrieved(context: SearchContext, query: _Query, text: str) -> _Retrieved:
     request, count = query.request, context.limits.rerank_candidates
-    candidates = retrieve_candidates(context, request, query.search_vector, count, query.expanded.text)
+    candidates = retrieve_candidates(context, request, query.search_vector, count, text)
     match = _exact_id_match(context, request)
     item_ids = {candidate.item_id for candidate in candidates} | ({match.item_id} if match else set())
     full = len(candidates) >= count
     if not full or request.offset + request.k <= len(item_ids):
         return _Retrieved(candidates, match, [], has_more=full)
-    further = retrieve_candidates(context, request, query.search_vector, MAX_REACH, query.expanded.text)
+    further = retrieve_candidates(context, request, query.search_vector, MAX_REACH, text)
     return _Retrieved(candidates, match, [c for c in further if c.item_id not in item_ids], has_more=False)
 
 

@@ -5,17 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_tower import WORDS, save_small_encoder
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BertConfig,
-    BertForSequenceClassification,
-    PreTrainedTokenizerFast,
-)
+from small_tower import save_small_cross_encoder, save_small_encoder
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from models.artefacts.cross_encoder import PretrainedCrossEncoder
-from models.towers.tokenizer import train_wordpiece
 from retrieval.errors import RankerUnavailable
 
 TEXTS = [f"{colour} {kind}" for colour in ("red", "blue", "green") for kind in ("watch", "ring", "vase", "lamp")]
@@ -24,14 +17,7 @@ TEXTS = [f"{colour} {kind}" for colour in ("red", "blue", "green") for kind in (
 @pytest.fixture(scope="module", params=[1, 2])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small BERT with a head of one output, or two, with random weights."""
-    folder = tmp_path_factory.mktemp("cross")
-    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
-    torch.manual_seed(5)
-    config = BertConfig(vocab_size=100, max_position_embeddings=32, num_labels=request.param, **sizes)
-    BertForSequenceClassification(config).save_pretrained(folder)
-    tokenizer = train_wordpiece([WORDS], 100)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
-    return folder
+    return save_small_cross_encoder(tmp_path_factory.mktemp("cross"), outputs=request.param)
 
 
 def test_scores_are_the_models_own_in_the_order_of_the_texts(folder: Path) -> None:
@@ -49,7 +35,7 @@ def test_a_long_text_is_cut_to_what_the_model_reads(folder: Path) -> None:
 
 
 def test_scores_that_come_too_late_are_none(folder: Path) -> None:
-    with pytest.raises(RankerUnavailable, match="within 0 s|took more than"):
+    with pytest.raises(RankerUnavailable, match=r"within 0 s|took more than"):
         PretrainedCrossEncoder(str(folder)).score_pairs("red watch", TEXTS, 0.0)
 
 
