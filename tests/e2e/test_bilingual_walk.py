@@ -1,8 +1,9 @@
-"""The walk of docs/two-languages.md as real processes: train, embed, build, serve, curl, over products and events in two languages."""
+"""The walk of docs/two-languages.md as real processes: train, embed, build, serve, curl, over texts in two languages."""
 
 import csv
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -93,7 +94,7 @@ def built(home: Path, files: Path) -> dict[str, Any]:
     products, events = str(files / "products.csv"), str(files / "events.csv")
     train = ("--config", str(files / "small.toml"), "train", "--catalog", str(files / "shop"), "--text-only")
     steps = {
-        "train": (*train, "--dimensions", "32", "--epochs", "30", "--batch-size", "64"),
+        "train": (*train, "--dimensions", "32", "--epochs", "15", "--batch-size", "64"),
         "embed": ("embed", products),
         "index": ("index",),
         "check": ("events", "check", events, "--products", products),
@@ -120,8 +121,6 @@ def shop(home: Path, built: dict[str, Any]) -> Iterator[httpx.Client]:
 
 
 def _wait_until_served(client: httpx.Client, server: "subprocess.Popen[bytes]") -> None:
-    import time
-
     until = time.monotonic() + 120
     while time.monotonic() < until and server.poll() is None:
         try:
