@@ -27,10 +27,12 @@ learning_rate = 3e-3
 hidden = 64
 max_length = 24
 [training.tower.text.config]
+model_type = "distilbert"
 dim = 32
 hidden_dim = 64
 n_layers = 1
 n_heads = 2
+max_position_embeddings = 32
 """
 
 
