@@ -173,7 +173,7 @@ class QueryApi(Construct):
         search, health, retrieve = (root.add_resource(path) for path in ("search", "health", "retrieve"))
         item = root.add_resource("items").add_resource("{item_id}")
         similar = item.add_resource("similar")
-        encode_buyer, events = root.add_resource("encode_buyer"), root.add_resource("events")
+        encode_query, encode_buyer, events = (root.add_resource(path) for path in ("encode_query", "encode_buyer", "events"))
         image, buyer = search.add_resource("image"), root.add_resource("buyers").add_resource("{buyer_id}")
         add(search, "GET", "querystring.q")
         add(search, "POST", body=("SearchBody", _search_body(queries_per_request)))
@@ -181,13 +181,14 @@ class QueryApi(Construct):
         add(health, "GET")
         for of_item in (item, similar):
             add(of_item, "GET", "path.item_id")
-        add(encode_buyer, "POST", body=("BuyerBody", _buyer_body()))
+        add(encode_query, "POST", body=("QueryBody", _one_of("query", "q")))
+        add(encode_buyer, "POST", body=("BuyerBody", _one_of("recent_interactions", "events", "buyer_id")))
         add(retrieve, "GET")
         add(retrieve, "POST", body=("RetrieveBody", _object()))
         post_events = add(events, "POST", body=("EventsBody", _object("query_id", "session_id", "query", "shown_at", "events")))
         _, erase = (add(buyer, verb, "path.buyer_id") for verb in ("GET", "DELETE"))
         if self._stage.cors_origins:
-            for resource in (search, image, health, item, similar, encode_buyer, retrieve, events, buyer):
+            for resource in (search, image, health, item, similar, encode_query, encode_buyer, retrieve, events, buyer):
                 self._cors(resource)
         return [post_events, erase]
 
@@ -302,9 +303,9 @@ def _search_body(queries_per_request: int) -> apigateway.JsonSchema:
     return apigateway.JsonSchema(schema=apigateway.JsonSchemaVersion.DRAFT4, one_of=[query, several])
 
 
-def _buyer_body() -> apigateway.JsonSchema:
-    """Return the schema of a buyer: interactions, under either field name, or an id."""
-    forms = [apigateway.JsonSchema(required=[name]) for name in ("recent_interactions", "events", "buyer_id")]
+def _one_of(*names: str) -> apigateway.JsonSchema:
+    """Return the schema of an object with at least one of these fields."""
+    forms = [apigateway.JsonSchema(required=[name]) for name in names]
     kind = apigateway.JsonSchemaType.OBJECT
     return apigateway.JsonSchema(schema=apigateway.JsonSchemaVersion.DRAFT4, type=kind, any_of=forms)
 

@@ -70,6 +70,26 @@ def save_small_encoder(folder: Path, texts: list[str]) -> Path:
     return folder
 
 
+def save_small_cross_encoder(folder: Path, outputs: int = 1) -> Path:
+    """Save a small BERT for sequence classification with random weights, as sentence-transformers saves a cross-encoder.
+
+    Returns:
+        The folder.
+    """
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+    from models.towers.tokenizer import train_wordpiece
+
+    torch.manual_seed(5)
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+    config = BertConfig(vocab_size=100, max_position_embeddings=32, num_labels=outputs, **sizes)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer = train_wordpiece([WORDS], 100)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+    return folder
+
+
 def save_spread_tower(texts: list[str], out: Path) -> Path:
     """Save a compact text tower with random weights, its query tower exported, for a vocabulary of some texts.
 

@@ -31,6 +31,18 @@ def evaluate(
     release: Annotated[Path | None, typer.Option(help="Release folder or release_id; the newest one by default.")] = None,
     zero_shot: Annotated[str, typer.Option(help="Sentence encoder to compare with: preset, hub name or folder.")] = "",
     depth: Annotated[int, typer.Option(min=1, help="Ranks in every run.")] = 1_000,
+    depths: Annotated[
+        str, typer.Option(help="Depths of the measures, such as 1,10,100; 1, 5, 10, 20, 50, 100, 200 and 1000 by default.")
+    ] = "",
+    exponential_gain: Annotated[
+        bool, typer.Option("--exponential-gain", help="Measure nDCG with the gain 2^grade - 1, too, as ndcg_exp.")
+    ] = False,
+    query_expansion: Annotated[
+        bool, typer.Option("--query-expansion", help="Measure searches with query expansion (RM3), too.")
+    ] = False,
+    cross_encoder: Annotated[
+        str, typer.Option(help="Measure hybrid searches whose best lots a cross-encoder orders, too: hub name or folder.")
+    ] = "",
     baseline: Annotated[str, typer.Option(help="System that the others are tested against.")] = "BM25",
     out: Annotated[Path | None, typer.Option(help="Folder of the report; one in <home>/reports by default.")] = None,
     no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw no plots.")] = False,
@@ -40,7 +52,7 @@ def evaluate(
     """Measure a tower against BM25 and, with --zero-shot, an untrained encoder; report quality, speed and size."""
     from catalog.folder import CatalogFolder
     from gavel.workspace.wiring import find_tower
-    from processing.evaluation.job import Plan, evaluate_to_folder
+    from processing.evaluation.job import Plan, evaluate_to_folder, parse_depths
     from retrieval.contracts.release import load_release
 
     settings = Settings.from_env()
@@ -57,8 +69,13 @@ def evaluate(
         split=split,
         zero_shot=zero_shot,
         depth=depth,
+        depths=parse_depths(depths),
+        exponential_gain=exponential_gain,
         baseline=baseline,
         candidates=settings.candidates,
+        query_expansion=query_expansion,
+        cross_encoder=cross_encoder,
+        cross_encoder_candidates=settings.cross_encoder_candidates,
         seed=seed,
     )
     report = out or workspace.reports / f"{source.name}-{split}-{tower_id}"

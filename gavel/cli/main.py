@@ -20,7 +20,9 @@ from gavel.cli.events import events_app
 from gavel.cli.export import export_app
 from gavel.cli.index import index_app
 from gavel.cli.node import down, up
+from gavel.cli.sanity import sanity
 from gavel.cli.serve import serve
+from gavel.cli.towers import encode, towers_app
 from gavel.cli.train import train
 from gavel.cli.train_towers import adapt, mine
 from gavel.cli.tune import tune_app
@@ -28,7 +30,7 @@ from gavel.workspace.config_file import use_config
 from gavel.workspace.console import show_answer
 from gavel.workspace.entry import run_command, say
 from gavel.workspace.options import Json, QueryTower, Seed, print_json
-from retrieval.config.settings import Settings
+from retrieval.config.settings import QueryExpansion, Settings
 from retrieval.errors import GavelError
 from retrieval.index.filters import Filter
 from retrieval.index.fusion import Fusion
@@ -45,6 +47,7 @@ app.add_typer(distill_app, name="distill")
 app.add_typer(events_app, name="events")
 app.add_typer(export_app, name="export")
 app.add_typer(index_app, name="index")
+app.add_typer(towers_app, name="towers")
 app.add_typer(tune_app, name="tune")
 app.command()(embed)
 app.command()(serve)
@@ -54,6 +57,8 @@ app.command()(train)
 app.command()(adapt)
 app.command()(evaluate)
 app.command()(compare)
+app.command()(sanity)
+app.command()(encode)
 app.command()(mine)
 app.command()(cost)
 
@@ -112,6 +117,13 @@ def search(
     most_per_category: Annotated[int | None, typer.Option(help="Most lots of one category; further ones come last.")] = None,
     tower: Annotated[str, typer.Option(help="Refuse to search an index of another tower_id.")] = "",
     query_tower: QueryTower = None,
+    cross_encoder: Annotated[
+        str, typer.Option(help="Cross-encoder that orders the best lots, hub name or folder; GAVEL_CROSS_ENCODER by default.")
+    ] = "",
+    expansion: Annotated[
+        QueryExpansion | None,
+        typer.Option(help="Words of the best keyword matches widen the search; GAVEL_QUERY_EXPANSION by default."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Find lots; auctions that have ended never come back."""
@@ -120,7 +132,14 @@ def search(
     settings, fused = Settings.from_env(), Fusion.parse(fusion) if fusion else None
     diversify = Diversity(diversity, most_per_brand, most_per_seller, most_per_category)
     tower_kind = query_tower or settings.query_tower
-    service = search_service(replace(settings, tower_id=tower or settings.tower_id, query_tower=tower_kind))
+    settings = replace(
+        settings,
+        tower_id=tower or settings.tower_id,
+        query_tower=tower_kind,
+        cross_encoder=cross_encoder or settings.cross_encoder,
+        query_expansion=expansion or settings.query_expansion,
+    )
+    service = search_service(settings)
 
     def run_query(text: str) -> None:
         filters = Filter(

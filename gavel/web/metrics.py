@@ -30,7 +30,7 @@ from retrieval.search.service import MODES, SearchService
 WRITE_S = 0.5  # maximum age of the metrics of a worker that another worker's scrape reads
 INDEX_S = 1.0  # time limit for the index to answer a scrape
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)  # upper bounds of buckets
-COMPONENTS = ("semantic", "keyword", "rerank", "buyer")  # components that an answer may lack
+COMPONENTS = ("semantic", "keyword", "expansion", "rerank", "cross_encoder", "buyer")  # components that an answer may lack
 Metric = TypeVar("Metric", Counter, Histogram)
 CIRCUIT_STATES = ("closed", "half_open", "open")
 

@@ -22,6 +22,7 @@ KINDS = {  # path, or its first part -> kind of request; all other requests read
     "search": "searches",
     "items": "searches",
     "retrieve": "searches",
+    "encode_query": "searches",
     "encode_buyer": "searches",
     "search/image": PHOTO_SEARCHES,  # photo searches wait for one another and must not delay other searches
     "photos": "photos",

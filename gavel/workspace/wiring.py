@@ -15,7 +15,7 @@ from retrieval.feedback.rows import EventSink
 from retrieval.feedback.served_lists import ServedLists, parse_keys
 from retrieval.index.hybrid_tuning import Tuning
 from retrieval.index.port import IndexStore
-from retrieval.ranker.port import Ranker
+from retrieval.ranker.port import CrossEncoder, Ranker
 from retrieval.search.image_query import PhotoEncoder, load_image_branch
 from retrieval.search.service import Encoder, SearchLimits, SearchModels, SearchService
 
@@ -78,6 +78,19 @@ def load_ranker(settings: Settings, tower_id: str) -> Ranker | None:
     return BoosterRanker.load(path, tower_id)
 
 
+def load_cross_encoder(settings: Settings) -> CrossEncoder | None:
+    """Load the cross-encoder of the settings; None if they name none.
+
+    Raises:
+        RankerUnavailable: it cannot be loaded.
+    """
+    if not settings.cross_encoder:
+        return None
+    from models.artefacts.cross_encoder import PretrainedCrossEncoder  # imports torch, which a search needs for nothing else
+
+    return PretrainedCrossEncoder(settings.cross_encoder)
+
+
 def event_sink(settings: Settings) -> EventSink:
     """Return the sink of feedback: the delivery stream of the settings, or one file per day in the workspace."""
     if settings.events_stream:
@@ -118,6 +131,7 @@ def search_service(settings: Settings) -> SearchService:
         partial(load_buyers, settings),
         settings.tower_id,
         settings.query_tower,
+        partial(load_cross_encoder, settings),
     )
     store = open_store(replace(settings, request_timeout_s=settings.retrieve_timeout_s))
     return SearchService(store, models, SearchLimits.from_settings(settings), buyer_store(settings))

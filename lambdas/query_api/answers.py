@@ -37,6 +37,7 @@ class Explanation(BaseModel):
     bm25: float | None
     features: dict[str, float | None] | None
     contributions: dict[str, float] | None
+    cross_encoder_score: float | None
 
 
 class Item(BaseModel):
@@ -70,6 +71,7 @@ class Answer(BaseModel):
                 "unknown_items": [],
                 "did_you_mean": None,
                 "source": None,
+                "expansion_terms": [],
                 "query_id": "19a8b1c2d3e.x1Yq0zK3aB7c",
             }
         }
@@ -83,7 +85,8 @@ class Answer(BaseModel):
     reranked: bool
     degraded: list[str] = Field(
         validation_alias="failed_components",
-        description="Parts that failed and that the answer does without: `semantic`, `keyword`, `rerank` or `buyer`.",
+        description="Parts that failed and that the answer does without: `semantic`, `keyword`, `expansion`, `rerank`, "
+        "`cross_encoder` or `buyer`.",
     )
     timings_ms: dict[str, float]
     cached: bool
@@ -93,6 +96,9 @@ class Answer(BaseModel):
     source: Source | None = Field(
         description="Source of the lots for a buyer: the `history`, or `popular_and_fresh` if no history is stored: lots with the "
         "most bids and the newest in turn. Null for other requests."
+    )
+    expansion_terms: list[str] = Field(
+        description="Words that query expansion added to the keyword search, with `explain`; empty where it is off."
     )
     query_id: str | None = Field(
         None, description="Id of this answer to a search in words, for `/events`; null for other requests, and where no key is set."
@@ -140,6 +146,14 @@ class ItemDetails(BaseModel):
 
     item_id: str
     fields: dict[str, Any]
+
+
+class EncodedQuery(BaseModel):
+    """The vector of a query, of unit length; its inner product with the vector of a lot is their cosine."""
+
+    query_embedding: list[float]
+    dimension: int
+    tower_id: str
 
 
 class EncodedBuyer(BaseModel):

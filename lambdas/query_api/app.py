@@ -10,7 +10,7 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.routing import Match
 from starlette.types import Scope
 
-from lambdas.query_api.answers import Answer, EncodedBuyer, Health, ItemDetails, Queue, RetrieveAnswer, cache_counts
+from lambdas.query_api.answers import Answer, EncodedBuyer, EncodedQuery, Health, ItemDetails, Queue, RetrieveAnswer, cache_counts
 from lambdas.query_api.buyers import add_buyers
 from lambdas.query_api.callers import NO_LIMITS, CallerCheck, CallerLimits, charge_searches
 from lambdas.query_api.image_search import add_image_search
@@ -19,6 +19,7 @@ from lambdas.query_api.questions import (
     BuyerEvents,
     ItemId,
     Nearest,
+    QueryText,
     RetrieveBody,
     RetrieveQuery,
     SearchBody,
@@ -159,6 +160,12 @@ def _add_nearest(app: FastAPI, service: Service) -> None:
     def item(item_id: Annotated[ItemId, Path(examples=["v1"])]) -> ItemDetails:
         """Read all fields of a lot, also after the end of its auction (`ends_at`)."""
         return ItemDetails(item_id=require_id("item_id", item_id), fields=service().item(item_id))
+
+    @app.post("/encode_query", responses=BAD_BODY)
+    def encode_query(body: QueryText) -> EncodedQuery:
+        """Encode a query as a vector with the query tower of the live index. `/retrieve` takes it as `vector`."""
+        vector, tower_id = service().encode_query(body.query)
+        return EncodedQuery(query_embedding=vector.tolist(), dimension=len(vector), tower_id=tower_id)
 
     @app.post("/encode_buyer", responses=BAD_BODY)
     def encode_buyer(body: BuyerEvents) -> EncodedBuyer:

@@ -21,7 +21,8 @@ from retrieval.feedback.served_lists import client_network
 BURST_S = 5  # an idle client may send at once as many requests as otherwise in this time
 MAX_CLIENTS = 10_000  # clients whose balance is stored
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-SEARCH_PATHS = frozenset({"/search", "/search/image", "/encode_buyer", "/retrieve"})  # a POST to these paths changes nothing
+# a POST to these paths changes nothing
+SEARCH_PATHS = frozenset({"/search", "/search/image", "/encode_query", "/encode_buyer", "/retrieve"})
 CHARGE = "gavel.charge_searches"  # key of an ASGI scope
 
 

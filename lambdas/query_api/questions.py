@@ -262,6 +262,19 @@ Searches = Annotated[
 ]
 
 
+class QueryText(BaseModel):
+    """Body of `POST /encode_query`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"example": {"query": "red vase"}})
+
+    query: str = Field(
+        min_length=1,
+        max_length=MAX_QUERY_CHARS,
+        validation_alias=AliasChoices("query", "q"),
+        description="What the buyer typed; `q`, as a search names it, is read, too.",
+    )
+
+
 class BuyerEvents(BaseModel):
     """Body of `POST /encode_buyer`: a buyer described by interactions, by id, or by both."""
 

@@ -46,6 +46,19 @@ class IndexSize:
     disk_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class EmbeddingTime:
+    """Time to encode on the CPU of this machine.
+
+    Attributes:
+        query_ms: mean milliseconds for one query, one at a time.
+        item_ms: milliseconds for one item of a batch, without reading its photo; None if the encoder of items was not there.
+    """
+
+    query_ms: float
+    item_ms: float | None
+
+
 @dataclass(frozen=True)
 class Result:
     """The measurements of one system.
@@ -54,12 +67,14 @@ class Result:
         quality: measure -> mean over the queries, in [0, 1].
         latency: latency of single searches.
         index: size and build time of the system's index.
+        embedding: time to encode; None for a system that searches no vectors.
         run: query_id -> item ids, best first.
     """
 
     quality: Mapping[str, float]
     latency: Latency
     index: IndexSize
+    embedding: EmbeddingTime | None
     run: Run = field(repr=False)
 
 
@@ -168,7 +183,7 @@ def markdown(evaluation: Evaluation, plots: Sequence[str] = ()) -> str:
     )
     speed = (
         "One search at a time, ten lots, from the text to the ranked lots; every way encodes the query, BM25 too. "
-        "Memory: graph and keyword index."
+        "Memory: graph and keyword index. Query, item: time to encode one query alone, and one item in a batch, on the CPU."
     )
     parts = [
         f"# {e.title}",
@@ -189,7 +204,7 @@ def markdown(evaluation: Evaluation, plots: Sequence[str] = ()) -> str:
 
 
 COMPARISON_HEADER = ("system", "measure", "diff", "95 % interval", "p", "won/lost/tied")
-COST_HEADER = ("system", "mean ms", "p50", "p95", "p99", "index build", "memory", "disk")
+COST_HEADER = ("system", "mean ms", "p50", "p95", "p99", "query", "item", "index build", "memory", "disk")
 
 
 def quality_rows(evaluation: Evaluation, measures: Iterable[str]) -> list[tuple[str, ...]]:
@@ -220,6 +235,8 @@ def cost_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
         (
             name,
             *(f"{ms:.1f}" for ms in (r.latency.mean_ms, r.latency.p50_ms, r.latency.p95_ms, r.latency.p99_ms)),
+            "–" if r.embedding is None else f"{r.embedding.query_ms:.1f} ms",
+            "–" if r.embedding is None or r.embedding.item_ms is None else f"{r.embedding.item_ms:.1f} ms",
             f"{r.index.build_s:.1f} s",
             f"{r.index.memory_bytes / MIB:.1f} MiB",
             f"{r.index.disk_bytes / MIB:.1f} MiB",

@@ -152,6 +152,15 @@ def measure_latency(system: System, texts: Sequence[str], now: datetime, on_sear
     return summarise_ms(times)
 
 
+def measure_encoding(encoder: Encoder, texts: Sequence[str]) -> float:
+    """Return the mean milliseconds that an encoder, which must not cache, needs for one of N >= 1 queries."""
+    encoder.encode(texts[:WARM_UP])
+    started = time.perf_counter()
+    for text in texts:
+        encoder.encode([query_text(text)])
+    return round((time.perf_counter() - started) * 1000 / len(texts), 3)
+
+
 def summarise_ms(milliseconds: Iterable[float]) -> Latency:
     """Return mean and percentiles of N >= 1 times, interpolated linearly."""
     times = np.fromiter(milliseconds, dtype=np.float64)

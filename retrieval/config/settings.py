@@ -21,6 +21,7 @@ from retrieval.text.languages import IndexLanguage
 IndexKind = Literal["faiss", "opensearch"]
 OpenSearchAuth = Literal["none", "sigv4"]
 QueryTowerKind = Literal["full", "small"]
+QueryExpansion = Literal["none", "rm3"]
 PREFIX = "GAVEL_"
 EVENTS_KEYS = PREFIX + "EVENTS_KEYS"  # a secret: not in Settings, because `gavel config` prints all settings
 T = TypeVar("T")
@@ -87,6 +88,10 @@ class Settings:
             vectors and answers.
         ranker_endpoint: name of the SageMaker endpoint that re-ranks; empty re-ranks in process, or not at all.
         ranker_timeout_s: seconds until the endpoint is given up; the search then answers in the order of retrieval.
+        cross_encoder: hub name or folder of a cross-encoder that orders the best lots of a search on this machine; empty uses none.
+        cross_encoder_candidates: number of lots that the cross-encoder orders, the best of the re-ranker, >= 1.
+        cross_encoder_timeout_s: seconds until the cross-encoder is given up; the search then answers in the order of the re-ranker.
+        query_expansion: "rm3" adds words of the best keyword matches to keyword searches; "none" searches with the words as typed.
         embeddings_bucket: bucket of releases, used if a message to the bulk indexer names only a key.
         events_stream: Firehose delivery stream for POST /events; without it events go to files below home, and Lambda refuses them.
         buyer_events_table: DynamoDB table of buyers' recent interactions; without it they go to a file below home, and on Lambda
@@ -127,6 +132,10 @@ class Settings:
     ranker_endpoint: str = ""
     # half of the time that a whole query may take; a healthy endpoint needs a fifth of this
     ranker_timeout_s: float = limited(0.05, above=0)
+    cross_encoder: str = ""
+    cross_encoder_candidates: int = limited(20, least=1)
+    cross_encoder_timeout_s: float = limited(0.5, above=0)
+    query_expansion: QueryExpansion = "none"
     embeddings_bucket: str = ""
     events_stream: str = ""
     buyer_events_table: str = ""

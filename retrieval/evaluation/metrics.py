@@ -1,6 +1,6 @@
 """Compute measures of retrieval quality from judgments and runs with ir-measures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -10,16 +10,35 @@ from ir_measures import AP, RR, P, R, Success, nDCG
 from retrieval.index.fusion import reciprocal_rank_fusion
 
 RELEVANT_GRADE = 2  # lowest relevant grade; grades are 0 to 3
-RECALL_DEPTHS = (1, 5, 10, 20, 50, 100, 200, 1000)
+DEPTHS = (1, 5, 10, 20, 50, 100, 200, 1000)
+MAX_DEPTH = DEPTHS[-1]
+EXPONENTIAL_GAINS = {1: 1, 2: 3, 3: 7}  # grade -> 2^grade - 1
 
-ALL_MEASURES: Mapping[str, Any] = {
-    **{f"recall@{k}": R(rel=RELEVANT_GRADE) @ k for k in RECALL_DEPTHS},
-    **{f"precision@{k}": P(rel=RELEVANT_GRADE) @ k for k in (1, 5, 10)},
-    **{f"hit_rate@{k}": Success(rel=RELEVANT_GRADE) @ k for k in (10, 50)},
-    **{f"ndcg@{k}": nDCG @ k for k in (5, 10, 20, 50)},  # the gain is the grade itself
-    "mrr": RR(rel=RELEVANT_GRADE),
-    "map": AP(rel=RELEVANT_GRADE),
-}
+
+def measures_at(depths: Iterable[int], *, exponential_gain: bool = False) -> dict[str, Any]:
+    """Return all measures at these depths, then those of a whole run.
+
+    Args:
+        depths: numbers of ranks, >= 1.
+        exponential_gain: True adds nDCG with the gain 2^grade - 1 beside nDCG, whose gain is the grade.
+
+    Returns:
+        name -> measure: recall, precision, hit_rate, map, ndcg and, if requested, ndcg_exp, each as "name@depth"; then mrr and map.
+    """
+    kinds = {
+        "recall": R(rel=RELEVANT_GRADE),
+        "precision": P(rel=RELEVANT_GRADE),
+        "hit_rate": Success(rel=RELEVANT_GRADE),
+        "map": AP(rel=RELEVANT_GRADE),
+        "ndcg": nDCG,
+    }
+    if exponential_gain:
+        kinds["ndcg_exp"] = nDCG(gains=EXPONENTIAL_GAINS)
+    at_depths = {f"{name}@{k}": kind @ k for name, kind in kinds.items() for k in sorted(set(depths))}
+    return {**at_depths, "mrr": RR(rel=RELEVANT_GRADE), "map": AP(rel=RELEVANT_GRADE)}
+
+
+ALL_MEASURES: Mapping[str, Any] = measures_at(DEPTHS)
 MEASURES: Mapping[str, Any] = {name: ALL_MEASURES[name] for name in ("recall@10", "recall@50", "ndcg@10", "mrr")}
 
 Grades = Mapping[str, Mapping[str, int]]  # query_id -> item_id -> grade
@@ -32,7 +51,7 @@ def evaluate_per_query(grades: Grades, run: Run, measures: Mapping[str, Any] = M
     Args:
         grades: grades 0 to 3 of judged items. An item with a grade >= 2 is relevant; nDCG takes the grade as the gain.
         run: ranked item ids. A judged query without ids counts as an empty result.
-        measures: measures to compute, from ALL_MEASURES. Ranks beyond the end of a run count as not relevant.
+        measures: measures to compute, of measures_at(). Ranks beyond the end of a run count as not relevant.
 
     Returns:
         measure name -> query_id -> value in [0, 1], names in the order of `measures`.
@@ -50,11 +69,6 @@ def evaluate(grades: Grades, run: Run, measures: Mapping[str, Any] = MEASURES) -
     """Return measure name -> mean over the queries of evaluate_per_query(); empty if there is no such query."""
     per_query = evaluate_per_query(grades, run, measures)
     return {name: fmean(values.values()) for name, values in per_query.items() if values}
-
-
-def measures_to(depth: int) -> dict[str, Any]:
-    """Return those of ALL_MEASURES that need at most `depth` ranks, and those that have no depth (mrr, map)."""
-    return {name: measure for name, measure in ALL_MEASURES.items() if int(name.partition("@")[2] or 0) <= depth}
 
 
 def fuse_runs(runs: Sequence[Run], depth: int, k: int = 60) -> dict[str, list[str]]:

@@ -1,5 +1,6 @@
-"""The re-ranker ports: Ranker scores candidates, ExplainingRanker also explains the scores."""
+"""The re-ranker ports: Ranker scores candidates, ExplainingRanker also explains the scores, CrossEncoder reads their texts."""
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -39,4 +40,23 @@ class ExplainingRanker(Ranker, Protocol):
 
         Raises:
             RankerUnavailable: the re-ranker does not answer, or not in time.
+        """
+
+
+class CrossEncoder(Protocol):
+    """A model that reads a query and an item together, and so is too slow for more than the best candidates."""
+
+    def score_pairs(self, query: str, texts: Sequence[str], timeout_s: float) -> NDArray[np.float32]:
+        """Score the texts of items for a query; a higher score is better.
+
+        Args:
+            query: cleaned query.
+            texts: N texts as item_text() makes them.
+            timeout_s: seconds after which the scores are of no use.
+
+        Returns:
+            (N,) float32, in the order of the texts.
+
+        Raises:
+            RankerUnavailable: the model does not answer, or not in time.
         """

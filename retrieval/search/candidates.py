@@ -22,9 +22,9 @@ LISTS: tuple[Mode, Mode] = ("keyword", "semantic")  # of a hybrid search; keywor
 OTHER_LIST: dict[Mode, Mode] = {"semantic": "keyword", "keyword": "semantic"}
 
 
-def retrieve(index: VectorIndex, request: SearchRequest, vector: Vector | None, k: int) -> list[Candidate]:
-    """Return the k best candidates by the mode of the request; without a vector always by keywords."""
-    text = query_text(request.query)
+def retrieve(index: VectorIndex, request: SearchRequest, vector: Vector | None, k: int, text: str = "") -> list[Candidate]:
+    """Return the k best candidates by the mode of the request; without a vector always by keywords, `text` or the query."""
+    text = text or query_text(request.query)
     if vector is None or request.mode == "keyword":
         return index.keyword(text, k, request.filters)
     if request.mode == "semantic":
@@ -32,7 +32,9 @@ def retrieve(index: VectorIndex, request: SearchRequest, vector: Vector | None, 
     return index.hybrid(text, vector, k, request.filters, request.fusion)
 
 
-def retrieve_candidates(context: SearchContext, request: SearchRequest, vector: Vector | None, k: int) -> list[Candidate]:
+def retrieve_candidates(
+    context: SearchContext, request: SearchRequest, vector: Vector | None, k: int, text: str = ""
+) -> list[Candidate]:
     """Return the k best candidates of the request's mode.
 
     If the semantic or the keyword half of a hybrid search fails, the candidates are those of the other half.
@@ -42,6 +44,7 @@ def retrieve_candidates(context: SearchContext, request: SearchRequest, vector: 
         request: checked request.
         vector: (D,) float32, the query vector; None if the query could not be encoded.
         k: maximum number of candidates.
+        text: text of the keyword search; empty takes the query.
 
     Raises:
         IndexUnavailable: nothing could be searched.
@@ -51,7 +54,7 @@ def retrieve_candidates(context: SearchContext, request: SearchRequest, vector: 
         raise TowerError("the query could not be encoded; the log says why, and mode=keyword does without")
     mode = "keyword" if vector is None else request.mode
     try:
-        return context.ask(mode, lambda index: retrieve(index, request, vector, k))
+        return context.ask(mode, lambda index: retrieve(index, request, vector, k, text))
     except IndexMissing:
         raise
     except (IndexUnavailable, InvalidInput) as error:
@@ -62,7 +65,7 @@ def retrieve_candidates(context: SearchContext, request: SearchRequest, vector: 
     failures: list[GavelError] = []
     for name in LISTS:
         try:
-            lists[name] = context.ask(name, partial(retrieve, request=replace(request, mode=name), vector=vector, k=k))
+            lists[name] = context.ask(name, partial(retrieve, request=replace(request, mode=name), vector=vector, k=k, text=text))
         except IndexMissing:
             raise
         except (IndexUnavailable, InvalidInput) as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from retrieval.buyers.vector import BuyerVector
-from retrieval.config.settings import Settings
+from retrieval.config.settings import QueryExpansion, Settings
 from retrieval.deadline import ARRIVAL, Deadline
 from retrieval.errors import FeedbackUnavailable, IndexUnavailable, RankerUnavailable
 from retrieval.index.port import VectorIndex
@@ -26,6 +26,9 @@ class SearchLimits:
 
     Attributes:
         rerank_candidates: number of candidates that are re-ranked.
+        cross_encoder_candidates: number of the best of these that the cross-encoder orders.
+        cross_encoder_timeout_s: seconds until the cross-encoder is given up.
+        query_expansion: "rm3", or "none" to search with the words as typed.
         retrieve_timeout_s: seconds until one request to the index is given up.
         deadline_s: seconds after the arrival of a request from which its search begins no further step. The time to load a tower
             does not count.
@@ -35,6 +38,9 @@ class SearchLimits:
     """
 
     rerank_candidates: int = 50
+    cross_encoder_candidates: int = 20
+    cross_encoder_timeout_s: float = 0.5
+    query_expansion: QueryExpansion = "none"
     retrieve_timeout_s: float = 2.0
     deadline_s: float = 5.0
     cached_queries: int = 10_000
@@ -46,6 +52,9 @@ class SearchLimits:
         """Return the limits in the settings of a process."""
         return cls(
             rerank_candidates=settings.candidates,
+            cross_encoder_candidates=settings.cross_encoder_candidates,
+            cross_encoder_timeout_s=settings.cross_encoder_timeout_s,
+            query_expansion=settings.query_expansion,
             retrieve_timeout_s=settings.retrieve_timeout_s,
             deadline_s=settings.deadline_s,
             cached_queries=settings.cached_queries,
@@ -59,6 +68,7 @@ def new_circuits() -> dict[str, Circuit]:
     return {
         **{operation: Circuit(f"{operation} on the index", IndexUnavailable) for operation in INDEX_OPERATIONS},
         "rerank": Circuit("the re-ranker", RankerUnavailable),
+        "cross_encode": Circuit("the cross-encoder", RankerUnavailable),
         "buyers": Circuit("the store of buyers' acts", FeedbackUnavailable),
     }
 

@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ def explain_items(
     search_vector: Vector | None,
     ranker: Ranker | None,
     by_relevance: Sequence[str] = (),
+    cross_scores: Mapping[str, float] = MappingProxyType({}),
 ) -> list[Explanation]:
     """Explain the items of a page.
 
@@ -43,6 +45,7 @@ def explain_items(
         search_vector: (D,) float32, the vector that was searched with; None if the query could not be encoded.
         ranker: re-ranker of the request; None if it asks for none, or there is none.
         by_relevance: ids of the rerank candidates by score, before diversity moved them; empty without diversity.
+        cross_scores: item_id -> score of the cross-encoder; empty without one.
     """
     rows = {candidate.item_id: row for row, candidate in enumerate(rerank_candidates)}
     others = {candidate.item_id: candidate for candidate in other_list}
@@ -66,6 +69,7 @@ def explain_items(
                 bm25=other.bm25 if candidate.bm25 is None else candidate.bm25,
                 features=None if row is None else _features_by_name(features[row]),
                 contributions=None if row is None or contributions is None else contributions[row],
+                cross_encoder_score=cross_scores.get(item.item_id),
             )
         )
     return explanations

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from retrieval.buyers.vector import AVERAGE, BuyerTower
 from retrieval.errors import IndexMissing, IndexUnavailable, RankerUnavailable, TowerError, TowerMismatch
 from retrieval.index.port import IndexStore, VectorIndex
-from retrieval.ranker.port import Ranker
+from retrieval.ranker.port import CrossEncoder, Ranker
 from retrieval.resilience import Circuit
 from retrieval.search.image_query import PhotoEncoder, no_image_branch
 
@@ -48,6 +48,7 @@ class SearchModels:
         load_buyer_tower: tower_id -> buyer tower of the tower, or the weighted average if it has none.
         tower_id: id of the only tower to accept; empty accepts the tower of the active index.
         query_tower: kind of query encoder that load_encoder returns, `full` or `small`; /health shows it.
+        load_cross_encoder: returns the cross-encoder, which is of no tower; None if there is none.
     """
 
     load_encoder: Callable[[str], Encoder]
@@ -56,6 +57,7 @@ class SearchModels:
     load_buyer_tower: Callable[[str], BuyerTower] = lambda tower_id: AVERAGE
     tower_id: str = ""
     query_tower: str = "full"
+    load_cross_encoder: Callable[[], CrossEncoder | None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class ActiveIndex:
         buyer_tower: encoder of buyers.
         checked_at: time.monotonic() in seconds when the alias was last read.
         complete: True if all models could be loaded. A model that could not is a stand-in that raises at each use.
+        cross_encoder: cross-encoder for the best candidates; None if there is none.
     """
 
     index: VectorIndex
@@ -77,6 +80,7 @@ class ActiveIndex:
     buyer_tower: BuyerTower
     checked_at: float
     complete: bool = True
+    cross_encoder: CrossEncoder | None = None
 
 
 class _UnusableEncoder:
@@ -96,6 +100,9 @@ class _UnusableRanker:
         self._reason = reason
 
     def score(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        raise RankerUnavailable(self._reason)
+
+    def score_pairs(self, query: str, texts: Sequence[str], timeout_s: float) -> NDArray[np.float32]:
         raise RankerUnavailable(self._reason)
 
 
@@ -164,7 +171,12 @@ class ActiveIndexCache:
             ranker = self._models.load_ranker(index.tower_id)
         except RankerUnavailable as error:
             ranker, complete = _UnusableRanker(str(error)), False
-        return ActiveIndex(index, encoder, ranker, buyer_tower, time.monotonic(), complete)
+        cross_encoder: CrossEncoder | None
+        try:
+            cross_encoder = self._models.load_cross_encoder()
+        except RankerUnavailable as error:
+            cross_encoder, complete = _UnusableRanker(str(error)), False
+        return ActiveIndex(index, encoder, ranker, buyer_tower, time.monotonic(), complete, cross_encoder)
 
     def _load_encoder(self, tower_id: str) -> tuple[Encoder, bool]:
         try:

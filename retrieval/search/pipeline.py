@@ -18,9 +18,10 @@ from retrieval.index.ranking import cosines
 from retrieval.ranker.features import feature_matrix
 from retrieval.search.candidates import encode_interactions, fetch_items, retrieve_candidates, retrieve_other_list
 from retrieval.search.context import SearchContext
+from retrieval.search.expansion import expand_query
 from retrieval.search.explanation import explain_items
 from retrieval.search.request import MAX_OFFSET, MAX_REACH, SearchRequest
-from retrieval.search.reranking import Scored, rerank, spread
+from retrieval.search.reranking import Scored, cross_encode, rerank, spread
 from retrieval.search.response import Explanation, SearchAnswer, SearchResult
 from retrieval.text.spelling import corrected, doubtful_words
 
@@ -82,12 +83,18 @@ def answer_request(context: SearchContext, request: SearchRequest, vector: Vecto
     diversity = request.diversity if request.diversity is not None and request.diversity.is_active else None
     end = request.offset + request.k
     with context.timed("total", span="answer"):
+        expanded = expand_query(context, request)
         with context.timed("retrieve"):
             query = _personalised(context, request, vector)
-            retrieved = _retrieved(context, query)
+            retrieved = _retrieved(context, query, expanded.text)
         candidates = retrieved.rerank_candidates
         by_relevance, reranked = rerank(context, ranker, candidates, partial(_features, query))
-        ranking = by_relevance if diversity is None else spread(context, by_relevance, diversity)
+        cross_scores: dict[str, float] = {}
+        if request.rerank:
+            by_relevance, cross_scores = cross_encode(context, query_text(request.query), by_relevance)
+        ranking = by_relevance
+        if diversity is not None:
+            ranking = spread(context, by_relevance, diversity, mixed_scores=bool(cross_scores))
         ranking = _with_exact_match_and_tail(ranking, retrieved)
         page = ranking[request.offset : end]
         did_you_mean = _did_you_mean(context, request, retrieved)
@@ -102,18 +109,20 @@ def answer_request(context: SearchContext, request: SearchRequest, vector: Vecto
                 search_vector=query.search_vector,
                 ranker=ranker,
                 by_relevance=[c.item_id for c, _ in by_relevance] if diversity is not None else [],
+                cross_scores=cross_scores,
             )
         results = search_results(page, vector, request.offset, explanations)
     return SearchAnswer(
         results=results,
         tower_id=context.active.index.tower_id,
         mode=request.mode,
-        reranked=reranked,
+        reranked=reranked or bool(cross_scores),
         failed_components=context.failed_components,
         timings_ms=context.timings_ms,
         next_offset=end if end <= MAX_OFFSET and (len(ranking) > end or retrieved.has_more) else None,
         unknown_items=query.unknown_items,
         did_you_mean=did_you_mean,
+        expansion_terms=expanded.terms if request.explain else (),
     )
 
 
@@ -157,15 +166,15 @@ def _personalised(context: SearchContext, request: SearchRequest, vector: Vector
     return _Query(request, vector, personalise(vector, buyer.vector), buyer.vector, buyer.unknown_items)
 
 
-def _retrieved(context: SearchContext, query: _Query) -> _Retrieved:
+def _retrieved(context: SearchContext, query: _Query, text: str) -> _Retrieved:
     request, count = query.request, context.limits.rerank_candidates
-    candidates = retrieve_candidates(context, request, query.search_vector, count)
+    candidates = retrieve_candidates(context, request, query.search_vector, count, text)
     match = _exact_id_match(context, request)
     item_ids = {candidate.item_id for candidate in candidates} | ({match.item_id} if match else set())
     full = len(candidates) >= count
     if not full or request.offset + request.k <= len(item_ids):
         return _Retrieved(candidates, match, [], has_more=full)
-    further = retrieve_candidates(context, request, query.search_vector, MAX_REACH)
+    further = retrieve_candidates(context, request, query.search_vector, MAX_REACH, text)
     return _Retrieved(candidates, match, [c for c in further if c.item_id not in item_ids], has_more=False)
 
 

@@ -75,13 +75,7 @@ def check_request(request: SearchRequest, *, words_needed: bool = True) -> None:
     Raises:
         InvalidQuery: a value is not allowed; the message names it and the limit.
     """
-    check_request_text(request.query, "query")
-    # query_text() may be longer than the query, because it spells ligatures out
-    text = request.query if len(request.query) > MAX_QUERY_CHARS else query_text(request.query)
-    if not text and words_needed:
-        raise InvalidQuery("the query is empty; type at least one word")
-    if len(text) > MAX_QUERY_CHARS:
-        raise InvalidQuery(f"the query has {len(text)} characters, at most {MAX_QUERY_CHARS} are allowed; shorten it")
+    check_query(request.query, words_needed=words_needed)
     if request.mode not in MODES:
         raise InvalidQuery(f"mode is {request.mode!r}; allowed are {', '.join(MODES)}")
     check_page(request.k, request.offset)
@@ -89,6 +83,21 @@ def check_request(request: SearchRequest, *, words_needed: bool = True) -> None:
     check_interactions(request.recent)
     if request.buyer_id:
         parse_buyer_id(request.buyer_id)
+
+
+def check_query(query: str, *, words_needed: bool = True) -> None:
+    """Check the text of a query; the arguments are those of check_request().
+
+    Raises:
+        InvalidQuery: the text is empty or too long, or holds half a character or a control character.
+    """
+    check_request_text(query, "query")
+    # query_text() may be longer than the query, because it spells ligatures out
+    text = query if len(query) > MAX_QUERY_CHARS else query_text(query)
+    if not text and words_needed:
+        raise InvalidQuery("the query is empty; type at least one word")
+    if len(text) > MAX_QUERY_CHARS:
+        raise InvalidQuery(f"the query has {len(text)} characters, at most {MAX_QUERY_CHARS} are allowed; shorten it")
 
 
 def check_page(k: int, offset: int = 0) -> None:

@@ -28,6 +28,7 @@ class Explanation:
         features: feature -> value for the re-ranker, where None is a missing value; None if the item is not a rerank candidate.
         contributions: feature -> its part of the re-ranker's score (SHAP), and `expected` -> the part that all items share;
             None without a re-ranker that explains, or if the item is not a rerank candidate.
+        cross_encoder_score: score of the cross-encoder; None without one, or if the item was not among the best candidates.
     """
 
     named_by_id: bool
@@ -40,6 +41,7 @@ class Explanation:
     bm25: float | None
     features: Mapping[str, float | None] | None
     contributions: Mapping[str, float] | None
+    cross_encoder_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +75,10 @@ class SearchAnswer:
         mode: mode of the request; `semantic` for the items nearest to a vector, an item or a buyer; `popular` for popular and
             fresh items.
         reranked: True if the scores are, or were computed from, those of the re-ranker.
-        failed_components: components that the answer does without: "semantic", "keyword", "rerank" or "buyer".
-        timings_ms: step -> milliseconds. The steps are load (of index and models), history (of the buyer), encode, retrieve,
-            rerank, diversify, spelling and total.
+        failed_components: components that the answer does without: "semantic", "keyword", "expansion", "rerank", "cross_encoder" or
+            "buyer".
+        timings_ms: step -> milliseconds. The steps are load (of index and models), history (of the buyer), encode, expand,
+            retrieve, rerank, cross_encode, diversify, spelling and total.
         cached: True if this is the stored answer to an earlier request.
         next_offset: offset of the next page; None if there is none.
         unknown_items: item ids of the buyer's interactions that no item has.
@@ -84,6 +87,7 @@ class SearchAnswer:
         ranked_by: "expected_value" if the scores are expected values, else "relevance".
         source: origin of recommendations to a buyer: "history", or "popular_and_fresh" if no item of the history is known; None
             for other answers.
+        expansion_terms: words that query expansion added, the weightiest first; only with explanations.
     """
 
     results: Sequence[SearchResult]
@@ -98,6 +102,7 @@ class SearchAnswer:
     did_you_mean: str | None = None
     source: Source | None = None
     ranked_by: RankBy = "relevance"
+    expansion_terms: Sequence[str] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as a dict for JSON, in which `failed_components` is named `degraded`, as in the HTTP API."""

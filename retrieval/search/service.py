@@ -43,6 +43,7 @@ from retrieval.search.request import (
     check_filters,
     check_interactions,
     check_page,
+    check_query,
     check_request,
 )
 from retrieval.search.response import Explanation, SearchAnswer, SearchResult
@@ -338,6 +339,27 @@ class SearchService:
         """
         check_interactions(tuple(interactions))
         return self.buyers.encode(self._context(), parse_buyer_id(buyer_id) if buyer_id else "", interactions)
+
+    def encode_query(self, query: str) -> tuple[Vector, str]:
+        """Return the vector of a query, comparable with those of the items.
+
+        Args:
+            query: text as typed, with the limits of a search.
+
+        Returns:
+            The (D,) float32 vector of unit length, and the id of its tower.
+
+        Raises:
+            InvalidQuery: the query is empty or too long.
+            TowerError: the query cannot be encoded.
+            IndexUnavailable: the index, which names the tower, does not answer.
+        """
+        check_query(query)
+        text, encoder = query_text(query), self.live().encoder
+        vector = self._encode(encoder, [text]).get(text)
+        if vector is None:
+            raise TowerError("the query could not be encoded; the log says why")
+        return vector, encoder.tower_id
 
     def _context(self) -> SearchContext:
         return SearchContext(self.live(), self._limits, self._circuits, self._buyer_vectors)

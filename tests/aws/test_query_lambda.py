@@ -327,6 +327,13 @@ def test_similar_lots_buyers_and_vectors_are_answered_too(imported, published):
     assert ask(module, path="/items/lot-99/similar", query=None)[0] == 404
 
 
+def test_a_query_is_encoded_for_the_live_index(imported, published):
+    module = imported()
+    status, encoded = ask(module, method="POST", path="/encode_query", query=None, body={"query": "lot"})
+    assert (status, len(encoded["query_embedding"])) == (200, encoded["dimension"])
+    assert ask(module, method="POST", path="/encode_query", query=None, body={})[0] == 400
+
+
 def test_a_buyer_without_times_is_answered_in_the_documented_fields(imported, published):
     module = imported()
     done = [{"product_id": "lot-00", "event_type": "view"}, {"product_id": "lot-01", "event_type": "add_to_cart"}]

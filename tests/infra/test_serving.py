@@ -104,7 +104,7 @@ def test_queries_go_to_a_published_version_that_snapstart_has_a_picture_of(stage
 
 
 def test_no_method_is_open(stage):
-    assert len(methods(stage)) == 12
+    assert len(methods(stage)) == 13
     assert all(method["ApiKeyRequired"] for method in methods(stage))
 
 
@@ -196,6 +196,13 @@ def test_a_buyer_of_whom_nothing_is_said_is_refused_before_the_function(stage):
     assert forms == [{"required": ["recent_interactions"]}, {"required": ["events"]}, {"required": ["buyer_id"]}]
 
 
+def test_a_query_to_encode_without_words_is_refused_before_the_function(stage):
+    asked = method(stage, "/encode_query", "POST")["RequestModels"]["application/json"]["Ref"]
+    assert stage.of_type("AWS::ApiGateway::Model")[asked]["Properties"]["Schema"]["anyOf"] == [
+        {"required": [name]} for name in ("query", "q")
+    ]
+
+
 def test_the_access_log_holds_no_words_of_buyers(stage):
     (deployed,) = stage.properties("AWS::ApiGateway::Stage")
     line = json.loads(deployed["AccessLogSetting"]["Format"])
@@ -237,7 +244,7 @@ def test_photos_reach_the_function_as_bytes_and_no_other_body_does(stage):
 
 def test_pages_of_the_listed_origins_may_ask(dev):
     preflights = [m for m in dev.properties("AWS::ApiGateway::Method") if m["HttpMethod"] == "OPTIONS"]
-    assert len(preflights) == 9
+    assert len(preflights) == 10
     assert all("http://localhost:8000" in json.dumps(method["Integration"]) for method in preflights)
 
 

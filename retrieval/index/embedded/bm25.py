@@ -7,6 +7,7 @@ A Bm25Index is an immutable segment, which stores the postings term after term. 
 documents, document after document, until they are merged into a new Bm25Index.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -72,12 +73,12 @@ def bm25_scores(segments: Sequence[Segment], text: str, language: str) -> list[N
     # summed in float64 and then cut to float32, as Lucene does, so that sums do not depend on the order of their summands
     totals = [np.zeros(len(segment.row_ids)) for segment in segments]
     documents = sum(map(len, totals))
-    for word in words(text):
+    for word, count in Counter(words(text)).items():
         postings = [segment.find(stem(word, language)) for segment in segments]
         containing = sum(len(doc_ids) for doc_ids, _ in postings)
         idf = np.log(1 + (documents - containing + 0.5) / (containing + 0.5))
         for total, (doc_ids, tf_weights) in zip(totals, postings, strict=True):
-            np.add.at(total, doc_ids, idf * tf_weights)
+            np.add.at(total, doc_ids, count * idf * tf_weights)
     return [total.astype(np.float32) for total in totals]
 
 

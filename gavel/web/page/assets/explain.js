@@ -3,7 +3,7 @@
 import { h } from "./dom.js";
 import { label, milliseconds } from "./format.js";
 
-const STAGES = { load: "Load", history: "History", encode: "Encode", retrieve: "Retrieve", fuse: "Fuse", rerank: "Re-rank", diversify: "Vary", spelling: "Spelling", cache: "From the cache" };
+const STAGES = { load: "Load", history: "History", encode: "Encode", retrieve: "Retrieve", fuse: "Fuse", rerank: "Re-rank", expand: "Expand", cross_encode: "Cross-encode", diversify: "Vary", spelling: "Spelling", cache: "From the cache" };
 const BASELINE = "expected"; // the contribution that is the same for all lots
 const MOVES = 5;
 const LEAST_MS = 0.05; // what rounds to nothing is left out
@@ -33,6 +33,7 @@ export function explainPanel(answer) {
   const facts = [
     ["Mode", answer.mode ?? "similar"],
     ["Order", answer.reranked ? "by the re-ranker" : "first stage, not re-ranked"],
+    ...(answer.expansion_terms?.length ? [["Words added", answer.expansion_terms.join(", ")]] : []),
     ["Done without", answer.degraded?.length ? answer.degraded.join(", ") : "nothing: every stage answered"],
     ["Tower", answer.tower_id],
   ];

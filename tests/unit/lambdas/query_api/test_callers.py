@@ -194,7 +194,7 @@ def test_a_page_of_another_origin_may_search_and_not_read_the_answer(tmp_path: P
     assert "access-control-allow-origin" not in answer.headers
 
 
-@pytest.mark.parametrize("path", ["/events", "/search", "/retrieve", "/encode_buyer"])
+@pytest.mark.parametrize("path", ["/events", "/search", "/retrieve", "/encode_query", "/encode_buyer"])
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=a", None])
 def test_json_under_a_type_that_needs_no_permission_is_refused(path: str, kind: str | None, tmp_path: Path) -> None:
     headers = {} if kind is None else {"Content-Type": kind}

@@ -268,6 +268,7 @@ def test_the_api_describes_itself(client: TestClient) -> None:
         "/health",
         "/items/{item_id}",
         "/items/{item_id}/similar",
+        "/encode_query",
         "/encode_buyer",
         "/retrieve",
         "/buyers/{buyer_id}",
@@ -280,7 +281,7 @@ def test_the_api_describes_itself(client: TestClient) -> None:
             assert set(operation["responses"]) == {"200", "400", "429", "503"} | own
             problems = {status: answer["content"] for status, answer in operation["responses"].items() if status != "200"}
             assert all("examples" in content["application/problem+json"] for content in problems.values())
-    for body in ("SearchBody", "BuyerEvents", "RetrieveBody"):
+    for body in ("SearchBody", "QueryText", "BuyerEvents", "RetrieveBody"):
         assert "example" in described["components"]["schemas"][body]
     assert "ValidationError" not in json.dumps(described)
 

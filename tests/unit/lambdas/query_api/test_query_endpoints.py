@@ -135,6 +135,31 @@ def test_a_bad_question_for_similar_lots_is_refused(path: str, client: TestClien
     assert refused(client.get(f"/items/{path}"))
 
 
+def test_an_encoded_query_is_the_vector_that_a_search_compares_lots_with(client: TestClient) -> None:
+    answer = client.post("/encode_query", json={"query": "Red  vase"}).json()
+    assert (answer["dimension"], answer["tower_id"]) == (DIMENSIONS, TOWER_ID)
+    assert answer["query_embedding"] == pytest.approx(WordEncoder().encode(["red vase"])[0].tolist())
+    assert client.post("/encode_query", json={"q": "red vase"}).json() == answer
+    nearest = client.post("/retrieve", json={"vector": answer["query_embedding"], "k": 2})
+    assert ids(nearest) == ids(client.get("/search", params={"q": "red vase", "mode": "semantic", "k": 2}))
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({}, "query: "),
+        ({"query": ""}, "query: "),
+        ({"query": "   "}, "the query is empty"),
+        ({"query": "x" * 513}, "query: "),
+        ({"query": 7}, "query: "),
+        ({"query": "vase", "k": 3}, "k: "),
+        ({"query": "va\u0000se"}, "control character U+0000"),
+    ],
+)
+def test_a_query_that_cannot_be_encoded_is_refused(body: dict[str, Any], words: str, client: TestClient) -> None:
+    assert words in refused(client.post("/encode_query", json=body))
+
+
 def test_a_buyer_is_the_weighted_average_of_the_lots(client: TestClient) -> None:
     answer = client.post("/encode_buyer", json={"events": [act("v1"), act("w1", "purchase"), act("gone")]}).json()
     wanted = LOTS[0].vector + 10 * LOTS[3].vector

@@ -10,6 +10,7 @@ import pytest
 from judged_lots import ENDED, LISTED, judged_items, write_judged_catalog, write_release
 from lots import TOWER_ID, WordEncoder
 from PIL import Image
+from small_tower import save_small_cross_encoder, save_small_item_tower
 
 from catalog.folder import Click, Qrels, SplitData, write_catalog
 from catalog.synthetic import generate
@@ -20,7 +21,7 @@ from processing.evaluation.plots import plot_space
 from processing.evaluation.report import load_run, run_path, save_run
 from processing.evaluation.runs import RememberingEncoder, summarise_ms
 from retrieval.contracts.release import load_release
-from retrieval.errors import InvalidInput, ReleaseError, TowerMismatch
+from retrieval.errors import InvalidInput, RankerUnavailable, ReleaseError, TowerMismatch
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import FieldBoosts, Tuning
 
@@ -199,3 +200,44 @@ def test_a_damaged_run_is_refused_by_name(content: bytes, tmp_path: Path) -> Non
     (tmp_path / "x.ndjson.gz").write_bytes(content)
     with pytest.raises(InvalidInput, match=r"x\.ndjson\.gz is not a run"):
         load_run(tmp_path / "x.ndjson.gz")
+
+
+def test_every_measure_is_taken_at_the_depths_that_are_asked_for(plan: Plan) -> None:
+    quality = evaluate_tower(replace(plan, depths=(3, 100), exponential_gain=True)).results[SEMANTIC].quality
+    kinds = ("recall", "precision", "hit_rate", "map", "ndcg", "ndcg_exp")
+    tested = {10, 50}  # the depths of the tests against the baseline are always there
+    assert set(quality) == {f"{kind}@{k}" for kind in kinds for k in {3, 100} | tested} | {"mrr", "map"}
+
+
+@pytest.mark.parametrize("depths", [(0, 10), (10, 101)])
+def test_a_depth_that_no_run_has_is_refused(plan: Plan, depths: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidInput, match="from 1 to 100, or longer runs with --depth"):
+        evaluate_tower(replace(plan, depths=depths))
+
+
+def test_the_report_says_how_long_a_query_and_an_item_take_to_embed(plan: Plan, tmp_path: Path) -> None:
+    catalog = write_judged_catalog(tmp_path / "catalog")
+    tower = save_small_item_tower(tmp_path / "towers").rename(tmp_path / TOWER_ID)
+    made = evaluate_to_folder(replace(plan, catalog=catalog, tower=tower), tmp_path / "report", plots=False)
+    times = made.results[SEMANTIC].embedding
+    assert times is not None
+    assert times.item_ms is not None
+    assert times.item_ms > 0 < times.query_ms
+    assert made.results[KEYWORD].embedding is None
+    assert f"| {times.item_ms:.1f} ms |" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_optional_steps_stand_beside_the_search_without_them(plan: Plan, tmp_path: Path) -> None:
+    cross_encoder = save_small_cross_encoder(tmp_path / "cross")
+    plain = evaluate_tower(plan)
+    made = evaluate_tower(replace(plan, query_expansion=True, cross_encoder=str(cross_encoder), cross_encoder_candidates=5))
+    assert list(made.results) == [KEYWORD, SEMANTIC, HYBRID, "BM25 + RM3", "hybrid + RM3", "hybrid, cross-encoded"]
+    assert {name: made.quality[name] for name in plain.quality} == plain.quality
+    hybrid, crossed = (made.results[name].run["q1"] for name in (HYBRID, "hybrid, cross-encoded"))
+    assert set(hybrid[:5]) == set(crossed[:5])
+    assert hybrid[5:] == crossed[5:]
+
+
+def test_a_cross_encoder_that_is_not_there_ends_the_evaluation(plan: Plan) -> None:
+    with pytest.raises(RankerUnavailable, match="cannot be loaded"):
+        evaluate_tower(replace(plan, cross_encoder="/no/where"))

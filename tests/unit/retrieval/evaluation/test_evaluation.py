@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from retrieval.errors import InvalidInput
-from retrieval.evaluation.metrics import ALL_MEASURES, evaluate, evaluate_per_query, fuse_runs, measures_to
+from retrieval.evaluation.metrics import ALL_MEASURES, evaluate, evaluate_per_query, fuse_runs, measures_at
 from retrieval.evaluation.significance import compare_paired
 
 
@@ -45,16 +45,15 @@ def test_every_measure_agrees_with_figures_worked_out_by_hand() -> None:
     discount = [1 / math.log2(rank + 1) for rank in range(1, 7)]
     ideal = 3 * discount[0] + 2 * discount[1] + 2 * discount[2] + 1 * discount[3]
     ndcg = (3 * discount[1] + 1 * discount[2] + 2 * discount[4]) / ideal
+    deep = (5, 10, 20, 50, 100, 200, 1000)
     assert got == pytest.approx(
         {
-            "recall@1": 0,
-            **{f"recall@{k}": 2 / 3 for k in (5, 10, 20, 50, 100, 200, 1000)},
-            "precision@1": 0,
-            "precision@5": 2 / 5,
-            "precision@10": 2 / 10,
-            "hit_rate@10": 1,
-            "hit_rate@50": 1,
-            **{f"ndcg@{k}": ndcg for k in (5, 10, 20, 50)},
+            **{f"{name}@1": 0 for name in ("recall", "precision", "hit_rate", "map", "ndcg")},
+            **{f"recall@{k}": 2 / 3 for k in deep},
+            **{f"precision@{k}": 2 / k for k in deep},
+            **{f"hit_rate@{k}": 1 for k in deep},
+            **{f"map@{k}": (1 / 2 + 2 / 5) / 3 for k in deep},
+            **{f"ndcg@{k}": ndcg for k in deep},
             "mrr": 1 / 2,
             "map": (1 / 2 + 2 / 5) / 3,
         }
@@ -66,10 +65,19 @@ def test_recall_reaches_down_to_rank_1000() -> None:
     assert (got["recall@200"], got["recall@1000"]) == (0.0, 1.0)
 
 
-def test_runs_of_a_depth_answer_only_measures_of_that_depth() -> None:
-    names = measures_to(50)
-    assert {"recall@50", "ndcg@50", "hit_rate@50", "mrr", "map"} <= names.keys()
-    assert not {"recall@100", "recall@1000"} & names.keys()
+def test_measures_are_taken_at_the_depths_that_are_named() -> None:
+    kinds = ("recall", "precision", "hit_rate", "map", "ndcg")
+    assert set(measures_at((3, 700))) == {f"{kind}@{k}" for kind in kinds for k in (3, 700)} | {"mrr", "map"}
+
+
+def test_the_exponential_gain_of_a_grade_is_two_to_its_power_less_one() -> None:
+    measures = measures_at((1, 10), exponential_gain=True)
+    got = evaluate({"q": {"a": 3, "b": 1, "c": 2}}, {"q": ["c", "b", "a"]}, measures)
+    discount = [1 / math.log2(rank + 1) for rank in (1, 2, 3)]
+    ideal = 7 * discount[0] + 3 * discount[1] + 1 * discount[2]
+    assert got["ndcg_exp@1"] == pytest.approx(3 / 7)
+    assert got["ndcg_exp@10"] == pytest.approx((3 * discount[0] + 1 * discount[1] + 7 * discount[2]) / ideal)
+    assert got["ndcg@1"] == pytest.approx(2 / 3)
 
 
 def test_fusion_prefers_what_both_runs_found() -> None:
