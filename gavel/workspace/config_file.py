@@ -278,6 +278,9 @@ def _apply(file: ConfigFile, section: str, default: T, table: Mapping[str, Any])
     hints = get_type_hints(cls, localns={"FeatureSpec": object})
     changes = {}
     for key, value in table.items():
+        hint = next((f.metadata["fitted"] for f in fields(cls) if f.name == key and f.metadata.get("fitted")), None)
+        if hint:
+            raise InvalidSettings(f"{file.locate(section, key)} is fitted to the catalogue; {hint}")
         _find_field(file, section, key, keys)
         current = getattr(default, key)
         if is_dataclass(current) and isinstance(value, Mapping):

@@ -112,7 +112,7 @@ class TowerConfig:
     shared_text_encoder: bool = False
     vocabulary: int = 30_522
     matryoshka: tuple[int, ...] = ()
-    features: "FeatureSpec | None" = field(default=None, metadata={"fitted": True})
+    features: "FeatureSpec | None" = field(default=None, metadata={"fitted": "set features in [training]"})
     hidden_text: float = 0.0
 
     def __post_init__(self) -> None:
