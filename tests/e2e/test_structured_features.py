@@ -15,7 +15,9 @@ from catalog.folder import CatalogFolder, Qrels, SplitData, TrainingPair, write_
 from gavel.cli.main import app
 from models.artefacts.item_encoder import ItemEncoder
 from models.artefacts.model_card import write_model_card
+from models.config.training import TrainingConfig
 from models.towers.config import PRESETS
+from models.training.two_towers import train_towers
 from processing.evaluation.corpus import release_items
 from retrieval.contracts.item_files import read_items
 from retrieval.contracts.items import Item, item_text
@@ -135,7 +137,7 @@ def test_a_tower_without_a_gain_is_stored_without_features(home: Path, tmp_path:
     judged = Qrels({pair.query: pair.query for pair in known}, {pair.query: {pair.item_id: 3} for pair in known})
     splits = {"train": SplitData(["lots.parquet"], known), "val": SplitData(["lots.parquet"], qrels=judged)}
     write_catalog(tmp_path, name="plain", seed=0, splits=splits, example_queries=["Omega watch"])
-    made = train("--catalog", tmp_path, "--features", "auto")
+    made = train("--catalog", tmp_path, "--features", "auto", "--epochs", 1)
     without, with_features = made["compared_features"].values()
     gained = sum(with_features[m] for m in ("recall_at_50", "ndcg_at_10")) > sum(without[m] for m in ("recall_at_50", "ndcg_at_10"))
     assert bool(made["features"]) == gained
@@ -145,6 +147,31 @@ def pairs() -> list[tuple[str, str]]:
     return [(brand, category) for brand in BRANDS for category in CATEGORIES]
 
 
+def test_a_comparison_that_was_interrupted_goes_on_and_ends_in_the_same_tower(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.artefacts.tower_files.export_query_tower", lambda tower, path: path.touch())  # takes seconds
+    catalog = CatalogFolder.load(home / "catalogs" / "shop")
+    config = TrainingConfig(tower=small_config(use_image=False), features="auto", epochs=2, batch_size=16)
+    whole = train_towers(catalog, config, tmp_path / "whole")
+
+    def interrupt(done: int, total: int) -> None:
+        if done == total * 3 // 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_towers(catalog, config, tmp_path / "cut", interrupt, checkpoint_seconds=0)
+    resumed = train_towers(catalog, config, tmp_path / "cut", checkpoint_seconds=0)
+    assert resumed.resumed_at == whole.steps * 3 // 4, "the first training is not repeated"
+    assert (resumed.tower_id, resumed.compared_features) == (whole.tower_id, whole.compared_features)
+    assert not (tmp_path / "cut" / ".checkpoints").exists()
+
+
+def test_a_later_stage_reads_what_its_start_tower_reads(chosen: Any) -> None:
+    later = train("--features", "auto", "--epochs", 1, "--start-from", chosen["tower_id"])
+    assert (later["features"], later["compared_features"]) == (chosen["features"], {})
+
+
 def test_what_cannot_be_is_refused_by_name(home: Path, chosen: Any) -> None:
     with pytest.raises(InvalidInput, match="there is no feature 'colour'"):
         train("--features", "brand,colour")
@@ -152,3 +179,5 @@ def test_what_cannot_be_is_refused_by_name(home: Path, chosen: Any) -> None:
         train("--features", "seller_rating")
     with pytest.raises(InvalidInput, match="reads category, brand"):
         train("--features", "brand", "--start-from", chosen["tower_id"])
+    with pytest.raises(InvalidInput, match="set features to all"):
+        train("--start-from", chosen["tower_id"])
