@@ -182,6 +182,11 @@ class TrainingConfig:
         """Return the number of epochs of a stage."""
         return self.epochs if stage.epochs is None else stage.epochs
 
+    @property
+    def selection_metric(self) -> str:
+        """Name of the ValidationMetrics attribute that chooses the epoch, and between towers without and with features."""
+        return self.judge
+
     def stage_batch_hard(self, stage: Stage) -> float:
         """Return the weight of the batch-hard loss in a stage."""
         return self.batch_hard if stage.batch_hard is None else stage.batch_hard

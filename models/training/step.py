@@ -87,7 +87,8 @@ class TwoTowersTask(TrainingTask[ValidationMetrics]):
 
     def is_better(self, metrics: ValidationMetrics, best: ValidationMetrics) -> bool:
         """Return True if the selection metric of the configuration rose."""
-        return bool(getattr(metrics, self._config.judge) > getattr(best, self._config.judge))
+        name = self._config.selection_metric
+        return bool(getattr(metrics, name) > getattr(best, name))
 
     def curves(self) -> Mapping[str, float]:
         """Return the temperature, and statistics of the query and item vectors of the last batch."""

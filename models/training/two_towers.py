@@ -238,10 +238,12 @@ def _better(runs: Sequence[_Run], config: TrainingConfig) -> _Run:
 
     def metric(run: _Run) -> float:
         best = run.loop.best
-        return float(getattr(best.metrics, config.judge)) if best else -1.0
+        return float(getattr(best.metrics, config.selection_metric)) if best else -1.0
 
     best = max(runs, key=metric)
-    log.info("%s on val: %s", config.judge, ", ".join(f"features {run.config.features}: {metric(run):.4f}" for run in runs))
+    log.info(
+        "%s on val: %s", config.selection_metric, ", ".join(f"features {run.config.features}: {metric(run):.4f}" for run in runs)
+    )
     return best
 
 
