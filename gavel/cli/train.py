@@ -26,6 +26,21 @@ def train(
     text_only: Annotated[bool, typer.Option("--text-only", help="Train without photos.")] = False,
     text_model: Annotated[str | None, typer.Option(help="Hub name or folder of a pretrained text encoder.")] = None,
     dimensions: Annotated[int | None, typer.Option(min=8, help="Length of the vectors; the preset's length by default.")] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=8, help="Tokens read from each text; the preset's number by default.")
+    ] = None,
+    train_text: Annotated[
+        str | None,
+        typer.Option(metavar="all|none|last-<n>", help="Layers of the text encoder to train; the preset's choice by default."),
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|none|all|NAME,…",
+            help="Structured features of the item tower: category, brand, current_price, seller_rating, bid_count. "
+            "auto trains without and with all, and stores the better towers on the val queries; none by default.",
+        ),
+    ] = None,
     hide_text: Annotated[
         float,
         typer.Option(
@@ -37,6 +52,20 @@ def train(
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=2, help="Pairs per step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    batch_hard: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Weight of a loss on the nearest wrong lot of the batch, beside that on all its lots; 0."),
+    ] = None,
+    micro_batch: Annotated[
+        int | None, typer.Option(min=1, help="Texts encoded at once, so that large batches fit into memory; all by default.")
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool | None,
+        typer.Option("--gradient-checkpointing", help="Compute the text encoder's layers twice to save memory; same gradients."),
+    ] = None,
+    log_with: Annotated[
+        str | None, typer.Option(help="Experiment tracker beside TensorBoard: wandb, or another one of Accelerate.")
+    ] = None,
     max_seconds: Annotated[float | None, typer.Option(help="Shorten each stage to end after this many seconds.")] = None,
     stages: Annotated[Path | None, typer.Option(help="YAML file with the stages of training.")] = None,
     rounds: Annotated[int, typer.Option(min=0, help="Rounds of mining negatives and training on them.")] = 0,
@@ -108,7 +137,17 @@ def train(
         return
     if rounds and (negatives or start_from):
         raise InvalidInput("--rounds mines its negatives and chooses its weights itself; leave --negatives and --start-from out")
-    changes = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "max_seconds": max_seconds}
+    changes = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "max_seconds": max_seconds,
+        "features": features,
+        "batch_hard": batch_hard,
+        "micro_batch": micro_batch,
+        "gradient_checkpointing": gradient_checkpointing,
+        "log_with": log_with,
+    }
     config = pipeline.training_config(
         source,
         preset=preset,
@@ -117,6 +156,8 @@ def train(
         text_model=text_model,
         dimensions=dimensions,
         hidden_text=hide_text,
+        max_length=max_length,
+        train_text=train_text,
         stages=stages,
         changes=changes,
     )

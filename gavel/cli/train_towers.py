@@ -1,7 +1,7 @@
 """Training of towers for `gavel train`, and the commands `gavel adapt` and `gavel mine`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,7 +10,8 @@ from gavel.workspace import pipeline
 from gavel.workspace.console import Stages, console, progress, show_table
 from gavel.workspace.folders import Workspace
 from gavel.workspace.options import CatalogOption, Json, Seed, print_json, report
-from models.artefacts.run_record import cut_steps
+from models.artefacts.run_record import cut_steps, read_record
+from models.towers.feature_names import NONE
 from retrieval.config.settings import Settings
 
 if TYPE_CHECKING:  # imports torch
@@ -47,7 +48,23 @@ def train_towers(
         )
     cut = cut_steps(tower)
     note = {"cut_by_clock": f"after {cut[0]} of {cut[1]} steps; the same command again trains on"} if cut else {}
-    report({"tower_id": tower.name, "tower": str(tower), **note}, as_json)
+    report({"tower_id": tower.name, "tower": str(tower), **_features(tower, as_json), **note}, as_json)
+
+
+def _features(tower: Path, as_json: bool) -> dict[str, Any]:
+    """Return the structured features that a tower reads, and the metrics that chose them; empty for a tower without a choice."""
+    record = read_record(tower)
+    names, compared = record.get("features", []), record.get("compared_features", {})
+    if as_json:
+        return {"features": names, "compared_features": compared}
+    if not (names or compared):
+        return {}
+    metrics = {
+        f"val {'without' if choice == NONE else 'with'} features": f"recall@50 {values['recall_at_50']:.3f}, "
+        f"ndcg@10 {values['ndcg_at_10']:.3f}"
+        for choice, values in compared.items()
+    }
+    return {"features": ", ".join(names) or "none, because they gain nothing on the val queries", **metrics}
 
 
 def train_rounds(

@@ -22,7 +22,7 @@ from retrieval.errors import InvalidInput, InvalidSettings
 CONFIG_FILE = Path("gavel.toml")
 CONFIG_VARIABLE = PREFIX + "CONFIG"
 NONE = "none"  # TOML has no null
-FLAGS = frozenset({"seed", "preset", "features"})  # set by --seed, --preset and the catalogue, not by the file
+FLAGS = frozenset({"seed", "preset"})  # set by --seed and --preset, not by the file
 T = TypeVar("T")
 
 
@@ -232,6 +232,11 @@ def origin(section: Section, path: str, file: ConfigFile | None, env: Mapping[st
     return "file" if any(f"{path}.".startswith(f"{key}.") or key.startswith(f"{path}.") for key in keys) else "default"
 
 
+def file_fields(cls: Any) -> dict[str, Field[Any]]:
+    """Return the fields of a dataclass that the file may set: not those of flags, nor those that training fits to a catalogue."""
+    return {f.name: f for f in fields(cls) if f.name not in FLAGS and not f.metadata.get("fitted")}
+
+
 def keys_of(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """Yield the keys of a table; keys of nested tables are joined by dots."""
     for key, value in table.items():
@@ -269,10 +274,13 @@ def _fits(field: Field[Any], value: Any) -> bool:
 
 def _apply(file: ConfigFile, section: str, default: T, table: Mapping[str, Any]) -> T:
     cls: Any = type(default)
-    keys = {f.name: f for f in fields(cls) if f.name not in FLAGS}
+    keys = file_fields(cls)
     hints = get_type_hints(cls, localns={"FeatureSpec": object})
     changes = {}
     for key, value in table.items():
+        hint = next((f.metadata["fitted"] for f in fields(cls) if f.name == key and f.metadata.get("fitted")), None)
+        if hint:
+            raise InvalidSettings(f"{file.locate(section, key)} is fitted to the catalogue; {hint}")
         _find_field(file, section, key, keys)
         current = getattr(default, key)
         if is_dataclass(current) and isinstance(value, Mapping):
@@ -316,7 +324,7 @@ def _create(file: ConfigFile, section: str, key: str, cls: Any, table: Any) -> A
 
 def _find_field(file: ConfigFile, section: str, key: str, keys: Mapping[str, Field[Any]]) -> Field[Any]:
     if key not in keys:
-        flag = f"; it is a flag: --{key}" if key in FLAGS - {"features"} else _suggest(key, list(keys))
+        flag = f"; it is a flag: --{key}" if key in FLAGS else _suggest(key, list(keys))
         raise InvalidSettings(f"{file.path}{file.line(section, key)}: [{section}] has no key {key!r}{flag}")
     return keys[key]
 

@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from inspect import getdoc
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from gavel.workspace.config_file import FLAGS, NONE, SECTIONS, ConfigFile, Section, origin, with_table
+from gavel.workspace.config_file import NONE, SECTIONS, ConfigFile, Section, file_fields, origin, with_table
 
 HEAD = """\
 # Settings of Gavel. A command-line flag outranks a GAVEL_* variable, that this file, that the default.
@@ -84,7 +84,7 @@ def _settings(section: Section, file: ConfigFile | None) -> Iterator[Setting]:
 def _leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
     """Yield (key, value, meaning) of a dataclass: plain keys first, then those of nested dataclasses, as TOML needs."""
     about, hints = _about(type(values)), get_type_hints(type(values), localns={"FeatureSpec": object})
-    shown = [f.name for f in fields(values) if f.name not in FLAGS]
+    shown = list(file_fields(type(values)))
     nested = [name for name in shown if is_dataclass(getattr(values, name))]
     for name in shown:
         if name not in nested:

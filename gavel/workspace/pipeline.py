@@ -44,6 +44,8 @@ def training_config(
     text_model: str | None = None,
     dimensions: int | None = None,
     hidden_text: float = 0.0,
+    max_length: int | None = None,
+    train_text: str | None = None,
     stages: Path | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> "TrainingConfig":
@@ -57,6 +59,8 @@ def training_config(
         text_model: hub name or local folder of a pretrained text encoder; None keeps the preset's.
         dimensions: length of the vectors; None keeps the preset's.
         hidden_text: share of the items with a photo whose text is hidden, see models.towers.config.
+        max_length: number of tokens read of each text; None keeps the preset's.
+        train_text: layers of the text encoder to train, "all", "none" or "last-<n>"; None keeps the preset's.
         stages: file of stages, see processing.training.schedule_files.
         changes: field of TrainingConfig -> value; a value of None leaves the field as it is.
     """
@@ -73,6 +77,10 @@ def training_config(
         config = replace(config, tower=replace(config.tower, dimensions=dimensions))
     if hidden_text:
         config = replace(config, tower=replace(config.tower, hidden_text=hidden_text))
+    if max_length:
+        config = replace(config, tower=replace(config.tower, max_length=max_length))
+    if train_text:
+        config = replace(config, tower=replace(config.tower, text=replace(config.tower.text, trainable=train_text)))
     if stages:
         config = replace(config, stages=read_stages(stages))
     return replace(config, **_without_none(changes or {}))

@@ -71,7 +71,12 @@ NO_RECORD = "Unknown: this tower came without a training record."
 
 
 def _purpose(card: TowerCard) -> str:
-    reads = "text and photo" if card.image_size else "text"
+    parts = [
+        "text",
+        *(["photo"] if card.image_size else []),
+        *(["structured features"] if card.architecture.get("features") else []),
+    ]
+    reads = " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
     return (
         "## Intended use\n\n"
         f"An item tower ({reads} to {card.dimensions} numbers) and a query tower (text to {card.dimensions} numbers), both of unit "
@@ -88,6 +93,9 @@ def _architecture(card: TowerCard) -> Iterable[tuple[str, str]]:
     yield "text encoder", ", ".join(filter(None, (text.get("model") or kind, text.get("pooling") and f"{text['pooling']} pooling")))
     yield "one text encoder for both towers", "yes" if how.get("shared_text_encoder") else "no"
     yield "photo encoder", f"{image.get('name', '')}, {card.image_size} px" if card.image_size else "none"
+    features = how.get("features") or {"categories": {}, "numbers": {}}
+    categories = (f"{name} ({len(values):,} values)" for name, values in features["categories"].items())
+    yield "structured features", ", ".join((*categories, *features["numbers"])) or "none"
     yield "hidden, vector", f"{how.get('hidden', '')}, {', '.join(map(str, card.served))}"
     yield "tokens read", str(card.max_length)
 

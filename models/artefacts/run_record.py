@@ -37,12 +37,19 @@ def run_key(
 ) -> str:
     """Return the key of a run: twelve hexadecimal digits of a hash over everything that its outcome depends on.
 
-    max_seconds is left out, so that a run that max_seconds cut can resume with another value.
+    max_seconds and log_with are left out, so that a run that max_seconds cut can resume with other values.
     """
     import torch
 
     mined = {query: list(item_ids) for query, item_ids in negatives.items()} if negatives is not None else None
-    parts = [asdict(config) | {"max_seconds": None}, stage, data, mined, start_from.name if start_from else None, torch.__version__]
+    parts = [
+        asdict(config) | {"max_seconds": None, "log_with": None},
+        stage,
+        data,
+        mined,
+        start_from.name if start_from else None,
+        torch.__version__,
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
@@ -102,6 +109,15 @@ def _own_version() -> str:
 RECORD_FILE = "training.json"  # in the folder of the artefact that the run made
 
 
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return training.json of a tower; empty without a readable record."""
+    try:
+        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
 def cut_steps(folder: Path) -> tuple[int, int] | None:
     """Return (steps run, steps planned) if max_seconds cut the training of a tower, otherwise None.
 
@@ -109,8 +125,8 @@ def cut_steps(folder: Path) -> tuple[int, int] | None:
         folder: `towers/<tower_id>`; without a readable record the result is None.
     """
     try:
-        steps = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))["steps"]
+        steps = read_record(folder)["steps"]
         run, planned = int(steps["run"]), int(steps["planned"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
     return (run, planned) if steps["cut_by_clock"] else None

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from models.towers.config import TowerConfig
 from models.towers.config import preset as find_preset
+from models.towers.feature_names import NONE, parse_features
 from retrieval.errors import InvalidInput
 
 
@@ -21,7 +22,8 @@ class Stage:
         hard_negatives: mined items sampled for each query of each batch; a query with fewer mined items gets random ones instead.
         random_negatives: items of the corpus sampled uniformly for each query of each batch.
         loss: "info_nce" over all items of the batch; "contrastive" or "triplet" with a margin.
-        margin: margin of the contrastive and the triplet loss, in cosine.
+        margin: margin of the contrastive, the triplet and the batch-hard loss, in cosine.
+        batch_hard: weight of the batch-hard loss in this stage, >= 0; None takes TrainingConfig.batch_hard.
     """
 
     name: str
@@ -32,12 +34,13 @@ class Stage:
     random_negatives: int = 0
     loss: Literal["info_nce", "contrastive", "triplet"] = "info_nce"
     margin: float = 0.2
+    batch_hard: float | None = None
 
     def __post_init__(self) -> None:
         if (self.epochs is not None and self.epochs < 1) or self.rate <= 0:
             raise InvalidInput(f"stage {self.name!r} needs epochs >= 1 and rate > 0, not {self.epochs} and {self.rate}")
-        if min(self.hard_negatives, self.random_negatives, self.min_weight) < 0:
-            raise InvalidInput(f"stage {self.name!r} has a negative count of negatives, or a negative min_weight")
+        if min(self.hard_negatives, self.random_negatives, self.min_weight, self.batch_hard or 0) < 0:
+            raise InvalidInput(f"stage {self.name!r} has a negative count of negatives, or a negative min_weight or batch_hard")
 
 
 def three_stages(epochs: tuple[int, int, int], *, strong: float = 0.9, hard_negatives: int = 1) -> tuple[Stage, ...]:
@@ -81,10 +84,13 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """All settings that decide the outcome of a training run.
+    """All settings of a training run. Its outcome depends on all of them but log_with.
 
     Attributes:
         tower: the architecture.
+        features: structured features that the item tower reads: "none", "all", or names joined by commas, of category, brand,
+            current_price, seller_rating and bid_count. "auto" trains without and with all features, and stores the towers with
+            features only if they are better on the val split.
         stages: the phases of training, in order. One run trains one phase.
         epochs: passes over the items, or over the queries if there are more queries than items, >= 1.
         batch_size: pairs per batch, each with a different query, >= 2.
@@ -98,10 +104,14 @@ class TrainingConfig:
         symmetric: True also trains items to retrieve their queries.
         weigh: use of a pair's weight. "draw" samples a query's pairs in proportion to their weights, so all queries count alike.
             "loss" samples them uniformly and weighs their losses, so queries of weak pairs count less.
+        batch_hard: weight of the batch-hard loss that is added to each stage's loss, >= 0; 0 adds none. It pushes away the item
+            of the batch that is nearest to a query, among the in-batch, mined and random negatives.
         log_q: True corrects for each item's sampling frequency (Yi et al. 2019), by a streaming estimate.
         accumulate: batches whose gradients are added for one step; a query meets only the negatives of its own batch.
         micro_batch: texts that are encoded at once, so that large batches fit into memory. The gradient is that of the whole
             batch, and each text is encoded twice (Gao et al. 2021). None encodes the whole batch at once.
+        gradient_checkpointing: True stores only the inputs of the text encoder's layers for the backward pass and computes the
+            rest again: less memory, more time, the same gradients.
         photo_dropout: probability that an item is shown without its photo, so that the tower also learns items without photos.
         augmentation: strengths of the photo augmentation.
         validate_every: epochs between two measurements on the val split, >= 1; the last epoch is always measured.
@@ -112,10 +122,12 @@ class TrainingConfig:
         max_seconds: time limit in seconds; None for no limit. When the pace of a run shows that it would take longer, its
             learning-rate schedule is shortened to end in time, and the run's record says so. Such a run does not repeat exactly;
             the next run with the same settings resumes it.
+        log_with: experiment tracker of Accelerate that gets the curves beside TensorBoard, such as "wandb"; None for none.
         seed: seed of weights, order, dropout and augmentation.
     """
 
     tower: TowerConfig = field(default_factory=lambda: find_preset("compact"))
+    features: str = NONE
     stages: tuple[Stage, ...] = (Stage("in-batch"),)
     epochs: int = 20
     batch_size: int = 128
@@ -128,9 +140,11 @@ class TrainingConfig:
     max_grad_norm: float = 1.0
     symmetric: bool = True
     weigh: Literal["draw", "loss"] = "draw"
+    batch_hard: float = 0.0
     log_q: bool = False
     accumulate: int = 1
     micro_batch: int | None = None
+    gradient_checkpointing: bool = False
     photo_dropout: float = 0.1
     augmentation: Augmentation = field(default_factory=Augmentation)
     validate_every: int = 2
@@ -138,6 +152,7 @@ class TrainingConfig:
     patience: int | None = None
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     max_seconds: float | None = None
+    log_with: str | None = None
     seed: int = 7
 
     def __post_init__(self) -> None:
@@ -158,12 +173,24 @@ class TrainingConfig:
         for name in ("warmup", "photo_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InvalidInput(f"{name} is a share from 0 to 1, not {getattr(self, name)}")
+        if self.batch_hard < 0:
+            raise InvalidInput(f"batch_hard is a weight of 0 or more, not {self.batch_hard:g}")
+        parse_features(self.features)
         if self.max_seconds is not None and self.max_seconds <= 0:
             raise InvalidInput(f"max_seconds must be above 0, not {self.max_seconds}")
 
     def stage_epochs(self, stage: Stage) -> int:
         """Return the number of epochs of a stage."""
         return self.epochs if stage.epochs is None else stage.epochs
+
+    @property
+    def selection_metric(self) -> str:
+        """Name of the ValidationMetrics attribute that chooses the epoch, and between towers without and with features."""
+        return self.judge
+
+    def stage_batch_hard(self, stage: Stage) -> float:
+        """Return the weight of the batch-hard loss in a stage."""
+        return self.batch_hard if stage.batch_hard is None else stage.batch_hard
 
     @classmethod
     def for_catalog(cls, name: str, *, preset: str = "compact", use_image: bool = True, seed: int = 7) -> "TrainingConfig":

@@ -112,7 +112,7 @@ class TowerConfig:
     shared_text_encoder: bool = False
     vocabulary: int = 30_522
     matryoshka: tuple[int, ...] = ()
-    features: "FeatureSpec | None" = None
+    features: "FeatureSpec | None" = field(default=None, metadata={"fitted": "set features in [training]"})
     hidden_text: float = 0.0
 
     def __post_init__(self) -> None:
@@ -175,6 +175,7 @@ PRESETS: dict[str, TowerConfig] = {
         preset="distilbert-resnet50",
         text=TextEncoderSpec(model="distilbert-base-uncased"),
         image=ImageEncoderSpec(name="resnet50", weights="IMAGENET1K_V2"),
+        max_length=256,
     ),
     # text 128 + photo 256 -> 384 -> 256 -> 128; query 128 -> 256 -> 128; trained from scratch on the catalogue
     "compact": TowerConfig(
@@ -221,14 +222,17 @@ PRESETS: dict[str, TowerConfig] = {
         shared_text_encoder=True,
     ),
 }
-# the same for fifty languages, with translations of a text close together; of_encoder() takes other encoders by name or folder
+# the same for fifty languages, with translations of a text close together; of_encoder() takes other encoders by name or folder.
+# The text encoder is frozen, so that languages without training queries keep their vectors; linear maps adapt it.
 PRESETS["multilingual"] = replace(
     PRESETS["minilm"],
     preset="multilingual",
+    linear=True,
     text=replace(
         PRESETS["minilm"].text,
         model=MULTILINGUAL_MINILM,
         config={**PRESETS["minilm"].text.config, "num_hidden_layers": 12},
+        trainable="none",
     ),
 )
 

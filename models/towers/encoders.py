@@ -94,6 +94,20 @@ class TextEncoder(PartlyFrozen):
         self._freeze(trainable, self.transformer, [[layer] for layer in (stacks[0] if stacks else ())], "layers")
         self.trainable = trainable
 
+    def checkpoint_activations(self) -> None:
+        """Store only the inputs of the layers for the backward pass, which computes the rest again (Chen et al. 2016).
+
+        Raises:
+            InvalidInput: this kind of encoder does not support it.
+        """
+        try:
+            self.transformer.activation_checkpointing_enable({"use_reentrant": False})
+        except ValueError as error:
+            kind = self.transformer.config.model_type
+            raise InvalidInput(
+                f"an encoder of type {kind!r} has no gradient checkpointing; leave it out, and set micro_batch to save memory"
+            ) from error
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Encode token ids (B, L) with their mask (B, L) into (B, width)."""
         tokens: Tensor = self.transformer(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (B, L, width)

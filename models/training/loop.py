@@ -215,7 +215,7 @@ class TrainingLoop(Generic[M]):
             self._append(EpochRecord(0, 0.0, 0.0, self._measure()))
         with (
             defer_sigint(self._checkpoints is not None and self._processes == 1) as interrupt,
-            TensorBoardWriter.open(self._tensorboard, self.resumed_at) as writer,
+            CurveWriter.open(self._tensorboard, self.resumed_at, self._accelerator) as writer,
         ):
             while not self.budget.over and not self._patience_ended():
                 self._run_step(writer)
@@ -239,7 +239,7 @@ class TrainingLoop(Generic[M]):
             self._task.model.load_state_dict(self._best_weights)
         self._task.model.cpu().eval()
 
-    def _run_step(self, writer: "TensorBoardWriter") -> None:
+    def _run_step(self, writer: "CurveWriter") -> None:
         optimizers, model = self._task.optimizers.values(), self._task.model
         factor = learning_rate_factor(self.budget.share, self._settings.warmup)
         for optimizer, peaks in zip(optimizers, self._peaks, strict=True):
@@ -247,9 +247,10 @@ class TrainingLoop(Generic[M]):
                 group["lr"] = peak * factor
             optimizer.zero_grad()
         metrics = self._task.backward(self.budget.steps_run)
+        norm: Tensor | None = None
         if self._settings.max_grad_norm is not None:
             clip = self._accelerator.clip_grad_norm_ if self._accelerator else nn.utils.clip_grad_norm_
-            clip(model.parameters(), self._settings.max_grad_norm)
+            norm = clip(model.parameters(), self._settings.max_grad_norm)
         for optimizer in optimizers:
             optimizer.step()
         values = torch.stack(list(metrics))
@@ -258,9 +259,11 @@ class TrainingLoop(Generic[M]):
         self.budget.tick()
         self.budget.steps = self._agree(self.budget.steps)
         if self.budget.steps_run % TENSORBOARD_STEPS == 0:
-            writer.show_step(self.budget.steps_run, {**metrics._asdict(), "learning_rate_factor": factor, **self._task.curves()})
+            norms = gradient_norms(model, norm, self._settings.max_grad_norm)
+            curves = {**metrics._asdict(), "learning_rate_factor": factor, **self._task.curves(), **norms}
+            writer.show_step(self.budget.steps_run, curves)
 
-    def _end_epoch(self, writer: "TensorBoardWriter") -> None:
+    def _end_epoch(self, writer: "CurveWriter") -> None:
         assert self._sums is not None
         epoch, every = -(-self.budget.steps_run // self._settings.steps_per_epoch), self._settings.validate_every
         metrics = self._measure() if every and (self.budget.over or epoch % every == 0) else None
@@ -407,22 +410,53 @@ def learning_rate_factor(share: float, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
 
 
-class TensorBoardWriter:
-    """A writer of TensorBoard curves; without a SummaryWriter it writes nothing."""
+def gradient_norms(model: nn.Module, total: Tensor | None, max_norm: float | None) -> dict[str, float]:
+    """Return the norms of the gradients before clipping: of all parameters, and of each part of the model.
 
-    def __init__(self, writer: Any = None) -> None:
-        self._writer = writer
+    Args:
+        model: model whose parameters have the gradients of a step, clipped or not.
+        total: norm of all gradients before they were clipped; None if they were not clipped.
+        max_norm: norm to which they were clipped; None if they were not.
+
+    Returns:
+        "gradient_norm" -> norm, and "gradient_norm/<part>" -> norm; a part is a parameter's module two levels below the model.
+    """
+    squares: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            part, square = ".".join(name.split(".")[:2]), parameter.grad.detach().float().square().sum()
+            squares[part] = squares[part] + square if part in squares else square
+    if not squares:
+        return {}
+    norms = dict(zip(squares, torch.stack(list(squares.values())).sqrt().tolist(), strict=True))
+    if total is None or max_norm is None:
+        return {"gradient_norm": math.hypot(*norms.values()), **{f"gradient_norm/{part}": norm for part, norm in norms.items()}}
+    clipped = max(1.0, float(total) / max_norm)  # the gradients were divided by this
+    return {"gradient_norm": float(total), **{f"gradient_norm/{part}": norm * clipped for part, norm in norms.items()}}
+
+
+class CurveWriter:
+    """A writer of curves to TensorBoard, and to the trackers of an Accelerator; without both it writes nothing."""
+
+    def __init__(self, writer: Any = None, accelerator: Accelerator | None = None) -> None:
+        self._writer, self._accelerator = writer, accelerator
 
     @classmethod
-    def open(cls, folder: Path | None, step: int) -> "TensorBoardWriter":
-        """Open a writer to a folder, whose points from `step` on are replaced; None gives a writer that writes nothing."""
+    def open(cls, folder: Path | None, step: int, accelerator: Accelerator | None = None) -> "CurveWriter":
+        """Open a writer.
+
+        Args:
+            folder: folder for TensorBoard, whose points from `step` on are replaced; None writes nothing to TensorBoard.
+            step: step at which the run starts or resumes.
+            accelerator: accelerator with the trackers that were initialised; None for a task that needs no Accelerator.
+        """
         if folder is None:
-            return cls()
+            return cls(None, accelerator)
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
-        return cls(SummaryWriter(str(folder), purge_step=step))
+        return cls(SummaryWriter(str(folder), purge_step=step), accelerator)
 
-    def __enter__(self) -> "TensorBoardWriter":
+    def __enter__(self) -> "CurveWriter":
         return self
 
     def __exit__(self, *reason: object) -> None:
@@ -440,6 +474,9 @@ class TensorBoardWriter:
         self._show("val", record["metrics"] or {}, step)
 
     def _show(self, group: str, values: Mapping[str, Any], step: int) -> None:
+        points = {f"{group}/{name}": float(value) for name, value in values.items()}
         if self._writer:
-            for name, value in values.items():
-                self._writer.add_scalar(f"{group}/{name}", float(value), step)
+            for name, value in points.items():
+                self._writer.add_scalar(name, value, step)
+        if self._accelerator and self._accelerator.trackers and points:
+            self._accelerator.log(points, step=step)

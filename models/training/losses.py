@@ -1,4 +1,4 @@
-"""Losses that pull a query towards its items and push it from the others: InfoNCE, contrastive and triplet.
+"""Losses that pull a query towards its items and push it from the others: InfoNCE, contrastive, triplet and batch-hard.
 
 All take vectors of unit length, so a dot product is a cosine. All return a scalar, the weighted mean of their terms. Half
 precision is summed in float32.
@@ -106,6 +106,43 @@ def triplet(
     counted = torch.ones_like(losses) if is_relevant is None else (~is_relevant).to(wide)  # (Q, N)
     per_query = (losses * counted).sum(1) / counted.sum(1).clamp(min=1)  # (Q,)
     return _weighted_mean(per_query, weights)
+
+
+def batch_hard(
+    queries: Tensor,
+    items: Tensor,
+    *,
+    margin: float = 0.2,
+    is_relevant: Tensor | None = None,
+    weights: Tensor | None = None,
+    symmetric: bool = True,
+) -> Tensor:
+    """Return the batch-hard triplet loss: each query against its hardest negative of the batch alone.
+
+    After Hermans, Beyer and Leibe (2017) for the hardest of the batch, and VSE++ (Faghri et al., BMVC 2018) for two directions.
+
+    Args:
+        queries: (Q, D) unit vectors.
+        items: (B, D) unit vectors, B >= Q; row i < Q answers query i. The rows from Q on are further negatives, random or mined.
+        margin: minimum difference of the cosines of a query's own item and of its hardest negative, >= 0.
+        is_relevant: (Q, B) bool, True where the item is known to answer the query; such an item is no negative.
+        weights: (Q,) weight of each query, >= 0, not all zero; None weighs all the same.
+        symmetric: True averages with the loss of the other direction: each of the first Q items against its hardest query.
+
+    Returns:
+        Scalar >= 0: the weighted mean over the pairs; 0 for a pair without a negative.
+    """
+    cosines = _cosines(queries, items)  # (Q, B)
+    excluded = torch.eye(*cosines.shape, dtype=torch.bool, device=cosines.device)
+    if is_relevant is not None:
+        excluded = excluded | is_relevant
+    own = cosines.diagonal()  # (Q,)
+    away = cosines.masked_fill(excluded, float("-inf"))  # (Q, B)
+    losses = (margin + away.amax(dim=1) - own).clamp(min=0)  # (Q,)
+    if symmetric:
+        back = (margin + away[:, : len(queries)].amax(dim=0) - own).clamp(min=0)  # (Q,)
+        losses = (losses + back) / 2
+    return _weighted_mean(losses, weights)
 
 
 def prefixes(vectors: Tensor, lengths: Sequence[int] = ()) -> Iterator[Tensor]:

@@ -21,9 +21,10 @@ from models.config.training import Stage, TrainingConfig
 from models.data.batches import Batch, TrainingBatches, seed_of
 from models.data.encoding_cache import text_inputs
 from models.towers.two_towers import Photos, TwoTowers
+from models.training.embedding_statistics import embedding_statistics, record_norms
 from models.training.gradient_cache import Chunk, backward_in_chunks
 from models.training.loop import StepMetrics, TrainingTask
-from models.training.losses import contrastive, info_nce, prefixes, triplet
+from models.training.losses import batch_hard, contrastive, info_nce, prefixes, triplet
 from models.training.validation import Validation, ValidationMetrics
 
 DROPOUT = 3  # purpose of a random generator, beside those of models/data/batches.py
@@ -58,6 +59,11 @@ class TwoTowersTask(TrainingTask[ValidationMetrics]):
         self.model = self._towers = towers
         self._batches, self._validation, self._accelerator = batches, validation, accelerator
         self._config, self._stage = config, stage
+        self._vectors: tuple[Tensor, Tensor] | None = None  # of the queries and of the different items of the last batch
+        self._norms: list[list[Tensor]] = [[], []]  # lengths of the last step's query and item vectors before normalisation
+        if config.gradient_checkpointing:
+            for encoder in {towers.item_tower.text_encoder, towers.query_tower.text_encoder}:
+                encoder.checkpoint_activations()
         self.optimizers = {"optimizer": accelerator.prepare(torch.optim.AdamW(_parameter_groups(towers, config, stage)))}
 
     def backward(self, step: int) -> StepMetrics:
@@ -69,7 +75,8 @@ class TwoTowersTask(TrainingTask[ValidationMetrics]):
     def backward_batches(self, batches: Sequence[Batch]) -> StepMetrics:
         """Compute the mean gradient of some batches and return the means of their metrics."""
         share_buffers(self._towers, self._accelerator.num_processes)
-        metrics = [self._backward(batch, 1 / len(batches)) for batch in batches]
+        with record_norms([self._towers.query_tower.projection, self._towers.item_tower.projection]) as self._norms:
+            metrics = [self._backward(batch, 1 / len(batches)) for batch in batches]
         average_gradients(self._towers.parameters(), self._accelerator.num_processes)
         return StepMetrics(*(torch.stack(values).mean() for values in zip(*metrics, strict=True)))
 
@@ -80,11 +87,18 @@ class TwoTowersTask(TrainingTask[ValidationMetrics]):
 
     def is_better(self, metrics: ValidationMetrics, best: ValidationMetrics) -> bool:
         """Return True if the selection metric of the configuration rose."""
-        return bool(getattr(metrics, self._config.judge) > getattr(best, self._config.judge))
+        name = self._config.selection_metric
+        return bool(getattr(metrics, name) > getattr(best, name))
 
     def curves(self) -> Mapping[str, float]:
-        """Return the temperature."""
-        return {"temperature": 1 / self._towers.scale.item()}
+        """Return the temperature, and statistics of the query and item vectors of the last batch."""
+        curves = {"temperature": 1 / self._towers.scale.item()}
+        assert self._vectors is not None
+        for name, vectors, norms in zip(("query", "item"), self._vectors, self._norms, strict=True):
+            curves[f"{name}_norm"] = float(torch.cat(norms).mean())
+            if len(vectors) > 1:
+                curves |= {f"{name}_{key}": value for key, value in embedding_statistics(vectors).items()}
+        return curves
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the sampling frequencies."""
@@ -99,10 +113,12 @@ class TwoTowersTask(TrainingTask[ValidationMetrics]):
         metrics: list[StepMetrics] = []
         queries, query_order = self._chunks(batch.queries.lengths, partial(self._encode_queries, batch))
         items, item_order = self._chunks(batch.items.lengths, partial(self._encode_items, batch))
+        different = np.unique(batch.item_rows, return_index=True)[1]  # rows of the batch's different items
 
         def loss(query_vectors: Tensor, item_vectors: Tensor) -> Tensor:
             q = gather(query_vectors[query_order], batch.query_counts)  # (Q, D)
             i = gather(item_vectors[item_order], batch.item_counts)  # (B, D)
+            self._vectors = q.detach(), i.detach()[different]
             value = batch_loss(q, i, self._towers.scale, batch, self._stage, self._config)
             metrics.append(StepMetrics(value.detach(), *in_batch_metrics(q.detach(), i.detach(), batch.is_relevant)))
             return value * share
@@ -145,7 +161,7 @@ class TwoTowersTask(TrainingTask[ValidationMetrics]):
 
 
 def batch_loss(queries: Tensor, items: Tensor, scale: Tensor, batch: Batch, stage: Stage, config: TrainingConfig) -> Tensor:
-    """Return the stage's loss of a whole batch; with Matryoshka lengths (Kusupati et al. 2022), the mean over all lengths.
+    """Return the loss of a whole batch, with its batch-hard part; the mean over Matryoshka lengths (Kusupati et al. 2022).
 
     Args:
         queries: (Q, D) unit vectors.
@@ -153,14 +169,24 @@ def batch_loss(queries: Tensor, items: Tensor, scale: Tensor, batch: Batch, stag
         scale: 1 / temperature.
         batch: batch whose relevant items, weights and log q are used.
         stage: stage with the loss and its margin. The contrastive loss gives a query's negatives together the weight of its item.
-        config: configuration whose `symmetric` and Matryoshka lengths are used.
+        config: configuration whose `symmetric`, `batch_hard` and Matryoshka lengths are used.
     """
     lengths = config.tower.matryoshka
     losses = [
-        _loss_at(q, i, scale, batch, stage, config)
+        _loss_at(q, i, scale, batch, stage, config) + _batch_hard_at(q, i, batch, stage, config)
         for q, i in zip(prefixes(queries, lengths), prefixes(items, lengths), strict=True)
     ]
     return torch.stack(losses).mean()
+
+
+def _batch_hard_at(queries: Tensor, items: Tensor, batch: Batch, stage: Stage, config: TrainingConfig) -> Tensor | float:
+    weight = config.stage_batch_hard(stage)
+    if not weight:
+        return 0.0
+    symmetric = config.symmetric
+    return weight * batch_hard(
+        queries, items, margin=stage.margin, is_relevant=batch.is_relevant, weights=batch.weights, symmetric=symmetric
+    )
 
 
 def _loss_at(queries: Tensor, items: Tensor, scale: Tensor, batch: Batch, stage: Stage, config: TrainingConfig) -> Tensor:

@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,16 @@ from models.config.training import Stage, TrainingConfig, three_stages
 from models.data.batches import Slice, TrainingBatches
 from models.data.tables import ItemTable, Queries, read_training_items
 from models.towers.config import TowerConfig
-from models.towers.item_features import fit_features
+from models.towers.feature_names import AUTO, NONE, parse_features
+from models.towers.item_features import feature_names, fit_features, present_features, unfitted_features
 from models.towers.tokenizer import make_tokenizer
 from models.towers.two_towers import TwoTowers
 from models.training.checkpoints import Checkpoints
 from models.training.loop import EpochRecord, LoopSettings, TrainingLoop
 from models.training.step import TwoTowersTask
+from models.training.trackers import check_tracker, track
 from models.training.validation import Validation, ValidationMetrics
-from retrieval.contracts.tower_card import TOKENIZER_FILE
+from retrieval.contracts.tower_card import TOKENIZER_FILE, TowerCard
 from retrieval.encoders.query_encoder import prepare_tokenizer
 from retrieval.errors import InvalidInput
 from retrieval.progress import Progress
@@ -64,6 +66,9 @@ class TrainingReport:
         planned_steps: number of steps in the schedule; more than `steps` if max_seconds or patience ended the loop.
         cut_by_clock: True if max_seconds ended the loop. The next training with the same settings resumes there.
         resumed_at: number of steps done before this run resumed; 0 for a run from its start.
+        features: structured features that the item tower reads.
+        compared_features: for features = "auto", the features of each trained pair of towers ("none" or names joined by commas)
+            -> validation metrics of its best epoch; steps and planned_steps then count both trainings. Empty otherwise.
     """
 
     tower_folder: Path
@@ -79,6 +84,8 @@ class TrainingReport:
     planned_steps: int
     cut_by_clock: bool
     resumed_at: int = 0
+    features: Sequence[str] = ()
+    compared_features: Mapping[str, ValidationMetrics] = field(default_factory=dict)
 
 
 def train_towers(
@@ -94,6 +101,9 @@ def train_towers(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> TrainingReport:
     """Train both towers for one stage on the train split, and select the epoch that is best on the val split.
+
+    With features = "auto" both towers are trained twice, without and with structured features. The better pair on the val split is
+    stored. A stage with a start tower reads that tower's features.
 
     Under `accelerate launch` or torchrun every process calls this function. All sample the same batches, and each encodes its
     slice.
@@ -116,42 +126,53 @@ def train_towers(
 
     Raises:
         InvalidInput: the catalogue has no usable pair; there is no such stage; the stage's hard negatives are missing; the start
-            tower has another shape; or no part of the towers is trained.
+            tower has another shape; no part of the towers is trained; features are to be compared and there is no val split; or
+            the tracker cannot be used.
         TowerError: a pretrained encoder is not available, or the start tower is damaged.
         KeyboardInterrupt: Ctrl-C, after a checkpoint.
     """
     started, began = time.monotonic(), datetime.now(UTC)
     if not 0 <= stage < len(config.stages):
         raise InvalidInput(f"there is no stage {stage}; the configuration has {len(config.stages)}, counted from 0")
-    accelerator, chosen = _accelerator(config), config.stages[stage]
+    if config.log_with:
+        check_tracker(config.log_with)
+    accelerator, chosen = _accelerator(config, out), config.stages[stage]
     main = accelerator.is_main_process
-    torch.manual_seed(config.seed)
     data = data_hash(catalog)
-    key = run_key(config, stage, data, negatives, start_from)
-    checkpoints = Checkpoints(out / CHECKPOINT_FOLDER / key, checkpoint_seconds, writes=main)
-    if not resume:
-        checkpoints.remove()
-    items, queries = read_training_items(catalog, chosen.min_weight, keep_records=config.tower.features is not None)
-    tokenizer, towers = _first_towers(config, items, queries, start_from)
-    towers.to(accelerator.device)
-    with accelerator.main_process_first():  # the other processes read photos and encodings from the cache
-        resolved, cache = replace(config, tower=towers.config), out / CACHE_FOLDER
-        part = Slice(accelerator.process_index, accelerator.num_processes)
-        batches = TrainingBatches(items, queries, tokenizer, resolved, cache, stage=chosen, negatives=negatives, part=part)
-        batches.encode_frozen(towers, accelerator.device)
-        validation = Validation(catalog, tokenizer, towers.config, cache) if "val" in catalog.splits else None
-        if validation:
-            validation.encode_frozen(towers, accelerator.device)
-    settings = loop_settings(config, chosen, batches.per_epoch, measured=validation is not None)
-    task = TwoTowersTask(towers, batches, validation, config, chosen, accelerator)
-    tensorboard = out / TENSORBOARD_FOLDER / f"{chosen.name}-{key}" if main else None
-    loop = TrainingLoop(task, settings, checkpoints, accelerator=accelerator, tensorboard=tensorboard)
-    loop.run(progress)
-    folder = _from_first(accelerator, save_towers(towers, tokenizer, out) if main else None)
-    report = _report(folder, loop, batches, queries, len(items.ids), towers, time.monotonic() - started)
+    reads_features = config.features != NONE or config.tower.features is not None
+    items, queries = read_training_items(catalog, chosen.min_weight, keep_records=reads_features)
+    choices = _feature_choices(config, items, start_from, measured="val" in catalog.splits)
+    runs: list[_Run] = []
+    for number, choice in enumerate(choices):
+        key = run_key(choice, stage, data, negatives, start_from)
+        checkpoints = Checkpoints(out / CHECKPOINT_FOLDER / key, checkpoint_seconds, writes=main)
+        if not resume:
+            checkpoints.remove()
+        torch.manual_seed(config.seed)
+        tokenizer, towers = _first_towers(choice, items, queries, start_from)
+        towers.to(accelerator.device)
+        with accelerator.main_process_first():  # the other processes read photos and encodings from the cache
+            resolved, cache = replace(choice, tower=towers.config), out / CACHE_FOLDER
+            part = Slice(accelerator.process_index, accelerator.num_processes)
+            batches = TrainingBatches(items, queries, tokenizer, resolved, cache, stage=chosen, negatives=negatives, part=part)
+            batches.encode_frozen(towers, accelerator.device)
+            validation = Validation(catalog, tokenizer, towers.config, cache) if "val" in catalog.splits else None
+            if validation:
+                validation.encode_frozen(towers, accelerator.device)
+        settings = loop_settings(choice, chosen, batches.per_epoch, measured=validation is not None)
+        task = TwoTowersTask(towers, batches, validation, choice, chosen, accelerator)
+        name = f"{chosen.name}-{key}"
+        tensorboard = out / TENSORBOARD_FOLDER / name if main else None
+        loop = TrainingLoop(task, settings, checkpoints, accelerator=accelerator, tensorboard=tensorboard)
+        with track(accelerator, name, asdict(choice), out / TENSORBOARD_FOLDER):
+            loop.run(_part_of(progress, number, len(choices)))
+        runs.append(_Run(choice, towers, tokenizer, loop, checkpoints, batches.photo_count))
+    best = _better(runs, config)
+    folder = _from_first(accelerator, save_towers(best.towers, best.tokenizer, out) if main else None)
+    report = _report(folder, best, runs, queries, len(items.ids), time.monotonic() - started)
     if main:
-        write_record(folder, _record(report, config, stage, start_from, catalog, data, len(queries.item_rows)), began)
-        if loop.cut_by_clock:
+        write_record(folder, _record(report, best.config, stage, start_from, catalog, data, len(queries.item_rows)), began)
+        if report.cut_by_clock:
             log.warning(
                 "max_seconds (%g) cut the training after %d of %d steps; the same command again trains on, with a larger "
                 "--max-seconds to the end in one go",
@@ -160,9 +181,77 @@ def train_towers(
                 report.planned_steps,
             )
         else:
-            checkpoints.remove()
+            for run in runs:
+                run.checkpoints.remove()
     accelerator.wait_for_everyone()
     return report
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One trained pair of towers of a training that may compare several."""
+
+    config: TrainingConfig
+    towers: TwoTowers
+    tokenizer: Tokenizer
+    loop: TrainingLoop[ValidationMetrics]
+    checkpoints: Checkpoints
+    photos: int
+
+
+def _feature_choices(
+    config: TrainingConfig, items: ItemTable, start_from: Path | None, *, measured: bool
+) -> Sequence[TrainingConfig]:
+    """Return the configurations to train, whose towers name the features that they read: two for "auto", otherwise one."""
+    if start_from is not None and config.features != NONE:
+        have = TowerConfig.from_architecture(TowerCard.load(start_from).architecture).features
+        names = feature_names(have)
+        if not names and config.features == AUTO:
+            return [replace(config, features=NONE)]
+        unknown = sorted(set(names) - set(parse_features(config.features)))
+        if unknown or not names:
+            raise InvalidInput(
+                f"{start_from} reads {', '.join(names) or 'no features'}, the configuration asks for {config.features}; "
+                f"write features = {','.join(names) or NONE}, or start from another tower"
+            )
+        return [replace(config, features=",".join(names), tower=replace(config.tower, features=have))]
+    if config.features == NONE:
+        return [config]
+    names = present_features(parse_features(config.features), items.records)
+    with_features = replace(
+        config, features=",".join(names) or NONE, tower=replace(config.tower, features=unfitted_features(names))
+    )
+    if config.features != AUTO:
+        if not names:
+            raise InvalidInput(f"no item of the catalogue has a value of {config.features}; leave features out")
+        return [with_features]
+    if not measured:
+        raise InvalidInput("features = auto compares towers on the val split, which this catalogue lacks; give none, all or names")
+    without = replace(config, features=NONE)
+    return [without, with_features] if names else [without]
+
+
+def _better(runs: Sequence[_Run], config: TrainingConfig) -> _Run:
+    """Return the run with the highest selection metric; of equal runs the first, so that features must gain to be stored."""
+    if len(runs) == 1:
+        return runs[0]
+
+    def metric(run: _Run) -> float:
+        best = run.loop.best
+        return float(getattr(best.metrics, config.selection_metric)) if best else -1.0
+
+    best = max(runs, key=metric)
+    log.info(
+        "%s on val: %s", config.selection_metric, ", ".join(f"features {run.config.features}: {metric(run):.4f}" for run in runs)
+    )
+    return best
+
+
+def _part_of(progress: Progress | None, number: int, count: int) -> Progress | None:
+    """Return a callback of one of several runs of the same length that reports the progress of all."""
+    if progress is None or count == 1:
+        return progress
+    return lambda done, total: progress(number * total + done, count * total)
 
 
 def loop_settings(config: TrainingConfig, stage: Stage, batches_per_epoch: int, *, measured: bool) -> LoopSettings:
@@ -178,37 +267,36 @@ def loop_settings(config: TrainingConfig, stage: Stage, batches_per_epoch: int, 
     )
 
 
-def _report(
-    folder: Path,
-    loop: TrainingLoop[ValidationMetrics],
-    batches: TrainingBatches,
-    queries: Queries,
-    items: int,
-    towers: TwoTowers,
-    seconds: float,
-) -> TrainingReport:
+def _report(folder: Path, best: _Run, runs: Sequence[_Run], queries: Queries, items: int, seconds: float) -> TrainingReport:
+    loops = [run.loop for run in runs]
+    compared = {run.config.features: run.loop.best.metrics for run in runs if run.loop.best and run.loop.best.metrics}
     return TrainingReport(
         tower_folder=folder,
         tower_id=folder.name,
-        best=loop.best or loop.history[-1],
-        history=loop.history,
+        best=best.loop.best or best.loop.history[-1],
+        history=best.loop.history,
         items=items,
-        photos=batches.photo_count,
+        photos=best.photos,
         queries=len(queries.texts),
-        parameters=sum(p.numel() for p in towers.parameters()),
+        parameters=sum(p.numel() for p in best.towers.parameters()),
         seconds=seconds,
-        steps=loop.budget.steps_run,
-        planned_steps=loop.budget.planned,
-        cut_by_clock=loop.cut_by_clock,
-        resumed_at=loop.resumed_at,
+        steps=sum(loop.budget.steps_run for loop in loops),
+        planned_steps=sum(loop.budget.planned for loop in loops),
+        cut_by_clock=any(loop.cut_by_clock for loop in loops),
+        resumed_at=sum(loop.resumed_at for loop in loops),
+        features=feature_names(best.towers.config.features),
+        compared_features=compared if len(runs) > 1 else {},
     )
 
 
 def fit_vocabulary(config: TowerConfig, size: int) -> TowerConfig:
-    """Set the vocabulary size of a fresh text encoder to the tokenizer's; a pretrained encoder is not changed."""
+    """Give a fresh text encoder the tokenizer's vocabulary, and positions for max_length; a pretrained one is not changed."""
     if config.text.model:
         return config
-    return replace(config, text=replace(config.text, config={**config.text.config, "vocab_size": size}))
+    fitted = {**config.text.config, "vocab_size": size}
+    if fitted.get("max_position_embeddings", config.max_length) < config.max_length:
+        fitted["max_position_embeddings"] = config.max_length
+    return replace(config, text=replace(config.text, config=fitted))
 
 
 def _first_towers(
@@ -219,6 +307,10 @@ def _first_towers(
         tokenizer = make_tokenizer(config.tower, [*items.texts, *queries.texts, *queries.item_texts])
         tower = fit_features(fit_vocabulary(config.tower, tokenizer.get_vocab_size()), items.records)
         towers = TwoTowers(tower, config.temperature)
+        if towers.config.max_length < tower.max_length:
+            log.warning(
+                "the text encoder reads %d tokens at most; max_length is not %d", towers.config.max_length, tower.max_length
+            )
     else:
         towers, _ = load_towers(start_from)
         tokenizer = Tokenizer.from_file(str(start_from / TOKENIZER_FILE))
@@ -234,7 +326,10 @@ def _first_towers(
             matryoshka=config.tower.matryoshka,
         )
     if not any(parameter.requires_grad for name, parameter in towers.named_parameters() if name not in ALWAYS_TRAINABLE):
-        raise InvalidInput("nothing of these towers is trained: let a part of the encoder (trainable), or give them linear heads")
+        raise InvalidInput(
+            "nothing of these towers is trained: train a part of the text encoder (--train-text all or last-<n>), give them linear "
+            "maps (linear = true in [training.tower]), or features"
+        )
     towers.logit_scale.requires_grad_(config.learn_temperature)
     return prepare_tokenizer(tokenizer, towers.config.max_length), towers
 
@@ -249,17 +344,23 @@ def _check_same(requested: TowerConfig, have: TowerConfig, folder: Path) -> None
             )
     if (requested.features is None) != (have.features is None):
         reads = "reads no structured features" if have.features is None else "reads structured features"
-        raise InvalidInput(f"{folder} {reads}, the configuration asks for the contrary; start from another tower, or change it")
+        change = "leave features out" if have.features is None else "set features to all"
+        raise InvalidInput(f"{folder} {reads}, the configuration asks for the contrary; {change}, or start from another tower")
 
 
 def _from_first(accelerator: Accelerator, value: Any) -> Any:
     return broadcast_object_list([value])[0] if accelerator.num_processes > 1 else value
 
 
-def _accelerator(config: TrainingConfig) -> Accelerator:
+def _accelerator(config: TrainingConfig, out: Path) -> Accelerator:
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1  # set by accelerate launch and torchrun
     # without cpu=True, Accelerate does not connect processes that have no GPUs
-    return Accelerator(mixed_precision=_precision(config), cpu=several and not torch.cuda.is_available())
+    return Accelerator(
+        mixed_precision=_precision(config),
+        cpu=several and not torch.cuda.is_available(),
+        log_with=config.log_with,
+        project_dir=out / TENSORBOARD_FOLDER,
+    )
 
 
 def _precision(config: TrainingConfig) -> str:
@@ -292,6 +393,8 @@ def _record(
             "queries": report.queries,
             "pairs": pairs,
         },
+        "features": list(report.features),
+        "compared_features": {choice: asdict(metrics) for choice, metrics in report.compared_features.items()},
         "history": [_flat(record) for record in report.history],
         "best": _flat(report.best),
         "parameters": report.parameters,

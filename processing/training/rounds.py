@@ -169,7 +169,7 @@ class _Run:
     ) -> None:
         self.config = config
         self._catalog, self._towers, self._rules, self._resume, self._steps = catalog, towers, rules, resume, steps
-        self._key = repr((config, rules, data_hash(catalog), version("gavel")))
+        self._key = repr((replace(config, log_with=None), rules, data_hash(catalog), version("gavel")))
         self.folder = runs / f"{catalog.name}-{hashlib.sha256(self._key.encode()).hexdigest()[:8]}"
         one_corpus = catalog.item_files("train") == catalog.item_files("val")
         self._mined_split = "val" if one_corpus else "train"  # split of the index that is mined

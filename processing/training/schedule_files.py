@@ -11,8 +11,9 @@ from retrieval.errors import InvalidInput
 
 EXAMPLE = "{name: in-batch, epochs: 10, random_negatives: 1}"
 FIELDS = {field.name for field in fields(Stage)}
-NUMBERS = {"epochs": int, "hard_negatives": int, "random_negatives": int, "rate": float, "min_weight": float, "margin": float}
-
+NUMBERS = {"epochs": int, "hard_negatives": int, "random_negatives": int} | dict.fromkeys(
+    ("rate", "min_weight", "margin", "batch_hard"), float
+)
 LOSSES = get_args(get_type_hints(Stage)["loss"])
 
 

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,19 +35,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Encoders and weights that replace those of a preset; None keeps the preset's.
+    """Encoders, weights and text length that replace those of a preset; None keeps the preset's.
 
     Attributes:
         text_model: hub name or local folder of a pretrained text encoder.
         train_text: layers of the text encoder to train: all, none or last-<n>.
         image_weights: name of torchvision weights, or path of a state dict.
         random: True starts every encoder from random weights.
+        max_length: number of tokens read of each text.
     """
 
     text_model: str | None = None
     train_text: str | None = None
     image_weights: str | None = None
     random: bool = False
+    max_length: int | None = None
 
     def applied_to(self, tower: TowerConfig) -> TowerConfig:
         """Return a tower configuration with these encoders and weights."""
@@ -57,6 +59,8 @@ class Weights:
             tower = replace(tower, image=replace(tower.image, weights=self.image_weights))
         if self.train_text:
             tower = replace(tower, text=replace(tower.text, trainable=self.train_text))
+        if self.max_length:
+            tower = replace(tower, max_length=self.max_length)
         return tower.fresh() if self.random else tower
 
 
@@ -69,7 +73,11 @@ def run_training(
     text_only: Annotated[bool, typer.Option("--text-only", help="An item tower that does not look at photos.")] = False,
     text_model: Annotated[str | None, typer.Option(help="Hub name or local folder of a pretrained text encoder.")] = None,
     train_text: Annotated[
-        str | None, typer.Option(metavar="all|none|last-<n>", help="Layers of the text encoder to train; all by default.")
+        str | None, typer.Option(metavar="all|none|last-<n>", help="Layers of the text encoder to train; the preset's by default.")
+    ] = None,
+    max_length: Annotated[int | None, typer.Option(min=8, help="Tokens read of each text; the preset's by default.")] = None,
+    features: Annotated[
+        str | None, typer.Option(metavar="auto|none|all|NAME,…", help="Structured features of the item tower; none by default.")
     ] = None,
     image_weights: Annotated[str | None, typer.Option(help="Name of torchvision weights, or path of a state dict.")] = None,
     random_weights: Annotated[
@@ -83,9 +91,14 @@ def run_training(
     learning_rate: Annotated[float | None, typer.Option(help=f"Highest learning rate; {BY_CATALOG}.")] = None,
     max_seconds: Annotated[float | None, typer.Option(help="Time limit in seconds, to which the schedule is shortened.")] = None,
     micro_batch: Annotated[int | None, typer.Option(help="Texts encoded at once: large batches in little memory.")] = None,
+    gradient_checkpointing: Annotated[
+        bool | None, typer.Option("--gradient-checkpointing", help="Compute the text encoder's layers twice to save memory.")
+    ] = None,
+    batch_hard: Annotated[float | None, typer.Option(help="Weight of a loss on the nearest wrong lot of the batch; 0.")] = None,
     accumulate: Annotated[int | None, typer.Option(help="Batches whose gradients are added up for one step.")] = None,
     patience: Annotated[int | None, typer.Option(help="Measurements without improvement after which training stops.")] = None,
     mixed_precision: Annotated[Precision | None, typer.Option(help=f"Number format; {BY_CATALOG}.")] = None,
+    log_with: Annotated[str | None, typer.Option(help="Experiment tracker of Accelerate beside TensorBoard: wandb, …")] = None,
     log_q: Annotated[bool | None, typer.Option("--log-q", help="Correct for how often a lot is sampled.")] = None,
 ) -> int:
     """Train both towers on a catalogue, on one process or several."""
@@ -94,10 +107,14 @@ def run_training(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "max_seconds": max_seconds,
+        "features": features,
+        "batch_hard": batch_hard,
         "micro_batch": micro_batch,
+        "gradient_checkpointing": gradient_checkpointing,
         "accumulate": accumulate,
         "patience": patience,
         "mixed_precision": mixed_precision,
+        "log_with": log_with,
         "log_q": log_q,
     }
     try:
@@ -109,7 +126,7 @@ def run_training(
             text_only=text_only,
             seed=seed,
             three_stages=bool(stage or negatives),
-            weights=Weights(text_model, train_text, image_weights, random_weights),
+            weights=Weights(text_model, train_text, image_weights, random_weights, max_length),
             schedule=schedule,
         )
         report = train_towers(
@@ -177,6 +194,8 @@ def _summary(report: TrainingReport) -> dict[str, object]:
         "steps": report.steps,
         "planned_steps": report.planned_steps,
         "cut_by_clock": report.cut_by_clock,
+        "features": list(report.features),
+        "compared_features": {choice: asdict(metrics) for choice, metrics in report.compared_features.items()},
         "lots": report.items,
         "photos": report.photos,
         "queries": report.queries,

@@ -70,7 +70,6 @@ PUBLISHED = {  # keys of JSON that others read, and of files that older versions
     ("lambdas/query_api/answers.py", "acts"),
     ("lambdas/query_api/buyers.py", "acts"),
     ("models/config/training.py", "judge"),
-    ("models/training/step.py", "judge"),
     ("processing/training/buyers.py", "acts"),
     ("retrieval/index/ann/storage.py", "told"),
     ("retrieval/index/ann/vector_index.py", "told"),

@@ -102,7 +102,12 @@ def test_training_takes_from_the_file_what_it_gives_and_keeps_the_rest(folder):
         [training]
         learning_rate = 0.002
         patience = 3
+        features = "auto"
+        batch_hard = 0.5
+        gradient_checkpointing = true
+        log_with = "wandb"
         [training.tower]
+        max_length = 100
         dropout = 0.1
         text = { pooling = "cls" }
         [training.augmentation]
@@ -122,8 +127,9 @@ def test_training_takes_from_the_file_what_it_gives_and_keeps_the_rest(folder):
     chosen = TrainingConfig.for_catalog("synthetic", seed=3)
     made = configured(chosen, "training")
     assert (made.learning_rate, made.patience, made.seed) == (0.002, 3, 3)
+    assert (made.features, made.batch_hard, made.gradient_checkpointing, made.log_with) == ("auto", 0.5, True, "wandb")
     assert made.epochs == chosen.epochs
-    assert made.tower == replace(chosen.tower, dropout=0.1, text=replace(chosen.tower.text, pooling="cls"))
+    assert made.tower == replace(chosen.tower, dropout=0.1, max_length=100, text=replace(chosen.tower.text, pooling="cls"))
     assert made.augmentation == replace(chosen.augmentation, flip=0.0)
     assert made.stages == (Stage("mined", hard_negatives=2),)
     assert configured(BuyerTrainingConfig(), "training.buyers") == BuyerTrainingConfig(heads=2)
@@ -135,8 +141,11 @@ def test_a_flag_outranks_the_file(folder):
     write(folder, "[mining]\ndepth = 40\nper_query = 5\n[training]\nepochs = 3\nbatch_size = 16\n")
     assert pipeline.mining_rules(depth=20, per_query=None, no_margin=True) == MiningRules(depth=20, per_query=5, margin=None)
     catalog: Any = SimpleNamespace(name="synthetic")
-    made = pipeline.training_config(catalog, seed=3, text_only=True, changes={"epochs": 9, "batch_size": None})
+    made = pipeline.training_config(
+        catalog, seed=3, text_only=True, max_length=40, train_text="last-1", changes={"epochs": 9, "batch_size": None}
+    )
     assert (made.epochs, made.batch_size, made.tower.use_image) == (9, 16, False)
+    assert (made.tower.max_length, made.tower.text.trainable) == (40, "last-1")
 
 
 @pytest.mark.parametrize(
@@ -149,6 +158,12 @@ def test_a_flag_outranks_the_file(folder):
         ("[training]\nepochs = 0", "gavel.toml:1: [training]: a training run needs epochs >= 1"),
         ("[training]\nlearning_rate = -1", "[training]: learning_rate must be above 0, not -1.0"),
         ('[training]\nweigh = "x"', "gavel.toml:2: [training] weigh is 'x'; input should be 'draw' or 'loss'"),
+        ("[training]\nbatch_hard = -1.0", "gavel.toml:1: [training]: batch_hard is a weight of 0 or more, not -1"),
+        ('[training]\nfeatures = "colour"', "[training]: there is no feature 'colour'; give auto, none, all, or some of category"),
+        (
+            '[training.tower]\nfeatures = "all"',
+            "gavel.toml:2: [training.tower] features is fitted to the catalogue; set features in",
+        ),
         ("[training]\nseed = 3", "[training] has no key 'seed'; it is a flag: --seed"),
         (
             '[[training.stages]]\nname = "a"\nepochz = 2',

@@ -258,3 +258,9 @@ def test_an_architecture_from_before_there_were_features_still_loads():
     old["text"] = {name: value for name, value in values["text"].items() if name != "trainable"}
     old["image"] = {name: value for name, value in values["image"].items() if name != "trainable"}
     assert TowerConfig.from_architecture(json.loads(json.dumps(old))) == preset("compact")
+
+
+def test_the_big_preset_reads_256_tokens_and_the_multilingual_one_keeps_its_text_encoder_frozen():
+    assert PRESETS["distilbert-resnet50"].max_length == 256
+    multilingual = PRESETS["multilingual"]
+    assert (multilingual.text.trainable, multilingual.linear) == ("none", True), "linear maps are what is trained"

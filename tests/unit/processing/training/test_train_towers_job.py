@@ -10,6 +10,7 @@ from small_tower import small_config
 from models.data.hard_negatives import HardNegatives
 from processing.command_line import EXIT_USAGE
 from processing.training import towers_job as job
+from retrieval.contracts.tower_card import TowerCard
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,18 @@ def test_two_stages_follow_one_another_and_leave_their_records(catalog, tmp_path
     assert list((tmp_path / ".runs").glob("*/events.out.tfevents.*")), "TensorBoard's files"
 
 
+def test_flags_reach_the_training_and_its_record(catalog, tmp_path, small, capsys):
+    memory = ("--gradient-checkpointing", "--micro-batch", "8")
+    more = ("--batch-hard", "0.5", "--max-length", "200", "--train-text", "last-1", *memory)
+    assert job.main(arguments(catalog, tmp_path, *more)) == 0
+    printed = json.loads(capsys.readouterr().out)
+    settings = json.loads((tmp_path / printed["tower_id"] / "training.json").read_text())["settings"]
+    assert (settings["batch_hard"], settings["gradient_checkpointing"], settings["micro_batch"]) == (0.5, True, 8)
+    assert settings["tower"]["text"]["trainable"] == "last-1"
+    card = TowerCard.load(tmp_path / printed["tower_id"])
+    assert card.max_length == 200, "a fresh encoder gets as many positions"
+
+
 @pytest.mark.parametrize(
     ("more", "reason"),
     [
@@ -56,6 +69,10 @@ def test_two_stages_follow_one_another_and_leave_their_records(catalog, tmp_path
         (("--start-from", "/nowhere"), "nowhere"),
         (("--batch-size", "1"), "batch_size"),
         (("--train-text", "half"), "trainable"),
+        (("--features", "colour"), "there is no feature 'colour'"),
+        (("--features", "brand"), "no item of the catalogue has a value of brand"),
+        (("--batch-hard", "-1"), "batch_hard"),
+        (("--log-with", "abacus"), "there is no tracker 'abacus'"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(catalog, tmp_path, small, capsys, more, reason):
