@@ -26,6 +26,9 @@ def train(
     text_only: Annotated[bool, typer.Option("--text-only", help="Train without photos.")] = False,
     text_model: Annotated[str | None, typer.Option(help="Hub name or folder of a pretrained text encoder.")] = None,
     dimensions: Annotated[int | None, typer.Option(min=8, help="Length of the vectors; the preset's length by default.")] = None,
+    query_bits: Annotated[
+        int, typer.Option(help="Bits of the weights in the served query tower: 8, or 4 for a smaller and slower file.")
+    ] = 8,
     hide_text: Annotated[
         float,
         typer.Option(
@@ -116,6 +119,7 @@ def train(
         seed=seed,
         text_model=text_model,
         dimensions=dimensions,
+        query_bits=query_bits,
         hidden_text=hide_text,
         stages=stages,
         changes=changes,

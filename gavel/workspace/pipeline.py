@@ -43,6 +43,7 @@ def training_config(
     seed: int,
     text_model: str | None = None,
     dimensions: int | None = None,
+    query_bits: int = 8,
     hidden_text: float = 0.0,
     stages: Path | None = None,
     changes: Mapping[str, Any] | None = None,
@@ -56,6 +57,7 @@ def training_config(
         seed: seed of the run.
         text_model: hub name or local folder of a pretrained text encoder; None keeps the preset's.
         dimensions: length of the vectors; None keeps the preset's.
+        query_bits: bits of the weights in the served query tower, 8 or 4.
         hidden_text: share of the items with a photo whose text is hidden, see models.towers.config.
         stages: file of stages, see processing.training.schedule_files.
         changes: field of TrainingConfig -> value; a value of None leaves the field as it is.
@@ -71,6 +73,8 @@ def training_config(
         config = replace(config, tower=replace(config.tower, text=replace(config.tower.text, model=text_model)))
     if dimensions:
         config = replace(config, tower=replace(config.tower, dimensions=dimensions))
+    if query_bits != config.tower.query_bits:
+        config = replace(config, tower=replace(config.tower, query_bits=query_bits))
     if hidden_text:
         config = replace(config, tower=replace(config.tower, hidden_text=hidden_text))
     if stages:
