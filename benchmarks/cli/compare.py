@@ -51,21 +51,21 @@ def compare(
         raise InvalidInput("--lots makes vectors and queries of its own; leave --release and --queries away")
     if lots:
         data, source = synthetic_vectors(128, most, SEED)
-        vectors, asked = source(lots)
+        vectors, query_vectors = source(lots)
     elif queries is None:
         data, source, (count,) = release_vectors(workspace.release(release), most, ITEM_QUERIES)
-        (vectors, asked), data = source(count), f"{data}; queries are items that were left out"
+        (vectors, query_vectors), data = source(count), f"{data}; queries are items that were left out"
     else:
         folder = workspace.release(release)
         texts = read_queries(queries, most)
         vectors = vectors_of(folder)
-        asked = load_encoder(settings, load_release(folder).tower_id).encode(texts)
+        query_vectors = load_encoder(settings, load_release(folder).tower_id).encode(texts)
         data = f"{vectors.shape[1]} of release {folder.name}; queries of {queries.name}"
     if len(vectors) < MIN_VECTORS:
         raise InvalidInput(f"there are {len(vectors)} lots; a comparison needs {MIN_VECTORS}")
     with progress("build") as built, progress("ask") as passes:
         result = compare_indices(
-            *specs, vectors, asked, data, workspace.benches / "compare", rounds=rounds, on_built=built, on_pass=passes
+            *specs, vectors, query_vectors, data, workspace.benches / "compare", rounds=rounds, on_built=built, on_pass=passes
         )
     result.report(as_json, lambda: _show(result, len(vectors)))
 

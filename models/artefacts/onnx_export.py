@@ -32,7 +32,7 @@ MIN_TABLE_ROWS = 256  # smaller tables, such as that of segments, stay float
 SHRINKS = np.linspace(1.0, 0.7, 7)  # shares of a block's range that are tried, because outliers widen it for all other numbers
 SCOPES = "pkg.torch.onnx.name_scopes"  # metadata key under which the exporter notes the modules of a node
 FIRST_LAYER = re.compile(r"'[\w.]*\blayers?\.0'")
-QUERY_OR_KEY = re.compile(r"[\w.]*\b(?:q_lin|k_lin|query|key|q|k)'")  # modules of DistilBERT, BERT and RoBERTa, MPNet
+ATTENTION_INPUT = re.compile(r"[\w.]*\b(?:[qkv]_lin|query|key|value|q|k|v)'")  # modules of DistilBERT, BERT and RoBERTa, MPNet
 INPUTS = ("input_ids", "attention_mask")
 CONTRIB = "com.microsoft"  # domain of ONNX Runtime's own operators
 
@@ -194,9 +194,10 @@ def _narrowing_of_first_layer(model: onnx.ModelProto) -> list[str]:
 def _quantise_to_4_bits(model: onnx.ModelProto, path: Path) -> None:
     """Write a float model with weights of 4 and 8 bits, all in blocks.
 
-    4 bits have the embeddings of words and positions, the second matrix of each feed-forward block, and the projections to attention queries and
-    keys. On all-MiniLM-L6-v2 these cost the least cosine per byte. All other matrices have 8 bits. Activations of matrix products are quantised to 8
-    bits in blocks, too, which wins back what the 4-bit weights lose (docs/performance.md).
+    4 bits have the embeddings of words and positions, the second matrix of each feed-forward block, and the projections to
+    attention queries, keys and values. On all-MiniLM-L6-v2 these cost the least cosine per byte. All other matrices have 8 bits.
+    Activations of matrix products are quantised to 8 bits in blocks, too, which wins back what the 4-bit weights lose
+    (docs/performance.md, "A query encoded").
 
     Args:
         model: float model with the exporter's metadata, which is removed.
@@ -210,7 +211,7 @@ def _quantise_to_4_bits(model: onnx.ModelProto, path: Path) -> None:
         rows, columns = _shape(weights, node.input[1])
         if rows % SMALL_BLOCK:
             continue  # no whole number of blocks: stays float
-        (small if rows > columns or QUERY_OR_KEY.search(scopes[node.name]) else large).append(node.name)
+        (small if rows > columns or ATTENTION_INPUT.search(scopes[node.name]) else large).append(node.name)
     _remove_metadata(model)
     with _quiet():  # before the others, because this quantiser cannot read their operators
         quantize_dynamic(model, path, op_types_to_quantize=["Gemm"], weight_type=QuantType.QInt8, per_channel=True)
@@ -280,9 +281,9 @@ def _replace(
     model.graph.initializer.remove(weight)
     model.graph.initializer.extend(tensors)
     position = list(model.graph.node).index(node)
-    made = onnx.helper.make_node(kind, inputs, list(node.output), name=node.name, domain=CONTRIB, **attributes)
+    replacement = onnx.helper.make_node(kind, inputs, list(node.output), name=node.name, domain=CONTRIB, **attributes)
     model.graph.node.remove(node)
-    model.graph.node.insert(position, made)
+    model.graph.node.insert(position, replacement)
 
 
 def quantise_blocks(matrix: NDArray[np.float32], block: int) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]:

@@ -70,7 +70,7 @@ class AutomaticIndex:
         """Return the rules for one of several shards, which share the memory."""
         return replace(self, memory_bytes=max(self.memory_bytes // shards, 1))
 
-    def is_outgrown(self, choice: IndexChoice, items: int) -> bool:
+    def is_stale(self, choice: IndexChoice, items: int) -> bool:
         """True if the choice should be made again: twice as many vectors as at the choice, or another memory."""
         return choice.memory_bytes != self.memory_bytes or items > max(RECONSIDER_GROWTH * choice.items, MAX_FLAT_ITEMS)
 

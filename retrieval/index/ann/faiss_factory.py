@@ -57,16 +57,16 @@ def train_faiss_index(spec: IndexSpec, vectors: Vector | FullVectors) -> Any:
     if sample:
         rows = np.sort(np.random.default_rng(SAMPLE_SEED).choice(items, sample, replace=False))
         sampled = np.ascontiguousarray(vectors[rows])
-        lists_on_gpu = _lists_on_gpu(inner) if hasattr(inner, "nlist") else None
-        if lists_on_gpu is not None:
-            inner.clustering_index = lists_on_gpu  # only k-means is worth a GPU; it is used by every type of codes
+        gpu_index = _open_gpu_index(inner) if hasattr(inner, "nlist") else None
+        if gpu_index is not None:
+            inner.clustering_index = gpu_index  # only k-means is worth a GPU; it is used by every type of codes
         index.train(sampled)
-        if lists_on_gpu is not None:
+        if gpu_index is not None:
             inner.clustering_index = None
     return index
 
 
-def _lists_on_gpu(index: Any) -> Any:
+def _open_gpu_index(index: Any) -> Any:
     """Return an empty exact index on all GPUs, in which k-means compares vectors with centroids.
 
     Return None if FAISS was built without GPUs, none is present, or none can be used, which is logged.
@@ -74,9 +74,9 @@ def _lists_on_gpu(index: Any) -> Any:
     if getattr(faiss, "get_num_gpus", lambda: 0)() == 0:
         return None
     try:
-        made = _faiss.index_cpu_to_all_gpus(_faiss.IndexFlat(index.d, index.metric_type))
+        on_gpus = _faiss.index_cpu_to_all_gpus(_faiss.IndexFlat(index.d, index.metric_type))
     except RuntimeError as error:
         logger.warning("the index is trained without a GPU (%s)", error)
         return None
     logger.info("the lists are trained on %d GPUs", faiss.get_num_gpus())
-    return made
+    return on_gpus

@@ -216,8 +216,8 @@ class VectorFollower(Follower[VectorView]):
             return VectorView.open(self._database, self._spec)
         items = self._database.count()
         stored = IndexChoice.load(self._choice_path)
-        outgrown = stored is None or self._spec.is_outgrown(stored, items)
-        self.choice = self._spec.choose(items, self._database.dimensions) if outgrown else stored
+        stale = stored is None or self._spec.is_stale(stored, items)
+        self.choice = self._spec.choose(items, self._database.dimensions) if stale else stored
         return VectorView.open(self._database, self._chosen_spec())
 
     def _refresh(self, view: VectorView, checkpoint: Callable[[], None] = lambda: None) -> VectorView:
@@ -226,10 +226,10 @@ class VectorFollower(Follower[VectorView]):
         return view
 
     def _is_rebuild_due(self, view: VectorView) -> bool:
-        return view.merge_due or view.needs_rebuild or self._is_outgrown(view)
+        return view.merge_due or view.needs_rebuild or self._is_choice_stale(view)
 
     def _rebuild(self, view: VectorView, *, in_background: bool) -> None:
-        other_type = self._is_outgrown(view) and self._choose_again(view)
+        other_type = self._is_choice_stale(view) and self._choose_again(view)
         if view.needs_rebuild or other_type:
             view = VectorView.build(self._database, self._chosen_spec(), self._check_open)
             self._swap(view)
@@ -248,11 +248,11 @@ class VectorFollower(Follower[VectorView]):
         assert self.choice is not None
         return IndexSpec.parse(self.choice.spec)
 
-    def _is_outgrown(self, view: VectorView) -> bool:
+    def _is_choice_stale(self, view: VectorView) -> bool:
         """True if the index type was chosen for fewer vectors, so that the choice should be made again."""
         if isinstance(self._spec, IndexSpec) or self.choice is None:
             return False
-        return self._spec.is_outgrown(self.choice, view.live)
+        return self._spec.is_stale(self.choice, view.live)
 
     def _choose_again(self, view: VectorView) -> bool:
         """Choose the index type for the present number of vectors; return True if the index must be built again for it."""
