@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -206,7 +207,8 @@ def _quantise_to_4_bits(model: onnx.ModelProto, path: Path) -> None:
     weights = {weight.name: weight for weight in model.graph.initializer}
     products = [node for node in model.graph.node if node.op_type == "MatMul" and len(_shape(weights, node.input[1])) == 2]
     scopes = {node.name: " ".join(prop.value for prop in node.metadata_props if prop.key == SCOPES) for node in products}
-    small, large = [], []
+    small: list[str] = []
+    large: list[str] = []
     for node in products:
         rows, columns = _shape(weights, node.input[1])
         if rows % SMALL_BLOCK:
@@ -275,7 +277,7 @@ def _replace(
     kind: str,
     inputs: list[str],
     tensors: list[onnx.TensorProto],
-    attributes: Mapping[str, int],
+    attributes: Mapping[str, Any],
 ) -> None:
     """Put an operator of ONNX Runtime in the place of a node, and its tensors in the place of the node's weight."""
     model.graph.initializer.remove(weight)

@@ -176,8 +176,8 @@ class IndexSpec:
         if not self.training_sample(MIN_TO_TRAIN):
             return 0
         centroids = self.nlist if "nlist" in PARAMETERS[self.index_type] else 1
-        codes = 2**self.code_bits
-        return max(MIN_TO_TRAIN, self.pca, MIN_POINTS_PER_CENTROID * max(centroids, int(codes)))
+        codes = 1 << self.code_bits
+        return max(MIN_TO_TRAIN, self.pca, MIN_POINTS_PER_CENTROID * max(centroids, codes))
 
     def lies_like(self, other: "IndexSpec") -> bool:
         """True if an index that was built with `other` may be searched with this spec.

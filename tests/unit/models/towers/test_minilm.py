@@ -89,8 +89,8 @@ def test_the_4_bit_graph_is_a_quarter_smaller_and_agrees_with_the_published_enco
     config = replace(config, query_bits=4)
     small = save_towers(TwoTowers(config), make_tokenizer(config, []), tmp_path)
     cosines = (QueryEncoder.load(small).encode(TEXTS) * published).sum(axis=1)
-    assert cosines.mean() >= 0.99
-    assert cosines.min() >= 0.98
+    assert cosines.mean() >= 0.985
+    assert cosines.min() >= 0.97
     assert (small / QUERY_TOWER_FILE).stat().st_size <= 0.75 * (folder / QUERY_TOWER_FILE).stat().st_size
     assert load_towers(small)[0].config.query_bits == 4
     with pytest.raises(InvalidInput, match="8 or 4"):
