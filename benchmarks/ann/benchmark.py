@@ -46,6 +46,7 @@ def run_benchmark(
     reuse: bool = False,
     on_built: Progress | None = None,
     on_pass: Progress | None = None,
+    on_ids: Callable[[CandidateIndex, int, list[list[int]]], None] | None = None,
 ) -> list[IndexResult]:
     """Measure candidate indices over one set of vectors.
 
@@ -58,6 +59,7 @@ def run_benchmark(
         reuse: True reuses an index that an earlier run built from the same vectors, with the cost of that build.
         on_built: called with (candidates done, candidates in all).
         on_pass: called with (passes done, passes in all).
+        on_ids: called with (candidate, effort, ids of each query, best first), so that answers can be compared.
     """
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / VECTORS, vectors)
@@ -73,6 +75,10 @@ def run_benchmark(
     with ExitStack() as stack:
         workers = [(candidate, stack.enter_context(_open_worker(candidate, folder))) for candidate in candidate_indices]
         by_effort = _ask_in_turns(workers, len(queries), rounds, on_pass)
+        for candidate, answers in by_effort.items():
+            for effort, rounds_of in answers.items():
+                if on_ids:
+                    on_ids(candidate, effort, rounds_of[0]["ids"])
         return [
             _index_result(candidate, built.get(candidate), folder, opened, by_effort[candidate], (vectors, queries, cut))
             for candidate, (_, opened) in workers
@@ -129,7 +135,8 @@ def _point(effort: int, answers: list[Message], truth: tuple[Vector, Vector, np.
     ]
     latency = summarise_ms(time for answer in answers for time in answer["times_ms"])
     each = tuple(round(float(np.median(answer["times_ms"])), 4) for answer in answers)
-    return Point(effort, round(float(np.mean(recalls)), 4), latency.p50_ms, latency.p99_ms, each)
+    cpu = round(float(np.median([time for answer in answers for time in answer["cpu_ms"]])), 4)
+    return Point(effort, round(float(np.mean(recalls)), 4), latency.p50_ms, latency.p99_ms, each, cpu)
 
 
 def _without_padding(ids: list[list[int]]) -> Iterator[np.ndarray]:

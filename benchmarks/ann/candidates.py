@@ -21,7 +21,7 @@ from retrieval.index.port import OVERFETCH
 Ids = NDArray[np.int64]
 Search = Callable[[Vector], Ids]  # one (D,) query -> ids of the nearest, best first
 K = 50
-EFFORTS = {"ef_search": (64, 100, 200, 400, 600, 800), "nprobe": (4, 8, 16, 32, 64, 128, 256, 512)}
+EFFORTS = {"ef_search": (64, 100, 200, 400, 600, 800), "nprobe": (4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)}
 BUILD_THREADS = 2
 RIVALS = ("faiss", "hnswlib", "usearch")
 
@@ -34,11 +34,13 @@ class CandidateIndex:
         library: gavel, faiss, hnswlib or usearch.
         spec: index type and parameters; at equal specs, libraries are searched with equal effort.
         full_name: True if the name contains the complete spec, because other candidates have the same index type.
+        sweep: True measures several efforts; False only that of the spec.
     """
 
     library: str
     spec: IndexSpec
     full_name: bool = False
+    sweep: bool = True
 
     @property
     def name(self) -> str:
@@ -49,9 +51,14 @@ class CandidateIndex:
 
     @property
     def efforts(self) -> tuple[int, ...]:
-        """Values of ef_search or nprobe to measure, ascending; (0,) if the index type has neither parameter."""
+        """Values of ef_search or nprobe to measure, ascending; (0,) if the index type has neither parameter.
+
+        An ef_search of 0 is derived from the number of vectors.
+        """
         if self.spec.search_effort is None:
             return (0,)
+        if not self.sweep:
+            return (int(getattr(self.spec, self.spec.search_effort)),)
         # ef_search is at least the number of results
         lowest = K * self.spec.candidates + OVERFETCH if self.spec.search_effort == "ef_search" else 1
         return tuple(sorted({max(effort, lowest) for effort in EFFORTS[self.spec.search_effort]}))

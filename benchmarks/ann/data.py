@@ -81,10 +81,15 @@ def release_vectors(release: Path, queries: int, most: float) -> tuple[str, Vect
     Raises:
         InvalidInput: the release has fewer than 500 items, or fewer than 20 of them may become queries.
     """
-    vectors = to_unit_length(np.stack([entry.vector for entry in release_items(release)]))  # (N, D)
+    vectors = vectors_of(release)
     query_count = min(queries, int(most * len(vectors)))
     if query_count < 20 or len(vectors) < 500:
         raise InvalidInput(f"release {release.name} has {len(vectors)} lots; a sweep needs 500")
     shuffled = vectors[np.random.default_rng(SEED).permutation(len(vectors))]
     source = StoredVectors(np.ascontiguousarray(shuffled[query_count:]), np.ascontiguousarray(shuffled[:query_count]))
     return f"{vectors.shape[1]} of release {release.name}", source, [len(vectors) - query_count]
+
+
+def vectors_of(release: Path) -> Vector:
+    """Return the (N, D) vectors of a release, of unit length."""
+    return to_unit_length(np.stack([entry.vector for entry in release_items(release)]))

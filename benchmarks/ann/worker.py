@@ -38,13 +38,14 @@ def serve(candidate_index: CandidateIndex, folder: Path, queries: np.ndarray) ->
         search = library.make_search(candidate_index, opened, request["effort"], request["k"])
         for query in queries[:WARM_UP]:
             search(query)
-        times, ids = [], []
+        times, cpu, ids = [], [], []
         for query in queries[request["first"] : request["last"]]:
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             result = search(query)
+            cpu.append((time.process_time() - cpu_start) * 1000)
             times.append((time.perf_counter() - start) * 1000)
             ids.append(result.tolist())
-        _send({"times_ms": times, "ids": ids, "memory": memory()})
+        _send({"times_ms": times, "cpu_ms": cpu, "ids": ids, "memory": memory()})
 
 
 def _import_all(library: str) -> None:

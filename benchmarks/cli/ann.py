@@ -34,7 +34,10 @@ def ann(
     seed: Seed = 7,
     reuse: Annotated[bool, typer.Option(help="Reuse indices that an earlier run built from the same vectors.")] = False,
     plot: Annotated[Path | None, typer.Option(help="PNG to write; <home>/reports/ann.png by default.")] = None,
-    calibration: Annotated[Path | None, typer.Option(help="File to write for `gavel index advise`.")] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="File to write for `gavel index advise`; in an existing one, the rows of other indices and sizes stay."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Sweep recall, latency, memory and build time of vector indices beside plain faiss, hnswlib and usearch."""
@@ -42,8 +45,8 @@ def ann(
     from benchmarks.ann.candidates import RIVALS, candidate_indices
     from benchmarks.ann.data import release_vectors, synthetic_vectors
     from benchmarks.ann.plot import plot as draw
-    from retrieval.config.index_spec import IndexSpec, default_specs
-    from retrieval.index.ann.advice import parse_items
+    from retrieval.config.index_spec import IndexSpec, default_specs, small_code_specs
+    from retrieval.index.ann.advice import Calibration, parse_items
 
     workspace = Workspace(Settings.from_env())
     if release is not None:
@@ -52,6 +55,7 @@ def ann(
         data, source = synthetic_vectors(dimensions, queries, seed)
         counts = [parse_items(size) for size in sizes.split(",") if size.strip()] or [lots]
     specs = [IndexSpec.parse(text) for text in spec or []]
+    defaults = [*default_specs(source.dimensions), *small_code_specs(source.dimensions)]
     rivals = tuple(rival) if rival else RIVALS
     if unknown := set(rivals) - {*RIVALS, "gavel"}:
         raise InvalidInput(f"there is no rival {', '.join(sorted(unknown))}; there are {', '.join(RIVALS)}, and gavel for none")
@@ -60,7 +64,7 @@ def ann(
             data,
             source,
             counts,
-            lambda size: candidate_indices(specs or default_specs(source.dimensions), rivals),
+            lambda size: candidate_indices(specs or defaults, rivals),
             workspace.benches / "ann",
             rounds=rounds,
             reuse=reuse,
@@ -69,7 +73,8 @@ def ann(
         )
     picture = draw(result.largest(), f"{result.largest()[0].items:,} x {data}", plot or workspace.reports / "ann.png")
     if calibration is not None:
-        result.calibration(" ".join(["gavel", *sys.argv[1:]])).save(calibration)
+        measured = result.calibration(" ".join(["gavel", *sys.argv[1:]]))
+        (Calibration.load(calibration).merged(measured) if calibration.exists() else measured).save(calibration)
     if as_json:
         print_json({**result.to_dict(), "plot": str(picture)})
     else:

@@ -1,4 +1,4 @@
-"""`gavel index [RELEASE]`, `gavel index probe` and `gavel index advise`: build, measure or choose an index."""
+"""`gavel index [RELEASE]`, `gavel index info`, `probe`, `advise` and `compare`: build, show, measure or choose an index."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,12 +7,14 @@ import typer
 from typer.core import TyperGroup
 
 from benchmarks.cli.advise import advise
+from benchmarks.cli.compare import compare
 from gavel.workspace.console import progress
 from gavel.workspace.entry import EXIT_ERROR, say
 from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, report
 from retrieval.config.settings import Settings
 from retrieval.contracts.release import INDEX_REJECTS_FILE, load_release
+from retrieval.index.port import VectorIndex
 
 DEFAULT = "build"
 
@@ -43,6 +45,7 @@ def index(
 ) -> None:
     """Index a release and make it live; with --rebuild, replace a damaged index by a new one."""
     from gavel.workspace import pipeline
+    from gavel.workspace.wiring import open_store
 
     settings = Settings.from_env()
     folders = [Workspace(settings).release(release)] if release or not rebuild else []
@@ -61,10 +64,37 @@ def index(
     if built.upserts.rejected and not as_json:
         where = f"{INDEX_REJECTS_FILE} in the folders of the releases" if rebuild else folders[0] / INDEX_REJECTS_FILE
         counts["refused"] = f"{len(built.upserts.rejected)} ({where})"
-    report(
-        {"index": built.index, "kind": settings.index, "tower_id": built.tower_id, **counts, "recall@10": built.recall_at_10},
-        as_json,
-    )
+    vectors = _vector_index(open_store(settings).live())
+    head = {"index": built.index, "kind": settings.index, "tower_id": built.tower_id}
+    report({**head, **counts, **vectors, "recall@10": built.recall_at_10}, as_json)
+
+
+def info(as_json: Json = False) -> None:
+    """Show the live index: its lots, its vector index, and why it has this type."""
+    from gavel.workspace.wiring import open_store
+
+    settings = Settings.from_env()
+    live = open_store(settings).live()
+    live.refresh()
+    values = {"index": live.name, "kind": settings.index, "tower_id": live.tower_id, "lots": live.count()}
+    report({**values, **_vector_index(live)}, as_json)
+
+
+def _vector_index(live: VectorIndex) -> dict[str, object]:
+    """Return the type of the vector index and its reason; nothing for OpenSearch, whose mapping sets it."""
+    from retrieval.index.embedded.index import EmbeddedIndex
+    from retrieval.index.embedded.sharding import ShardedIndex
+
+    if not isinstance(live, EmbeddedIndex | ShardedIndex):
+        return {}
+    infos = live.describe_vectors()
+    return {
+        "vector_index": infos[0].spec,
+        "reason": infos[0].reason,
+        "trained": all(info.trained for info in infos),
+        "vector_index_mb": round(sum(info.index_bytes for info in infos) / 1e6, 1),
+        **({"shards": len(infos)} if len(infos) > 1 else {}),
+    }
 
 
 def probe(
@@ -86,5 +116,7 @@ def probe(
 
 index_app = typer.Typer(cls=_WithDefault, help="Index a release and make it live: `gavel index [RELEASE]`; measure or choose one.")
 index_app.command(DEFAULT)(index)
+index_app.command()(info)
 index_app.command()(probe)
 index_app.command()(advise)
+index_app.command()(compare)

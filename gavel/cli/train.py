@@ -41,6 +41,9 @@ def train(
             "auto trains without and with all, and stores the better towers on the val queries; none by default.",
         ),
     ] = None,
+    query_bits: Annotated[
+        int, typer.Option(help="Bits of the weights in the served query tower: 8, or 4 for a smaller and slower file.")
+    ] = 8,
     hide_text: Annotated[
         float,
         typer.Option(
@@ -155,6 +158,7 @@ def train(
         seed=seed,
         text_model=text_model,
         dimensions=dimensions,
+        query_bits=query_bits,
         hidden_text=hide_text,
         max_length=max_length,
         train_text=train_text,

@@ -43,6 +43,7 @@ def training_config(
     seed: int,
     text_model: str | None = None,
     dimensions: int | None = None,
+    query_bits: int = 8,
     hidden_text: float = 0.0,
     max_length: int | None = None,
     train_text: str | None = None,
@@ -58,6 +59,7 @@ def training_config(
         seed: seed of the run.
         text_model: hub name or local folder of a pretrained text encoder; None keeps the preset's.
         dimensions: length of the vectors; None keeps the preset's.
+        query_bits: bits of the weights in the served query tower, 8 or 4.
         hidden_text: share of the items with a photo whose text is hidden, see models.towers.config.
         max_length: number of tokens read of each text; None keeps the preset's.
         train_text: layers of the text encoder to train, "all", "none" or "last-<n>"; None keeps the preset's.
@@ -75,6 +77,8 @@ def training_config(
         config = replace(config, tower=replace(config.tower, text=replace(config.tower.text, model=text_model)))
     if dimensions:
         config = replace(config, tower=replace(config.tower, dimensions=dimensions))
+    if query_bits != config.tower.query_bits:
+        config = replace(config, tower=replace(config.tower, query_bits=query_bits))
     if hidden_text:
         config = replace(config, tower=replace(config.tower, hidden_text=hidden_text))
     if max_length:

@@ -26,13 +26,13 @@ def open_store(settings: Settings) -> IndexStore:
         from retrieval.index.opensearch import store as opensearch_client
 
         return opensearch_client.open_store(settings, partial(load_tuning, settings))
-    from retrieval.index.embedded.segments import embedded_spec
+    from retrieval.index.embedded.segments import embedded_index
     from retrieval.index.embedded.store import EmbeddedStore
 
     return EmbeddedStore(
         Workspace(settings).index,
         settings.index_alias,
-        spec=embedded_spec(settings.embedded_index),
+        spec=embedded_index(settings.embedded_index, settings.index_memory),
         language=settings.language,
         shards=settings.index_shards,
         tuning=partial(load_tuning, settings),

@@ -1,15 +1,18 @@
-"""Export of the query tower as int8 ONNX, and of the item tower's image branch as float32 ONNX."""
+"""Export of the query tower as quantised ONNX, and of the item tower's image branch as float32 ONNX."""
 
 import logging
 import re
 import tempfile
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from torch import Tensor, nn
@@ -23,13 +26,22 @@ from retrieval.encoders.query_encoder import OUTPUT
 
 QUANTISED_NODES = ("MatMul", "Gemm", "Gather")  # Gather looks up the embeddings of tokens and positions
 BLOCK = 32  # numbers of an activation that share one range, because a single range for all would flatten them
+SMALL_BLOCK = 32  # weights of 4 bits that share one range
+TABLE_BLOCK = 64  # word embeddings of 4 bits that share one range
+WIDE_BLOCK = 128  # weights of 8 bits that share one range in a model with 4-bit weights
+MIN_TABLE_ROWS = 256  # smaller tables, such as that of segments, stay float
+SHRINKS = np.linspace(1.0, 0.7, 7)  # shares of a block's range that are tried, because outliers widen it for all other numbers
 SCOPES = "pkg.torch.onnx.name_scopes"  # metadata key under which the exporter notes the modules of a node
 FIRST_LAYER = re.compile(r"'[\w.]*\blayers?\.0'")
+ATTENTION_INPUT = re.compile(r"[\w.]*\b(?:[qkv]_lin|query|key|value|q|k|v)'")  # modules of DistilBERT, BERT and RoBERTa, MPNet
 INPUTS = ("input_ids", "attention_mask")
+CONTRIB = "com.microsoft"  # domain of ONNX Runtime's own operators
 
 
-def export_query_tower(tower: QueryTower, path: Path) -> None:
-    """Write the query tower as int8 ONNX with free batch and length axes.
+def export_query_tower(tower: QueryTower, path: Path, bits: int = 8) -> None:
+    """Write the query tower as quantised ONNX with free batch and length axes.
+
+    With 4 bits the file is a quarter smaller, see _quantise_to_4_bits(). The rest describes 8 bits.
 
     Weights are quantised per output channel, activations at run time (dynamic quantisation), and token embeddings in one range.
     In the first layer's feed-forward block, the output of the activation function has outliers. A single 8-bit range would
@@ -40,6 +52,7 @@ def export_query_tower(tower: QueryTower, path: Path) -> None:
     Args:
         tower: the query tower, on any device; its mode (training or eval) and its device are restored.
         path: the file to write. Its inputs are input_ids and attention_mask (B, L) int64, its output is query_vector (B, D).
+        bits: bits of the weights: 8, or 4 for those that lose least.
     """
     with tempfile.TemporaryDirectory() as scratch:
         float_model = Path(scratch) / "query_tower.float.onnx"
@@ -47,6 +60,9 @@ def export_query_tower(tower: QueryTower, path: Path) -> None:
         graph = onnx.load(float_model)
         del graph.graph.value_info[:]  # the quantiser transposes Gemm weights and trips over their recorded shapes
         narrowing = _narrowing_of_first_layer(graph)
+        if bits == 4:
+            _quantise_to_4_bits(graph, path)
+            return
         _remove_metadata(graph)
         with _quiet():
             quantize_dynamic(
@@ -176,18 +192,149 @@ def _narrowing_of_first_layer(model: onnx.ModelProto) -> list[str]:
     return [node.name for node in products for rows, columns in [shapes.get(node.input[1], (0, 0))] if rows > columns]
 
 
+def _quantise_to_4_bits(model: onnx.ModelProto, path: Path) -> None:
+    """Write a float model with weights of 4 and 8 bits, all in blocks.
+
+    4 bits have the embeddings of words and positions, the second matrix of each feed-forward block, and the projections to
+    attention queries, keys and values. On all-MiniLM-L6-v2 these cost the least cosine per byte. All other matrices have 8 bits.
+    Activations of matrix products are quantised to 8 bits in blocks, too, which wins back what the 4-bit weights lose
+    (docs/performance.md, "A query encoded").
+
+    Args:
+        model: float model with the exporter's metadata, which is removed.
+        path: the file to write.
+    """
+    weights = {weight.name: weight for weight in model.graph.initializer}
+    products = [node for node in model.graph.node if node.op_type == "MatMul" and len(_shape(weights, node.input[1])) == 2]
+    scopes = {node.name: " ".join(prop.value for prop in node.metadata_props if prop.key == SCOPES) for node in products}
+    small: list[str] = []
+    large: list[str] = []
+    for node in products:
+        rows, columns = _shape(weights, node.input[1])
+        if rows % SMALL_BLOCK:
+            continue  # no whole number of blocks: stays float
+        (small if rows > columns or ATTENTION_INPUT.search(scopes[node.name]) else large).append(node.name)
+    _remove_metadata(model)
+    with _quiet():  # before the others, because this quantiser cannot read their operators
+        quantize_dynamic(model, path, op_types_to_quantize=["Gemm"], weight_type=QuantType.QInt8, per_channel=True)
+    model = onnx.load(path)
+    weights = {weight.name: weight for weight in model.graph.initializer}
+    for node in list(model.graph.node):
+        if node.name in small:
+            _replace_product(model, node, weights[node.input[1]])
+        elif node.op_type == "Gather" and (table := weights.get(node.input[0])) is not None and _is_large_table(table):
+            _replace_table(model, node, table)
+    if not any(opset.domain == CONTRIB for opset in model.opset_import):
+        model.opset_import.append(onnx.helper.make_opsetid(CONTRIB, 1))
+    onnx.save(model, path)
+    with _quiet():
+        _quantise_in_blocks(path, large, WIDE_BLOCK)
+
+
+def _shape(weights: Mapping[str, onnx.TensorProto], name: str) -> tuple[int, ...]:
+    """Return the shape of a constant weight; () for an activation."""
+    return tuple(weights[name].dims) if name in weights else ()
+
+
+def _is_large_table(table: onnx.TensorProto) -> bool:
+    """True for a two-dimensional float table with many rows of whole blocks."""
+    shape = tuple(table.dims)
+    return len(shape) == 2 and shape[0] >= MIN_TABLE_ROWS and shape[1] % (2 * TABLE_BLOCK) == 0
+
+
+def _replace_product(model: onnx.ModelProto, node: onnx.NodeProto, weight: onnx.TensorProto) -> None:
+    """Replace a product with a constant (K, N) matrix by MatMulNBits with 4-bit weights."""
+    matrix = onnx.numpy_helper.to_array(weight)
+    rows, columns = matrix.shape
+    codes, scales, zeros = quantise_blocks(np.ascontiguousarray(matrix.T), SMALL_BLOCK)
+    tensors = [
+        onnx.numpy_helper.from_array(pack(codes).reshape(columns, rows // SMALL_BLOCK, SMALL_BLOCK // 2), f"{weight.name}_codes"),
+        onnx.numpy_helper.from_array(scales.reshape(-1), f"{weight.name}_scales"),
+        onnx.numpy_helper.from_array(np.concatenate([pack(row) for row in zeros]), f"{weight.name}_zeros"),
+    ]
+    values = {"K": rows, "N": columns, "bits": 4, "block_size": SMALL_BLOCK, "accuracy_level": 4}
+    _replace(model, node, weight, "MatMulNBits", [node.input[0], *(tensor.name for tensor in tensors)], tensors, values)
+
+
+def _replace_table(model: onnx.ModelProto, node: onnx.NodeProto, table: onnx.TensorProto) -> None:
+    """Replace a lookup in a constant (V, D) table by GatherBlockQuantized with 4-bit numbers."""
+    codes, scales, zeros = quantise_blocks(onnx.numpy_helper.to_array(table), TABLE_BLOCK)
+    names = [f"{table.name}_codes", f"{table.name}_scales", f"{table.name}_zeros"]
+    tensors = [
+        onnx.helper.make_tensor(names[0], onnx.TensorProto.UINT4, codes.shape, pack(codes).tobytes(), raw=True),
+        onnx.numpy_helper.from_array(scales, names[1]),
+        onnx.helper.make_tensor(names[2], onnx.TensorProto.UINT4, zeros.shape, pack(zeros).tobytes(), raw=True),
+    ]
+    inputs = [names[0], node.input[1], *names[1:]]
+    values = {"gather_axis": 0, "quantize_axis": 1, "block_size": TABLE_BLOCK}
+    _replace(model, node, table, "GatherBlockQuantized", inputs, tensors, values)
+
+
+def _replace(
+    model: onnx.ModelProto,
+    node: onnx.NodeProto,
+    weight: onnx.TensorProto,
+    kind: str,
+    inputs: list[str],
+    tensors: list[onnx.TensorProto],
+    attributes: Mapping[str, Any],
+) -> None:
+    """Put an operator of ONNX Runtime in the place of a node, and its tensors in the place of the node's weight."""
+    model.graph.initializer.remove(weight)
+    model.graph.initializer.extend(tensors)
+    position = list(model.graph.node).index(node)
+    replacement = onnx.helper.make_node(kind, inputs, list(node.output), name=node.name, domain=CONTRIB, **attributes)
+    model.graph.node.remove(node)
+    model.graph.node.insert(position, replacement)
+
+
+def quantise_blocks(matrix: NDArray[np.float32], block: int) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]:
+    """Quantise a matrix to 4 bits in blocks along its rows, with the range of each block that has the least squared error.
+
+    Args:
+        matrix: (R, C) float32; C is a multiple of the block.
+        block: number of neighbours in a row that share scale and zero point.
+
+    Returns:
+        codes: (R, C) uint8 in 0 … 15.
+        scales: (R, C / block) float32.
+        zeros: (R, C / block) uint8 in 0 … 15. A number is (code - zero) * scale.
+    """
+    rows, columns = matrix.shape
+    blocks = matrix.reshape(rows, columns // block, block)
+    low, high = np.minimum(blocks.min(2), 0), np.maximum(blocks.max(2), 0)  # 0 must be a code
+    codes, scales, zeros = np.zeros(blocks.shape, np.uint8), np.ones(low.shape, np.float32), np.zeros(low.shape, np.uint8)
+    least = np.full(low.shape, np.inf, np.float32)
+    for shrink in SHRINKS:
+        scale = np.maximum((high - low) * shrink / 15, 1e-8).astype(np.float32)
+        zero = np.clip(np.round(-low * shrink / scale), 0, 15)
+        code = np.clip(np.round(blocks / scale[..., None]) + zero[..., None], 0, 15)
+        error = np.square((code - zero[..., None]) * scale[..., None] - blocks).sum(2)
+        better = error < least
+        codes[better], scales[better], zeros[better], least[better] = code[better], scale[better], zero[better], error[better]
+    return codes.reshape(rows, columns), scales, zeros
+
+
+def pack(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pack 4-bit codes of any shape into (⌈n / 2⌉,) bytes, the first of two codes in the lower half."""
+    flat = codes.reshape(-1)
+    padded = np.concatenate([flat, np.zeros(len(flat) % 2, np.uint8)])
+    packed: NDArray[np.uint8] = padded[0::2] | padded[1::2] << 4
+    return packed
+
+
 def _first_layer(model: onnx.ModelProto) -> set[str]:
     """Return the names of the nodes of the text encoder's first layer."""
     scopes = ((node.name, prop.value) for node in model.graph.node for prop in node.metadata_props if prop.key == SCOPES)
     return {name for name, scope in scopes if FIRST_LAYER.search(scope)}
 
 
-def _quantise_in_blocks(path: Path, names: Collection[str]) -> None:
+def _quantise_in_blocks(path: Path, names: Collection[str], block: int = BLOCK) -> None:
     """Quantise the named products of a model file to int8, weights and activations in blocks along the summed axis."""
     model = onnx.load(path)
     others = [node.name for node in model.graph.node if node.name not in names]
     quantiser = MatMulNBitsQuantizer(
-        model, bits=8, block_size=BLOCK, is_symmetric=True, accuracy_level=4, nodes_to_exclude=others
+        model, bits=8, block_size=block, is_symmetric=True, accuracy_level=4, nodes_to_exclude=others
     )  # accuracy level 4 computes in int8
     quantiser.process()
     quantiser.model.save_model_to_file(str(path))

@@ -36,7 +36,7 @@ def save_towers(towers: TwoTowers, tokenizer: Tokenizer, out: Path) -> Path:
         folder.mkdir()
         save_file(_weights(towers), folder / ITEM_TOWER_FILE)
         tokenizer.save(str(folder / TOKENIZER_FILE))
-        export_query_tower(towers.query_tower, folder / QUERY_TOWER_FILE)
+        export_query_tower(towers.query_tower, folder / QUERY_TOWER_FILE, towers.config.query_bits)
         if towers.config.use_image:
             export_image_tower(towers, folder / IMAGE_TOWER_FILE)
         card = _card(towers.config, folder)

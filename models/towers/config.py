@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from models.towers.features import FeatureSpec
 
 Rgb = tuple[float, float, float]
+QUERY_BITS = (8, 4)
 IMAGENET_MEAN: Rgb = (0.485, 0.456, 0.406)
 IMAGENET_STD: Rgb = (0.229, 0.224, 0.225)
 SMALL_RESNET = "small-resnet"
@@ -95,6 +96,7 @@ class TowerConfig:
         features: structured features that the item tower reads beside text and photo; None for a tower without.
         hidden_text: share of the items with a photo whose text is hidden in training, in [0, 1). This teaches the tower to encode
             photos without text.
+        query_bits: bits of the weights in the served query tower: 8, or 4 for a smaller file.
     """
 
     preset: str
@@ -114,8 +116,11 @@ class TowerConfig:
     matryoshka: tuple[int, ...] = ()
     features: "FeatureSpec | None" = field(default=None, metadata={"fitted": "set features in [training]"})
     hidden_text: float = 0.0
+    query_bits: int = 8
 
     def __post_init__(self) -> None:
+        if self.query_bits not in QUERY_BITS:
+            raise InvalidInput(f"query_bits is {self.query_bits}; it must be 8 or 4")
         if not 0 <= self.hidden_text < 1:
             raise InvalidInput(f"hidden_text is {self.hidden_text:g}; give a share of the lots from 0 to below 1")
         longest = self.dimensions or math.inf
@@ -143,7 +148,10 @@ class TowerConfig:
         """Return the configuration as JSON values, for the tower card."""
         features = self.features.to_json() if self.features else None
         lists = {name: list(getattr(self, name)) for name in ("image_mean", "image_std", "matryoshka")}
-        return {**asdict(self), **lists, "features": features}
+        values = {**asdict(self), **lists, "features": features}
+        if self.query_bits == 8:
+            del values["query_bits"]  # cards of older versions lack it, and equal towers must have equal ids
+        return values
 
     @classmethod
     def from_architecture(cls, values: Mapping[str, Any]) -> "TowerConfig":

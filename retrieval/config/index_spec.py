@@ -5,6 +5,7 @@ choose an index"), plus what FAISS's files hold in addition. Tests compare them 
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -12,7 +13,10 @@ from typing import Literal, get_args
 
 from retrieval.errors import InvalidInput
 
-IndexType = Literal["flat", "fp16", "sq8", "pq", "ivf", "ivf_sq8", "ivf_pq", "opq_ivf_pq", "hnsw", "hnsw_sq8"]
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+AUTO_INDEX = "auto"  # in the place of an index type: chosen by the number of vectors and the memory
+
+IndexType = Literal["flat", "fp16", "sq8", "pq", "ivf", "ivf_sq8", "ivf_pq", "ivf_pq4", "opq_ivf_pq", "hnsw", "hnsw_sq8"]
 INDEX_TYPES: tuple[IndexType, ...] = get_args(IndexType)
 
 GRAPH, LISTS, CODES = ("m", "ef_construction", "ef_search"), ("nlist", "nprobe"), ("pq_m", "pq_bits")
@@ -24,6 +28,7 @@ PARAMETERS: Mapping[IndexType, tuple[str, ...]] = {
     "ivf": LISTS,
     "ivf_sq8": (*LISTS, "rescore"),
     "ivf_pq": (*LISTS, *CODES, "rescore"),
+    "ivf_pq4": (*LISTS, "pq_m", "rescore"),
     "opq_ivf_pq": (*LISTS, *CODES, "rescore"),
     "hnsw": GRAPH,
     "hnsw_sq8": (*GRAPH, "rescore"),
@@ -36,6 +41,9 @@ SAMPLE_OF_RANGES = 10_000  # vectors whose smallest and largest numbers set the 
 MIN_TO_TRAIN = 1_000  # fewest vectors to train lists, codes, ranges or axes; with fewer, comparing with each is as quick
 # The ef_search that reaches a recall@50 of .99 is 65, 144 and 569 among 10^4, 10^5 and 10^6 clustered vectors
 EF_SEARCH_PER_ROOT, MIN_EF_SEARCH = 0.55, 100
+PQ4_BLOCK = 32  # vectors of a list whose codes of ivf_pq4 lie in one block; the last block of a list is padded
+MIN_LISTS_FOR_GRAPH = 8_192  # with at least so many lists, a graph over their centroids is quicker than comparing with each
+LIST_GRAPH_LINKS = 32  # links per centroid in that graph
 LISTS_PER_ROOT = 4  # FAISS's wiki advises 4 to 16 lists per √(number of vectors); few lists are quick to train
 
 
@@ -45,15 +53,16 @@ class IndexSpec:
 
     Attributes:
         index_type: a name in INDEX_TYPES, made of these parts. flat: float32 vectors. fp16: 2 bytes per number. sq8: 1 byte per
-            number. pq: product quantisation (Jegou et al., TPAMI 2011). opq: a rotation before pq (Ge et al., CVPR 2013). ivf:
-            lists around centroids. hnsw: a graph (Malkov and Yashunin, TPAMI 2020). Plain ivf and hnsw store float32 vectors.
+            number. pq: product quantisation (Jegou et al., TPAMI 2011). pq4: pq with codes of 4 bits, which are compared in
+            registers (André et al., TPAMI 2021). opq: a rotation before pq (Ge et al., CVPR 2013). ivf: lists around centroids.
+            hnsw: a graph (Malkov and Yashunin, TPAMI 2020). Plain ivf and hnsw store float32 vectors.
         m: links per vector in the graph, >= 2; twice as many in its lowest layer.
         ef_construction: candidates that are held while a vector is linked, >= 1.
         ef_search: candidates that are held while the graph is searched; 0 derives it from the number of vectors (ef_search_for()).
         nlist: number of lists; 0 derives it from the number of vectors (sized()).
         nprobe: number of lists that a search reads, >= 1.
         pq_m: parts of a vector, each with its own code; must divide `pca`, or the dimensions if `pca` is 0.
-        pq_bits: bits of one code, 1 to 12.
+        pq_bits: bits of one code, 1 to 12; ivf_pq4 has 4.
         rescore: candidates fetched per requested result, >= 1, which are then scored again from full vectors.
         pca: dimensions that PCA keeps before indexing; 0 skips PCA.
     """
@@ -126,6 +135,16 @@ class IndexSpec:
         return replace(self, nprobe=effort) if self.search_effort == "nprobe" else self
 
     @property
+    def code_bits(self) -> int:
+        """Return the bits of one product code; 0 if the index type has none."""
+        return 4 if self.index_type == "ivf_pq4" else self.pq_bits if "pq_m" in PARAMETERS[self.index_type] else 0
+
+    @property
+    def has_list_graph(self) -> bool:
+        """True if the lists nearest to a query are found by a graph over the centroids; `nlist` must be above 0."""
+        return "nlist" in PARAMETERS[self.index_type] and self.nlist >= MIN_LISTS_FOR_GRAPH
+
+    @property
     def built(self) -> "IndexSpec":
         """Return the spec with fixed search-time parameters. Specs that are equal in this form have equal files."""
         return replace(self, ef_search=0, nprobe=1, rescore=1)
@@ -157,7 +176,7 @@ class IndexSpec:
         if not self.training_sample(MIN_TO_TRAIN):
             return 0
         centroids = self.nlist if "nlist" in PARAMETERS[self.index_type] else 1
-        codes = 2**self.pq_bits if "pq_m" in PARAMETERS[self.index_type] else 1
+        codes = 1 << self.code_bits
         return max(MIN_TO_TRAIN, self.pca, MIN_POINTS_PER_CENTROID * max(centroids, codes))
 
     def lies_like(self, other: "IndexSpec") -> bool:
@@ -184,7 +203,7 @@ class IndexSpec:
         """
         sized, names = self.sized(items), PARAMETERS[self.index_type]
         sizes = [POINTS_PER_CENTROID * sized.nlist] if "nlist" in names else []
-        sizes += [POINTS_PER_CENTROID * 2**self.pq_bits] if "pq_m" in names else []
+        sizes += [POINTS_PER_CENTROID * 2**self.code_bits] if "pq_m" in names else []
         sizes += [SAMPLE_OF_RANGES] if self.index_type.endswith("sq8") or self.pca else []
         return min(items, max(sizes, default=0))
 
@@ -193,7 +212,7 @@ class IndexSpec:
         length = self.pca or dimensions
         names = PARAMETERS[self.index_type]
         code = {"fp16": 2.0 * length, "sq8": float(length), "ivf_sq8": float(length), "hnsw_sq8": float(length)}
-        each = math.ceil(self.pq_m * self.pq_bits / 8) if "pq_m" in names else code.get(self.index_type, 4.0 * length)
+        each = math.ceil(self.pq_m * self.code_bits / 8) if "pq_m" in names else code.get(self.index_type, 4.0 * length)
         links = 4 * (2 * self.m + self.m / (self.m - 1)) + 12 if "m" in names else 0  # links of all layers, level, offset
         return each + links + (8 if "nlist" in names else 0)  # a list stores an id of 8 bytes per vector
 
@@ -201,7 +220,9 @@ class IndexSpec:
         """Return the bytes of the whole index, in memory and in its file."""
         sized, names, length = self.sized(items), PARAMETERS[self.index_type], self.pca or dimensions
         fixed = 4 * sized.nlist * (length + 2) if "nlist" in names else 0
-        fixed += 4 * length * 2**self.pq_bits if "pq_m" in names else 0
+        fixed += round(sized.nlist * (8 * LIST_GRAPH_LINKS + 16)) if sized.has_list_graph else 0
+        fixed += sized.nlist * self.pq_m * PQ4_BLOCK // 4 if self.index_type == "ivf_pq4" else 0  # half a block of padding per list
+        fixed += 4 * length * 2**self.code_bits if "pq_m" in names else 0
         fixed += 4 * dimensions * length if self.pca or self.index_type == "opq_ivf_pq" else 0
         return round(items * self.bytes_per_item(dimensions)) + fixed
 
@@ -218,7 +239,30 @@ class IndexSpec:
 
 
 def default_specs(dimensions: int) -> list[IndexSpec]:
-    """Return one spec per index type for vectors of this length. Product codes have 1 byte per 2 dimensions."""
+    """Return one spec per index type for vectors of this length. Product codes are 8 bits, or 4 bits, per 2 dimensions."""
     halves = max(dimensions // 2, 1)
     parts = halves if dimensions % halves == 0 else 1
-    return [IndexSpec(index_type, pq_m=parts, rescore=4 if "pq" in index_type else 2) for index_type in INDEX_TYPES]
+    rescores = {"ivf_pq4": 16} | dict.fromkeys(("pq", "ivf_pq", "opq_ivf_pq"), 4)
+    return [IndexSpec(index_type, pq_m=parts, rescore=rescores.get(index_type, 2)) for index_type in INDEX_TYPES]
+
+
+def small_code_specs(dimensions: int) -> list[IndexSpec]:
+    """Return specs with a quarter or an eighth of a byte per dimension, for more vectors than the default codes leave room for."""
+    sizes = [(dimensions // 4, 8), (dimensions // 8, 32)]
+    return [IndexSpec("ivf_pq", pq_m=parts, rescore=rescore) for parts, rescore in sizes if parts and dimensions % parts == 0]
+
+
+def parse_bytes(text: str) -> int:
+    """Return the number of bytes in a text such as 16GB, 512MB or 1.5TiB.
+
+    Raises:
+        InvalidInput: the text is not a number with a unit in UNITS.
+    """
+    match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([A-Z]+)", text.strip(), re.IGNORECASE)
+    try:
+        size = int(float(match[1]) * UNITS[match[2].upper()]) if match else 0
+    except (KeyError, ValueError):
+        size = 0
+    if size <= 0:
+        raise InvalidInput(f"{text!r} is no size of memory; write it like 16GB or 512MiB")
+    return size

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from retrieval.config.index_spec import INDEX_TYPES, IndexSpec
+from retrieval.config.index_spec import AUTO_INDEX, INDEX_TYPES, IndexSpec, parse_bytes
 from retrieval.errors import InvalidInput, InvalidSettings
 from retrieval.text.analysis import check_text
 from retrieval.text.languages import IndexLanguage
@@ -33,8 +33,16 @@ def limited(default: Any, *, least: float | None = None, above: float | None = N
 
 
 def _index_text(text: str) -> str:
-    """Return the text of an index spec after checking it."""
-    IndexSpec.parse(text)
+    """Return the text of an index spec, or "auto", after checking it."""
+    if text != AUTO_INDEX:
+        IndexSpec.parse(text)
+    return text
+
+
+def _memory_text(text: str) -> str:
+    """Return the text of a size of memory after checking it; empty text means no size."""
+    if text:
+        parse_bytes(text)
     return text
 
 
@@ -64,9 +72,11 @@ class Settings:
     Attributes:
         home: folder of all files that Gavel writes on one machine.
         index: kind of index that stores the items.
-        embedded_index: vector index of an embedded index, as `gavel index advise` prints it (IndexSpec). It is built again from the
-            items if its index type or its codes change. Parameters of a graph that it does not name are hnsw_m,
+        embedded_index: vector index of an embedded index: "auto" chooses the index type by the number of items and the memory, any
+            other text is a spec as `gavel index advise` prints it (IndexSpec). The vector index is built again from the items if
+            its index type or its codes change. Parameters of a graph that it does not name are hnsw_m,
             hnsw_ef_construction and hnsw_ef_search.
+        index_memory: memory that "auto" may plan for the vector index, such as 8GB; empty takes half of the machine's.
         opensearch_url: address of OpenSearch; several nodes of a cluster are separated by commas. Used with index="opensearch".
         opensearch_auth: "sigv4" signs requests with the AWS role of the process, as Amazon OpenSearch Service requires.
         index_alias: alias that points to the live index.
@@ -108,9 +118,10 @@ class Settings:
     home: Path = Path(".gavel")
     index: IndexKind = "faiss"
     embedded_index: str = field(
-        default="hnsw",
-        metadata={"read": _index_text, "words": f"a family, and name=number after a colon: {', '.join(INDEX_TYPES)}"},
+        default=AUTO_INDEX,
+        metadata={"read": _index_text, "words": f"auto, or a family, and name=number after a colon: {', '.join(INDEX_TYPES)}"},
     )
+    index_memory: str = field(default="", metadata={"read": _memory_text, "words": "a size such as 8GB"})
     opensearch_url: str = "http://127.0.0.1:9200"
     opensearch_auth: OpenSearchAuth = "none"
     index_alias: str = "auction-items"

@@ -27,7 +27,7 @@ def index_result(name: str, items: int, *points: Point, build_s: float | None = 
 
 
 def point(effort: int, recall: float, p50: float) -> Point:
-    return Point(effort, recall, p50, 2 * p50, (p50, p50, p50))
+    return Point(effort, recall, p50, 2 * p50, (p50, p50, p50), p50)
 
 
 def test_clustered_vectors_are_the_same_for_a_seed_of_unit_length_and_not_among_the_queries() -> None:

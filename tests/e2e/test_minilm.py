@@ -15,6 +15,7 @@ from models.towers.tokenizer import make_tokenizer
 from models.towers.two_towers import Tokens, TwoTowers
 from retrieval.contracts.tower_card import QUERY_TOWER_FILE
 from retrieval.encoders.query_encoder import QueryEncoder, tokenize
+from retrieval.errors import InvalidInput
 
 COLOURS = ("red", "blue", "emerald", "golden", "Off-White")
 KINDS = ("vase", "watch", "armless chair", "toy car with a crack", "film camera", "ring", "teapot", "mirror")
@@ -82,3 +83,15 @@ def test_an_encoder_given_by_its_folder_brings_its_own_width():
     assert towers.config.dimensions == 384
     assert towers.config.text.pooling == "cls"
     assert towers.config.text.trainable == "last-2"
+
+
+def test_the_4_bit_graph_is_a_quarter_smaller_and_agrees_with_the_published_encoder(config, folder, published, tmp_path):
+    config = replace(config, query_bits=4)
+    small = save_towers(TwoTowers(config), make_tokenizer(config, []), tmp_path)
+    cosines = (QueryEncoder.load(small).encode(TEXTS) * published).sum(axis=1)
+    assert cosines.mean() >= 0.985
+    assert cosines.min() >= 0.97
+    assert (small / QUERY_TOWER_FILE).stat().st_size <= 0.75 * (folder / QUERY_TOWER_FILE).stat().st_size
+    assert load_towers(small)[0].config.query_bits == 4
+    with pytest.raises(InvalidInput, match="8 or 4"):
+        replace(config, query_bits=6)

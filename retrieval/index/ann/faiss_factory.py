@@ -6,7 +6,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from retrieval.config.index_spec import POINTS_PER_CENTROID, IndexSpec
+from retrieval.config.index_spec import LIST_GRAPH_LINKS, POINTS_PER_CENTROID, IndexSpec
 from retrieval.contracts.documents import Vector
 from retrieval.index.ann.full_vectors import FullVectors
 
@@ -17,10 +17,11 @@ FACTORY = {  # index type -> FAISS's factory text; "np" leaves out polysemous co
     "fp16": "SQfp16",
     "sq8": "SQ8",
     "pq": "PQ{pq_m}x{pq_bits}np",
-    "ivf": "IVF{nlist},Flat",
-    "ivf_sq8": "IVF{nlist},SQ8",
-    "ivf_pq": "IVF{nlist},PQ{pq_m}x{pq_bits}np",
-    "opq_ivf_pq": "OPQ{pq_m},IVF{nlist},PQ{pq_m}x{pq_bits}np",
+    "ivf": "{lists},Flat",
+    "ivf_sq8": "{lists},SQ8",
+    "ivf_pq": "{lists},PQ{pq_m}x{pq_bits}np",
+    "ivf_pq4": "{lists},PQ{pq_m}x4fs",
+    "opq_ivf_pq": "OPQ{pq_m},{lists},PQ{pq_m}x{pq_bits}np",
     "hnsw": "HNSW{m},Flat",
     "hnsw_sq8": "HNSW{m},SQ8",
 }
@@ -39,7 +40,8 @@ def train_faiss_index(spec: IndexSpec, vectors: Vector | FullVectors) -> Any:
     items, dimensions = vectors.shape
     # after PCA, vectors are compared by distance, because PCA subtracts the mean; others by inner product, which is the cosine
     metric = faiss.METRIC_L2 if spec.pca else faiss.METRIC_INNER_PRODUCT
-    factory_text = FACTORY[spec.index_type].format(nlist=spec.nlist, m=spec.m, pq_m=spec.pq_m, pq_bits=spec.pq_bits)
+    lists = f"IVF{spec.nlist}_HNSW{LIST_GRAPH_LINKS}" if spec.has_list_graph else f"IVF{spec.nlist}"
+    factory_text = FACTORY[spec.index_type].format(lists=lists, m=spec.m, pq_m=spec.pq_m, pq_bits=spec.pq_bits)
     index: Any = _faiss.index_factory(dimensions, f"PCA{spec.pca},{factory_text}" if spec.pca else factory_text, metric)
     inner = _faiss.downcast_index(index.index) if spec.pca or spec.index_type == "opq_ivf_pq" else _faiss.downcast_index(index)
     if spec.index_type == "opq_ivf_pq":
@@ -55,26 +57,26 @@ def train_faiss_index(spec: IndexSpec, vectors: Vector | FullVectors) -> Any:
     if sample:
         rows = np.sort(np.random.default_rng(SAMPLE_SEED).choice(items, sample, replace=False))
         sampled = np.ascontiguousarray(vectors[rows])
-        index = _train_on_gpu(index, sampled) if _uses_gpu(spec) else _train_on_cpu(index, sampled)
+        gpu_index = _open_gpu_index(inner) if hasattr(inner, "nlist") else None
+        if gpu_index is not None:
+            inner.clustering_index = gpu_index  # only k-means is worth a GPU; it is used by every type of codes
+        index.train(sampled)
+        if gpu_index is not None:
+            inner.clustering_index = None
     return index
 
 
-def _train_on_cpu(index: Any, sample: Vector) -> Any:
-    index.train(sample)
-    return index
+def _open_gpu_index(index: Any) -> Any:
+    """Return an empty exact index on all GPUs, in which k-means compares vectors with centroids.
 
-
-def _uses_gpu(spec: IndexSpec) -> bool:
-    """True if FAISS was built for GPUs, a GPU is present, and the index type has lists, whose k-means is faster there."""
-    return spec.search_effort == "nprobe" and getattr(faiss, "get_num_gpus", lambda: 0)() > 0
-
-
-def _train_on_gpu(index: Any, sample: Vector) -> Any:
-    """Train on the GPU, where k-means is fast, and return the index to the CPU for additions and searches."""
+    Return None if FAISS was built without GPUs, none is present, or none can be used, which is logged.
+    """
+    if getattr(faiss, "get_num_gpus", lambda: 0)() == 0:
+        return None
     try:
-        on_gpu = _faiss.index_cpu_to_all_gpus(index)
-        on_gpu.train(sample)
-        return _faiss.index_gpu_to_cpu(on_gpu)
-    except RuntimeError as error:  # the GPU kernels do not support some codes
+        on_gpus = _faiss.index_cpu_to_all_gpus(_faiss.IndexFlat(index.d, index.metric_type))
+    except RuntimeError as error:
         logger.warning("the index is trained without a GPU (%s)", error)
-        return _train_on_cpu(index, sample)
+        return None
+    logger.info("the lists are trained on %d GPUs", faiss.get_num_gpus())
+    return on_gpus

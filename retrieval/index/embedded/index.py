@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from retrieval.config.index_spec import IndexSpec
 from retrieval.contracts.documents import Deletion, IndexedItem, UpsertReport, Vector
 from retrieval.errors import IndexUnavailable, InvalidInput
+from retrieval.index.ann.automatic import AutomaticIndex
 from retrieval.index.embedded.database import NO_COMMIT, CommitSeq, ItemDatabase, damaged
 from retrieval.index.embedded.follower import enough_memory
 from retrieval.index.embedded.keywords import KeywordFollower
@@ -34,13 +36,33 @@ ENTRIES_PER_COMMIT = 1_000
 ATTEMPTS = 12  # a search is repeated so often if writers replace its results before their documents are read
 
 
+@dataclass(frozen=True, slots=True)
+class VectorIndexInfo:
+    """A description of a vector index.
+
+    Attributes:
+        spec: its spec, with the number of lists of the last training.
+        reason: reason for its index type.
+        vectors: number of its vectors, with deleted ones.
+        trained: True if searches use the index type; False while there are too few vectors to train it, and all are compared.
+        index_bytes: bytes of the index, by formula.
+    """
+
+    spec: str
+    reason: str
+    vectors: int
+    trained: bool
+    index_bytes: int
+
+
 class EmbeddedIndex:
     """One physical index in a folder. Threads may share it. Other processes may read it, and write while no other one does.
 
     Args:
         folder: folder that create() filled; its name is the name of the index.
         exact_below: if at most so many items match the filters, all are compared (see AnnIndex.nearest); 0 never prefers that.
-        spec: spec of the vector index; None takes an HNSW graph with this process's scoring parameters.
+        spec: spec of the vector index, or the rules that choose it; None takes an HNSW graph with this process's scoring
+            parameters.
         tuning: boosts of keyword searches and fusion of hybrid searches; None takes the defaults.
 
     Raises:
@@ -53,7 +75,11 @@ class EmbeddedIndex:
     """
 
     def __init__(
-        self, folder: Path, exact_below: int = EXACT_BELOW, spec: IndexSpec | None = None, tuning: Tuning | None = None
+        self,
+        folder: Path,
+        exact_below: int = EXACT_BELOW,
+        spec: IndexSpec | AutomaticIndex | None = None,
+        tuning: Tuning | None = None,
     ) -> None:
         self._folder = folder
         self._exact_below = exact_below
@@ -209,6 +235,15 @@ class EmbeddedIndex:
             vector_ids = np.flatnonzero(view.columns.matches(filters))
             sampled = np.random.default_rng(seed).choice(vector_ids, min(count, len(vector_ids)), replace=False)
             return list(view.vectors.take(sampled))
+
+    def describe_vectors(self) -> list[VectorIndexInfo]:
+        """Return a description of the vector index, as the only element."""
+        view = self._current_vectors()
+        with view.lock.reading():
+            main, choice = view.vectors.main, self._vectors.choice
+            reason = choice.reason if choice else "GAVEL_EMBEDDED_INDEX names it"
+            size = main.spec.index_bytes(max(len(view.vectors), 1), self.dimensions)
+            return [VectorIndexInfo(str(main.spec), reason, len(view.vectors), main.is_trained, size)]
 
     def within(self, seconds: float) -> "EmbeddedIndex":
         """Return this index without a time limit, because an embedded search cannot be cancelled."""

@@ -10,15 +10,17 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.config.index_spec import IndexSpec
+from retrieval.config.index_spec import AUTO_INDEX, IndexSpec, parse_bytes
 from retrieval.config.settings import scoring_parameters
 from retrieval.contracts.documents import Vector
+from retrieval.index.ann.automatic import AutomaticIndex, machine_memory
 from retrieval.index.ann.full_vectors import VectorIds
 from retrieval.index.ann.vector_index import AnnIndex
 from retrieval.index.embedded.read_write_lock import ReadWriteLock
 from retrieval.index.port import Mask
 
 DEFAULT_INDEX = "hnsw"
+MEMORY_SHARE = 0.5  # share of the machine's memory for the vector index; towers, words and the system need the rest
 MERGE_ROWS = 4_096  # vectors added per step; not fewer, because each step of FAISS costs time for all vectors of a graph
 
 
@@ -28,9 +30,27 @@ def embedded_spec(text: str = DEFAULT_INDEX) -> IndexSpec:
     Raises:
         InvalidInput: see IndexSpec.parse.
     """
+    return IndexSpec.parse(text, _graph_parameters())
+
+
+def embedded_index(text: str, memory: str = "") -> IndexSpec | AutomaticIndex:
+    """Read the setting of an embedded index.
+
+    Args:
+        text: "auto", or a spec as embedded_spec() reads it.
+        memory: memory for the vector index, such as 8GB; empty for half of the machine's. Only used with "auto".
+
+    Raises:
+        InvalidInput: a text cannot be read.
+    """
+    if text != AUTO_INDEX:
+        return embedded_spec(text)
+    return AutomaticIndex(parse_bytes(memory) if memory else int(MEMORY_SHARE * machine_memory()), _graph_parameters())
+
+
+def _graph_parameters() -> dict[str, int]:
     numbers = scoring_parameters()
-    graph = {"m": numbers.hnsw_m, "ef_construction": numbers.hnsw_ef_construction, "ef_search": numbers.hnsw_ef_search}
-    return IndexSpec.parse(text, graph)
+    return {"m": numbers.hnsw_m, "ef_construction": numbers.hnsw_ef_construction, "ef_search": numbers.hnsw_ef_search}
 
 
 class VectorBuffer(AnnIndex):

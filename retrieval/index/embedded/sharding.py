@@ -25,8 +25,9 @@ from retrieval.config.index_spec import IndexSpec
 from retrieval.contracts.documents import Deletion, IndexedItem, UpsertReport, Vector
 from retrieval.errors import GavelError, IndexUnavailable
 from retrieval.files import seal_json, unseal_json
+from retrieval.index.ann.automatic import AutomaticIndex
 from retrieval.index.embedded.database import damaged
-from retrieval.index.embedded.index import ENTRIES_PER_COMMIT, EmbeddedIndex
+from retrieval.index.embedded.index import ENTRIES_PER_COMMIT, EmbeddedIndex, VectorIndexInfo
 from retrieval.index.embedded.title_terms import corrections
 from retrieval.index.filters import Filter
 from retrieval.index.fusion import Fusion
@@ -42,7 +43,7 @@ SHARDS_FILE = "shards.json"
 MAX_SOCKET_FOLDER = 70  # bytes of the temporary folder's path, so that multiprocessing's socket in it stays below 104
 REMOTE_METHODS = (
     *("count", "damaged", "deletions", "upsert", "refresh", "prepare", "semantic", "keyword", "top"),
-    *("near_titles", "fetch", "sample", "close"),
+    *("near_titles", "fetch", "sample", "describe_vectors", "close"),
 )
 
 T = TypeVar("T")
@@ -134,7 +135,7 @@ class ShardedIndex:
         IndexUnavailable: a shard is missing or damaged.
     """
 
-    def __init__(self, folder: Path, exact_below: int, spec: IndexSpec | None, tuning: Tuning) -> None:
+    def __init__(self, folder: Path, exact_below: int, spec: IndexSpec | AutomaticIndex | None, tuning: Tuning) -> None:
         self._folder = folder
         try:
             meta = unseal_json((folder / SHARDS_FILE).read_bytes())
@@ -142,6 +143,7 @@ class ShardedIndex:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise damaged(folder / SHARDS_FILE, error) from error
         folders = [_shard_folder(folder, number) for number in range(count)]
+        spec = spec.divided(count) if isinstance(spec, AutomaticIndex) else spec
         self._tuning = tuning
         self._threads = ThreadPoolExecutor(4 * count, thread_name_prefix=folder.name)
         self._shards = list(self._threads.map(lambda shard_folder: Shard(shard_folder, exact_below, spec, tuning), folders))
@@ -243,6 +245,10 @@ class ShardedIndex:
         """Return at most `count` stored (D,) vectors of random matching items of all shards."""
         vectors = [vector for part in self._call_all("sample", count, filters, seed) for vector in part]
         return Random(seed).sample(vectors, min(count, len(vectors)))
+
+    def describe_vectors(self) -> list[VectorIndexInfo]:
+        """Return a description of each shard's vector index."""
+        return [info for infos in self._call_all("describe_vectors") for info in infos]
 
     def within(self, seconds: float) -> "ShardedIndex":
         """Return this index without a time limit, because an embedded search cannot be cancelled."""

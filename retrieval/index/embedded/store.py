@@ -19,6 +19,7 @@ from pathlib import Path
 from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
 from retrieval.files import building_folder, replace_file
+from retrieval.index.ann.automatic import AutomaticIndex
 from retrieval.index.embedded.database import damaged
 from retrieval.index.embedded.index import EXACT_BELOW, EmbeddedIndex
 from retrieval.index.embedded.sharding import ShardedIndex, is_sharded
@@ -51,7 +52,7 @@ class EmbeddedStore:
         alias: str = "auction-items",
         *,
         exact_below: int = EXACT_BELOW,
-        spec: IndexSpec | None = None,
+        spec: IndexSpec | AutomaticIndex | None = None,
         language: str = DEFAULT_LANGUAGE,
         tuning: Callable[[str], Tuning] = untuned,
         shards: int = 1,

@@ -11,6 +11,7 @@ import numpy as np
 
 from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import IndexUnavailable
+from retrieval.index.ann.automatic import AutomaticIndex, IndexChoice
 from retrieval.index.ann.vector_index import AnnIndex
 from retrieval.index.embedded.database import NO_COMMIT, ItemDatabase, ItemFields, ItemSnapshot, RowId
 from retrieval.index.embedded.filter_columns import DeletedItem, FilterColumns, RowIds
@@ -20,6 +21,7 @@ from retrieval.index.embedded.segments import SegmentedVectors
 
 logger = logging.getLogger(__name__)
 
+CHOICE_FILE = "vector-index.json"  # the index type that AutomaticIndex chose for the vector file beside it
 MAX_DELETED_SHARE = 0.3  # with a larger share of deleted vectors, a graph search visits too many of them
 MAX_UNSAVED_SHARE = 0.2  # share of vectors that may be missing in the file; the next start adds them to the graph again
 ATTEMPTS = 2  # attempts to read a file that another process may replace
@@ -82,6 +84,11 @@ class VectorView:
         with database.snapshot() as snapshot:
             built._fill(snapshot, checkpoint)
         return built
+
+    @property
+    def live(self) -> int:
+        """Return the number of vectors that are not deleted."""
+        return len(self.columns) - self.columns.deleted
 
     @property
     def needs_rebuild(self) -> bool:
@@ -177,17 +184,21 @@ class VectorFollower(Follower[VectorView]):
 
     Args:
         database: database to follow.
-        spec: spec of the vector index.
+        spec: spec of the vector index, or the rules that choose it. A choice is stored with the vector file, and made again when
+            there are twice as many vectors.
 
     Raises:
         InvalidInput: the parameters of the spec do not suit the vectors.
     """
 
-    def __init__(self, database: ItemDatabase, spec: IndexSpec) -> None:
-        spec.check_fit(database.dimensions)
+    def __init__(self, database: ItemDatabase, spec: IndexSpec | AutomaticIndex) -> None:
+        if isinstance(spec, IndexSpec):
+            spec.check_fit(database.dimensions)
         name = database.path.parent.name
         super().__init__(database, f"merge {name}", f"{name} keeps its graph and its delta as they are")
         self._spec = spec
+        self._choice_path = database.path.with_name(CHOICE_FILE)
+        self.choice: IndexChoice | None = None  # None for a spec that the settings name, and before the first view
 
     def live_rows(self) -> tuple[RowIds, RowId]:
         """Return the ascending row ids of all items of the view, and the last row id in the view.
@@ -201,7 +212,13 @@ class VectorFollower(Follower[VectorView]):
             return columns.live_row_ids, RowId(int(columns.row_ids[-1]) if len(columns) else 0)
 
     def _open(self) -> VectorView:
-        return VectorView.open(self._database, self._spec)
+        if isinstance(self._spec, IndexSpec):
+            return VectorView.open(self._database, self._spec)
+        items = self._database.count()
+        stored = IndexChoice.load(self._choice_path)
+        stale = stored is None or self._spec.is_stale(stored, items)
+        self.choice = self._spec.choose(items, self._database.dimensions) if stale else stored
+        return VectorView.open(self._database, self._chosen_spec())
 
     def _refresh(self, view: VectorView, checkpoint: Callable[[], None] = lambda: None) -> VectorView:
         with self._database.snapshot() as snapshot:
@@ -209,15 +226,51 @@ class VectorFollower(Follower[VectorView]):
         return view
 
     def _is_rebuild_due(self, view: VectorView) -> bool:
-        return view.merge_due or view.needs_rebuild
+        return view.merge_due or view.needs_rebuild or self._is_choice_stale(view)
 
     def _rebuild(self, view: VectorView, *, in_background: bool) -> None:
-        if view.needs_rebuild:
-            view = VectorView.build(self._database, self._spec, self._check_open)
+        other_type = self._is_choice_stale(view) and self._choose_again(view)
+        if view.needs_rebuild or other_type:
+            view = VectorView.build(self._database, self._chosen_spec(), self._check_open)
             self._swap(view)
         else:
             view.merge(self._check_open)
         view.save(MAX_UNSAVED_SHARE if in_background else 0.0)
+        self._save_choice()
 
     def _save(self, view: VectorView) -> None:
         view.save()
+        self._save_choice()
+
+    def _chosen_spec(self) -> IndexSpec:
+        if isinstance(self._spec, IndexSpec):
+            return self._spec
+        assert self.choice is not None
+        return IndexSpec.parse(self.choice.spec)
+
+    def _is_choice_stale(self, view: VectorView) -> bool:
+        """True if the index type was chosen for fewer vectors, so that the choice should be made again."""
+        if isinstance(self._spec, IndexSpec) or self.choice is None:
+            return False
+        return self._spec.is_stale(self.choice, view.live)
+
+    def _choose_again(self, view: VectorView) -> bool:
+        """Choose the index type for the present number of vectors; return True if the index must be built again for it."""
+        assert isinstance(self._spec, AutomaticIndex)
+        before, self.choice = self._chosen_spec(), self._spec.choose(view.live, self._database.dimensions)
+        if not self._chosen_spec().lies_like(before):
+            logger.info("%s: %s, %s", self._database.path.parent.name, self.choice.spec, self.choice.reason)
+            return True
+        return False
+
+    def _save_choice(self) -> None:
+        """Store the choice beside the vector file, and delete files of types that were chosen before."""
+        if self.choice is None or self.choice == IndexChoice.load(self._choice_path):
+            return
+        try:
+            self.choice.save(self._choice_path)
+            for path in self._choice_path.parent.glob("*.faiss"):
+                if path.stem != self._chosen_spec().index_type:
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("%s could not be written (%s); the next start chooses the index type again", self._choice_path, error)

@@ -7,10 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from gavel.cli.main import app
-from retrieval.config.index_spec import INDEX_TYPES, IndexSpec
+from retrieval.config.index_spec import INDEX_TYPES, IndexSpec, parse_bytes
 from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
-from retrieval.index.ann.advice import Calibration, Measured, advise, parse_bytes, parse_items, shards_needed
+from retrieval.index.ann.advice import Calibration, Measured, advise, closest, parse_items, recall_by_time, shards_needed
 
 GB = 10**9
 
@@ -129,7 +129,7 @@ def test_gavel_index_advise_prints_every_family_as_json() -> None:
     told = CliRunner().invoke(app, ["index", "advise", "--items", "50e6", "--memory", "16GB", "--recall", "0.98", "--json"])
     said = json.loads(told.stdout)
     assert said["recommended"] == said["families"][0]
-    assert len(said["families"]) == len(INDEX_TYPES)
+    assert {advice["family"] for advice in said["families"]} == set(INDEX_TYPES)
     assert "gavel bench ann" in said["calibration"]["made_by"]
 
 
@@ -139,3 +139,38 @@ def test_gavel_index_still_takes_a_release_and_nothing_at_all(tmp_path: Path, mo
     alone = CliRunner().invoke(app, ["index", "--json"])
     assert "there is no release 'my-release'" in str(named.exception)
     assert "there is no release in" in str(alone.exception)
+
+
+def test_newer_measurements_replace_those_of_the_same_index_and_size_alone() -> None:
+    newer = Calibration("second run", "other vectors", (Measured("hnsw:ef_search=50", 10_000, 128, 0.98, 0.05, 4.0),))
+    merged = TWO_SIZES.merged(newer)
+    others = [row for row in TWO_SIZES.measured if not row.spec.startswith("hnsw") or row.items > 10_000]
+    assert merged.measured == (*others, *newer.measured)
+    assert (merged.command, merged.data) == ("gavel bench ann | second run", "test vectors | other vectors")
+
+
+def test_effort_of_lists_is_a_share_so_other_numbers_of_lists_may_be_measured() -> None:
+    rows = table(Measured("ivf:nlist=100,nprobe=20", 100_000, 128, 0.99, 1.0, 1.0))
+    found = IndexSpec.parse(advise(rows, 100_000, 128, GB, 0.99)[0].spec)
+    assert found.nprobe / found.nlist == pytest.approx(0.2, abs=0.01)
+
+
+def test_a_billion_items_in_64_gb_have_an_index_that_fits_and_its_costs_are_marked_as_projected() -> None:
+    advices = advise(Calibration.load(), 10**9, 128, 64 * GB, 0.98)
+    near = closest(advices)
+    assert near is not None
+    assert near.memory_bytes <= 0.9 * 64 * GB
+    assert near.estimated
+    assert near.disk_reads > 0
+    by_time = recall_by_time(Calibration.load(), 10**9, 128, 64 * GB)
+    assert by_time
+    assert [advice.recall for advice in by_time] == sorted((advice.recall for advice in by_time), reverse=True)
+
+
+def test_misses_of_product_codes_are_projected_to_grow_with_the_items() -> None:
+    codes = table(
+        Measured("ivf_pq4:nlist=64,nprobe=64", 10_000, 128, 0.999, 1, 1),
+        Measured("ivf_pq4:nlist=64,nprobe=64", 100_000, 128, 0.998, 1, 1),
+    )
+    (found,) = advise(codes, 10**8, 128, 10**12, 0.995)
+    assert "at most, projected" in found.why_not

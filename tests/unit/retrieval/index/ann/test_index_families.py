@@ -22,6 +22,7 @@ TEXTS = {
     "ivf": "ivf:nlist=32,nprobe=12",
     "ivf_sq8": "ivf_sq8:nlist=32,nprobe=12",
     "ivf_pq": "ivf_pq:nlist=32,nprobe=12,pq_m=8,pq_bits=6,rescore=4",
+    "ivf_pq4": "ivf_pq4:nlist=32,nprobe=12,pq_m=8,rescore=4",
     "opq_ivf_pq": "opq_ivf_pq:nlist=32,nprobe=12,pq_m=8,pq_bits=6,rescore=4",
     "hnsw": "hnsw:m=8,ef_construction=64,ef_search=80",
     "hnsw_sq8": "hnsw_sq8:m=8,ef_construction=64,ef_search=80",
