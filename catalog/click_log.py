@@ -28,8 +28,10 @@ from catalog.pseudo_queries import fold
 from catalog.query_splits import share_of
 from retrieval.contracts.events import ALIASES as EVENT_ALIASES
 from retrieval.contracts.events import EVENT_TYPES, SHOWN, event_weight, parse_interaction
-from retrieval.contracts.item_files import find_item_files, numbered_items, numbered_rows
+from retrieval.contracts.item_files import DEFAULT_OPTIONS, ReadingLog, ReadOptions, numbered_items
+from retrieval.contracts.item_folders import find_item_files
 from retrieval.contracts.items import Item, Reject, first_value, parse_text
+from retrieval.contracts.table_files import numbered_rows
 from retrieval.errors import InvalidInput
 from retrieval.feedback.rows import MAX_QUERY_CHARS
 from retrieval.progress import Progress
@@ -64,7 +66,15 @@ class ClickLog:
     rows: int
 
 
-def prepare(data: Path, folder: Path, *, items: Path, seed: int = 7, progress: Progress | None = None) -> CatalogFolder:
+def prepare(
+    data: Path,
+    folder: Path,
+    *,
+    items: Path,
+    seed: int = 7,
+    progress: Progress | None = None,
+    options: ReadOptions = DEFAULT_OPTIONS,
+) -> CatalogFolder:
     """Build a catalogue from a click log and an item file; every split searches all items.
 
     Args:
@@ -73,6 +83,7 @@ def prepare(data: Path, folder: Path, *, items: Path, seed: int = 7, progress: P
         items: item file of the log, or a folder of item files.
         seed: seed that assigns queries to splits; a new query does not move other queries.
         progress: called with (files read, files).
+        options: what the user says about the item files.
 
     Returns:
         The catalogue. Clicks are in the split of their folded query. Train clicks give pairs (click_pairs()), and each split's
@@ -84,7 +95,10 @@ def prepare(data: Path, folder: Path, *, items: Path, seed: int = 7, progress: P
     """
     if not Path(items).exists():
         raise InvalidInput(f"{items} does not exist; name the item file that the click log speaks of")
-    rows, rejects = read_items(Path(items))
+    reading = ReadingLog()
+    rows, rejects = read_items(Path(items), options, reading)
+    for line in reading.lines():
+        logger.warning("%s", line)
     log = read_clicks(Path(data), {item.item_id for item in rows}, progress)
     rejects += log.rejects
     if not log.clicks:
@@ -106,12 +120,14 @@ def prepare(data: Path, folder: Path, *, items: Path, seed: int = 7, progress: P
     return CatalogFolder(folder)
 
 
-def read_items(where: Path) -> tuple[list[Item], list[Reject]]:
+def read_items(
+    where: Path, options: ReadOptions = DEFAULT_OPTIONS, log: ReadingLog | None = None
+) -> tuple[list[Item], list[Reject]]:
     """Read item files. Photos get absolute paths, so that the catalogue may be in another folder."""
     items: dict[str, Item] = {}
     rejects: list[Reject] = []
     for path in find_item_files(where):
-        for line, row in numbered_items(path):
+        for line, row in numbered_items(path, options, log):
             if isinstance(row, Reject):
                 rejects.append(row)
             elif row.item_id in items:

@@ -21,8 +21,8 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from retrieval.contracts.events import ALIASES
-from retrieval.contracts.item_files import csv_rows, csv_separator, json_rows, require_columns
 from retrieval.contracts.items import first_value
+from retrieval.contracts.table_files import csv_rows, csv_separator, json_rows, require_columns
 from retrieval.errors import InvalidInput
 
 PACKED = ".gz"

@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+from retrieval.contracts.item_columns import parse_columns
+from retrieval.contracts.item_files import ReadOptions
+from retrieval.contracts.text_encoding import check_encoding
 from retrieval.errors import GavelError
 
 EXIT_USAGE = 2
@@ -20,6 +23,34 @@ BoosterOutputOption = Annotated[Path, typer.Option("--output", help="The booster
 CandidatesOption = Annotated[int, typer.Option("--candidates", help="First-stage lots per query.")]
 DebiasOption = Annotated[bool, typer.Option("--debias/--no-debias", help="Correct clicks for position bias.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+
+ColumnsOption = Annotated[
+    list[str] | None,
+    typer.Option("--column", help="Column of a field, such as image=img; may be repeated.", metavar="FIELD=COLUMN"),
+]
+DecimalOption = Annotated[
+    str | None,
+    typer.Option("--decimal", help="Decimal sign of prices that are text: comma or point; by default the whole column decides."),
+]
+DatesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dates", help="Order of dates such as 03/04/2026: day-first or month-first; by default the whole column decides."
+    ),
+]
+EncodingOption = Annotated[
+    str | None, typer.Option("--encoding", help="Encoding of text files, such as cp1252; by default it is found.")
+]
+
+
+def read_options(columns: Sequence[str] | None, decimal: str | None, dates: str | None, encoding: str | None) -> ReadOptions:
+    """Return the options of reading catalogue files, from the options above.
+
+    Raises:
+        InvalidInput: a value is not allowed.
+    """
+    encoding = check_encoding(encoding) if encoding else None
+    return ReadOptions(tuple(parse_columns(columns or ()).items()), decimal, dates, encoding)
 
 
 def run_job(job: Callable[..., int], arguments: Sequence[str] | None, name: str, *, log_level: int | None = logging.INFO) -> int:

@@ -8,6 +8,7 @@ import typer
 from gavel.workspace.console import progress, show_table
 from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, Seed, print_json, report
+from processing.command_line import ColumnsOption, DatesOption, DecimalOption, EncodingOption, read_options
 from retrieval.config.settings import Settings
 
 catalog_app = typer.Typer(no_args_is_help=True, help="Make catalogues to try Gavel on.")
@@ -47,6 +48,10 @@ def prepare(
     language: Annotated[
         str | None, typer.Option(help="emoji: language of the lots: en (default), ar, or either (each lot in one of the two).")
     ] = None,
+    columns: ColumnsOption = None,
+    decimal: DecimalOption = None,
+    dates: DatesOption = None,
+    encoding: EncodingOption = None,
     seed: Seed = 7,
     as_json: Json = False,
 ) -> None:
@@ -54,7 +59,8 @@ def prepare(
     from catalog.summary import summarise
     from gavel.workspace.catalog_sources import UNITS, Preparation
 
-    preparation = Preparation(source, data, seed, locale, version, folds, fold, items, language)
+    reading = read_options(columns, decimal, dates, encoding)
+    preparation = Preparation(source, data, seed, locale, version, folds, fold, items, language, reading)
     with progress(UNITS.get(source, "reading")) as step:
         catalog = preparation.run(out or Workspace(Settings.from_env()).catalogs / preparation.name, step)
     values = {"catalog": str(catalog.path), **summarise(catalog), "examples": catalog.example_queries}

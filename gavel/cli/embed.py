@@ -5,13 +5,18 @@ from typing import Annotated, TypedDict
 
 import typer
 
-from gavel.workspace.console import progress
+from gavel.workspace.console import notes, progress, show_table
 from gavel.workspace.entry import EXIT_ERROR, say
 from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, report
+from processing.command_line import ColumnsOption, DatesOption, DecimalOption, EncodingOption, read_options
+from processing.embedding.rejects import RejectedKind, summarise_rejects
 from retrieval.config.settings import Settings
+from retrieval.contracts.item_files import ReadingLog, ReadOptions
+from retrieval.contracts.item_folders import FolderListing, list_item_files
 from retrieval.contracts.release import REJECTS_FILE, Manifest, load_release
 
+SHOWN_REASONS = 8
 ALREADY_THERE = "already there, unchanged; --force embeds again"
 
 
@@ -19,6 +24,7 @@ class _Plan(TypedDict):
     release_id: str | None
     dimensions: int | None
     photos: list[Path]
+    options: ReadOptions
 
 
 def embed(
@@ -36,35 +42,64 @@ def embed(
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode photos; 0 decodes in a thread.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Embed again although an unchanged release is there already.")] = False,
+    columns: ColumnsOption = None,
+    decimal: DecimalOption = None,
+    dates: DatesOption = None,
+    encoding: EncodingOption = None,
     as_json: Json = False,
 ) -> None:
     """Embed lots into a release: bulk files with vectors, and a file of the rows that were rejected."""
     from catalog.folder import CatalogFolder
     from gavel.workspace import pipeline
-    from processing.embedding.job import nothing_embedded
-    from retrieval.contracts.item_files import find_item_files
 
     workspace = Workspace(Settings.from_env())
-    inputs = find_item_files(source) if source else CatalogFolder.load(workspace.catalog(None)).item_files()
+    options = read_options(columns, decimal, dates, encoding)
+    listing = list_item_files(source) if source else FolderListing(CatalogFolder.load(workspace.catalog(None)).item_files())
     folder = workspace.tower(tower)
-    plan: _Plan = {"release_id": release, "dimensions": dimensions, "photos": photos or []}
-    committed = None if force else pipeline.find_release(workspace, inputs, folder, **plan)
+    plan: _Plan = {"release_id": release, "dimensions": dimensions, "photos": photos or [], "options": options}
+    log = ReadingLog(passed_over=listing.passed_over)
+    committed = None if force else pipeline.find_release(workspace, listing.files, folder, log=log, **plan)
     if committed is None:
+        log = ReadingLog(passed_over=listing.passed_over)
         with progress("embed lots", estimated=True) as step:
-            written = pipeline.embed(workspace, inputs, folder, workers=workers, force=force, progress=step, **plan)
+            written = pipeline.embed(workspace, listing.files, folder, workers=workers, force=force, progress=step, log=log, **plan)
     path = committed or written
     manifest = load_release(path)
-    report(_describe(path, manifest, committed is not None, as_json), as_json)
-    if manifest.items_in and not manifest.items_embedded:
-        say(nothing_embedded(manifest, path))
+    kinds = summarise_rejects(path / REJECTS_FILE)
+    for line in log.lines():
+        notes.print(line, markup=False, highlight=False, soft_wrap=True)
+    report(_describe(path, manifest, committed is not None, log, kinds, as_json), as_json)
+    if kinds and not as_json:
+        rows = [(f"{kind.count:,}", kind.reason, kind.first, kind.example) for kind in kinds[:SHOWN_REASONS]]
+        more = f", the {SHOWN_REASONS} most frequent reasons of {len(kinds)}" if len(kinds) > SHOWN_REASONS else ""
+        show_table(f"\nrows that were rejected{more}", ("rows", "why", "first", "in words"), rows, right_from=9)
+    if fault := _fault(path, manifest, log):
+        say(fault)
         raise typer.Exit(EXIT_ERROR)
 
 
-def _describe(folder: Path, manifest: Manifest, already: bool, as_json: bool) -> dict[str, object]:
+def _fault(folder: Path, manifest: Manifest, log: ReadingLog) -> str:
+    """Return why the command fails although it wrote a release; empty if every file with rows gave a lot."""
+    if not manifest.items_in:
+        return (
+            f"nothing was embedded: there is no row in {', '.join(log.without_items)}; add rows below the header and run it again"
+        )
+    if not manifest.items_embedded:
+        from processing.embedding.job import nothing_embedded
+
+        return nothing_embedded(manifest, folder)
+    if empty := [name for name, rows in log.without_items.items() if rows]:
+        return f"no lot came from {', '.join(empty)}: all rows were rejected, and {folder / REJECTS_FILE} says why"
+    return ""
+
+
+def _describe(
+    folder: Path, manifest: Manifest, already: bool, log: ReadingLog, kinds: list[RejectedKind], as_json: bool
+) -> dict[str, object]:
     rejected: object = manifest.items_rejected
     if manifest.items_rejected and not as_json:
         rejected = f"{manifest.items_rejected} ({folder / REJECTS_FILE})"
-    return {
+    values: dict[str, object] = {
         "release": str(folder),
         **({"already_there": already} if as_json else {"state": ALREADY_THERE} if already else {}),
         "tower_id": manifest.tower_id,
@@ -73,3 +108,12 @@ def _describe(folder: Path, manifest: Manifest, already: bool, as_json: bool) ->
         "rejected": rejected,
         "without_image": manifest.items_without_image,
     }
+    if as_json:
+        values |= {
+            "rejected_by_reason": {kind.reason: kind.count for kind in kinds},
+            "empty_values": dict(log.empty_values),
+            "files_without_lots": list(log.without_items),
+            "passed_over": log.passed_over,
+            "notices": log.notices,
+        }
+    return values

@@ -12,11 +12,13 @@ import typer
 from gavel.workspace.console import notes, progress, show_table, show_values
 from gavel.workspace.entry import EXIT_ERROR, say
 from gavel.workspace.options import Json, print_json
+from processing.command_line import ColumnsOption, DatesOption, DecimalOption, EncodingOption, read_options
 from retrieval.contracts.events import EVENT_TYPES
 from retrieval.contracts.items import Reject
 
 if TYPE_CHECKING:
     from catalog.event_tables import EventTable
+    from retrieval.contracts.item_files import ReadOptions
 
 events_app = typer.Typer(no_args_is_help=True, help="Look at logs of what buyers did.")
 
@@ -33,13 +35,18 @@ def check(
         Path | None, typer.Option(help="Catalogue file, or folder of such files: events of other items are rejected.")
     ] = None,
     rejects: Annotated[Path | None, typer.Option(help="NDJSON file to write the rejected rows to.")] = None,
+    columns: ColumnsOption = None,
+    decimal: DecimalOption = None,
+    dates: DatesOption = None,
+    encoding: EncodingOption = None,
     as_json: Json = False,
 ) -> None:
     """Read logs of events, and count usable rows and, by reason, rejected rows."""
     from catalog.event_tables import read_event_table
 
+    options = read_options(columns, decimal, dates, encoding)
     with ExitStack() as stack:
-        catalogue_ids, products_rejected = (None, 0) if products is None else _item_ids(products)
+        catalogue_ids, products_rejected = (None, 0) if products is None else _item_ids(products, options)
         on_reject = stack.enter_context(_writer(rejects)) if rejects else None
         step = stack.enter_context(progress("events, ‰"))
         table = read_event_table(files, catalogue_ids, step, on_reject=on_reject)
@@ -58,17 +65,20 @@ def check(
         notes.print(f"rows that were set aside: {rejects}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _item_ids(products: Path) -> tuple[set[str], int]:
-    from retrieval.contracts.item_files import find_item_files, read_items
+def _item_ids(products: Path, options: "ReadOptions") -> tuple[set[str], int]:
+    from retrieval.contracts.item_files import ReadingLog, read_items
+    from retrieval.contracts.item_folders import find_item_files
 
     item_ids: set[str] = set()
-    rejected = 0
+    rejected, log = 0, ReadingLog()
     for path in find_item_files(products):
-        for row in read_items(path):
+        for row in read_items(path, options, log):
             if isinstance(row, Reject):
                 rejected += 1
             else:
                 item_ids.add(row.item_id)
+    for line in log.lines():
+        notes.print(line, markup=False, highlight=False, soft_wrap=True)
     return item_ids, rejected
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from catalog.folder import CatalogFolder
 from gavel.workspace.console import Step
+from retrieval.contracts.item_files import DEFAULT_OPTIONS, ReadOptions
 from retrieval.errors import InvalidInput
 
 SOURCES = ("esci", "chorus", "grocery", "emoji", "demo-store", "clicks")
@@ -27,6 +28,7 @@ class Preparation:
         fold: chorus: number of the test part, from 0; None tests with all parts.
         items: clicks: catalogue file or folder with the items of the log.
         language: emoji: language of the items, en if None.
+        reading: clicks: what the user says about the item files.
     """
 
     source: str
@@ -38,6 +40,7 @@ class Preparation:
     fold: int | None = None
     items: Path | None = None
     language: str | None = None
+    reading: ReadOptions = DEFAULT_OPTIONS
 
     def __post_init__(self) -> None:
         if self.source not in SOURCES:
@@ -45,6 +48,10 @@ class Preparation:
         for option, source in OPTIONS_OF.items():
             if getattr(self, option) is not None and self.source != source:
                 raise InvalidInput(f"--{option} belongs to `gavel catalog prepare {source}`; leave it out")
+        if self.reading != DEFAULT_OPTIONS and self.source != "clicks":
+            raise InvalidInput(
+                "--column, --decimal, --dates and --encoding belong to `gavel catalog prepare clicks`; leave them out"
+            )
         if self.source == "clicks" and self.items is None:
             raise InvalidInput("a click log needs the items that it speaks of: --items <catalogue file or folder of them>")
         if not self.data.exists():
@@ -102,7 +109,7 @@ def _clicks(options: Preparation, folder: Path, step: Step) -> CatalogFolder:
     from catalog import click_log
 
     assert options.items is not None
-    return click_log.prepare(options.data, folder, items=options.items, seed=options.seed, progress=step)
+    return click_log.prepare(options.data, folder, items=options.items, seed=options.seed, progress=step, options=options.reading)
 
 
 _READERS: dict[str, Callable[[Preparation, Path, Step], CatalogFolder]] = {

@@ -14,6 +14,7 @@ from gavel.workspace.console import Step
 from gavel.workspace.folders import Workspace
 from gavel.workspace.wiring import load_buyers, load_encoder, open_store
 from retrieval.config.settings import Settings
+from retrieval.contracts.item_files import DEFAULT_OPTIONS, ReadingLog, ReadOptions
 from retrieval.contracts.release import load_release
 from retrieval.contracts.tower_card import TowerCard, split_tower_id
 from retrieval.errors import InvalidInput
@@ -216,13 +217,17 @@ def find_release(
     release_id: str | None,
     dimensions: int | None = None,
     photos: Sequence[Path] = (),
+    options: ReadOptions = DEFAULT_OPTIONS,
+    log: ReadingLog | None = None,
 ) -> Path | None:
     """Return the folder of the committed release that embed() would write again, or None if there is none or an input changed."""
     from processing.embedding.job import find_release
     from processing.embedding.plan import EmbeddingRun
 
     card = TowerCard.load(tower, verify=True).at(dimensions)
-    release = find_release(EmbeddingRun(list(inputs), workspace.embeddings, release_id=release_id, photos=photos), card)
+    log = log or ReadingLog()
+    run = EmbeddingRun(list(inputs), workspace.embeddings, release_id=release_id, photos=photos, options=options, log=log)
+    release = find_release(run, card)
     if release is None:
         return None
     workspace.remember_sources(release.release_id, [*inputs, *photos])
@@ -240,6 +245,8 @@ def embed(
     force: bool = False,
     dimensions: int | None = None,
     photos: Sequence[Path] = (),
+    options: ReadOptions = DEFAULT_OPTIONS,
+    log: ReadingLog | None = None,
 ) -> Path:
     """Embed catalogue files into a release.
 
@@ -255,6 +262,8 @@ def embed(
         force: True embeds again although nothing has changed.
         dimensions: length of the vectors, one of those that the tower serves; None takes the tower's own.
         photos: further folders of photos.
+        options: what the user says about the columns and values of the files.
+        log: gets what the user should know about the files.
 
     Returns:
         The release's folder.
@@ -272,6 +281,8 @@ def embed(
         photos=photos,
         thumbnails=workspace.thumbnails,
         progress=progress,
+        options=options,
+        log=log or ReadingLog(),
     )
     workspace.remember_sources(manifest.release_id, [*inputs, *photos])
     return workspace.embeddings / manifest.release_id

@@ -21,14 +21,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from processing.command_line import CONTAINER, run_job
+from processing.command_line import CONTAINER, ColumnsOption, DatesOption, DecimalOption, EncodingOption, read_options, run_job
 from processing.embedding.parts import PartRecord
 from processing.embedding.photos import PhotoLoader, PhotoState
 from processing.embedding.pipeline import EmbeddingSteps, plan_parts
-from processing.embedding.plan import BATCH_SIZE, PART_ITEMS, EmbeddingRun
+from processing.embedding.plan import BATCH_SIZE, PART_ITEMS, EmbeddingRun, rejects_name
 from processing.embedding.prefetch import Stopwatch
-from processing.embedding.rows import Rows, item_folders, scan_inputs
+from processing.embedding.rejects import summarise_rejects
+from processing.embedding.rows import Rows, scan_inputs
 from processing.embedding.thumbnails import Thumbnails
+from retrieval.contracts.item_files import ReadingLog
+from retrieval.contracts.item_folders import list_item_files
 from retrieval.contracts.release import REJECTS_FILE, Manifest, load_release
 from retrieval.contracts.tower_card import TowerCard
 from retrieval.encoders.photos import MAX_BYTES, MAX_PIXELS
@@ -82,7 +85,7 @@ def embed(
         TowerError: the artefact is missing or damaged.
     """
     run = EmbeddingRun(inputs, output, **settings)
-    scan_inputs(run.files()[0])  # reports an unreadable file before the tower is loaded, which takes seconds
+    scan_inputs(run.files()[0], run.options)  # reports an unreadable file before the tower is loaded, which takes seconds
     return embed_with(_load_encoder(tower, dimensions), run, progress, force=force)
 
 
@@ -107,7 +110,7 @@ def embed_with(
         AlreadyRunning: another process writes the same parts now.
     """
     files, own = run.files()
-    inputs_hash, row_counts = scan_inputs(files)
+    inputs_hash, row_counts = scan_inputs(files, run.options)
     name = run.name(encoder.card.tower_id, inputs_hash)
     folder = run.part_folder(name, encoder.card.tower_id)
     thumbnails = Thumbnails(run.thumbnails) if run.thumbnails else None
@@ -115,11 +118,11 @@ def embed_with(
         folder.withdraw()
         watch = watch or Stopwatch()
         with (
-            replacing(run.output / name / run.rejects_name) as partial,
+            replacing(run.output / name / rejects_name(run.instance, run.instances)) as partial,
             partial.open("wb") as rejects,
             PhotoLoader(encoder.card.image_size, run.workers, watch, thumbnails) as photos,
         ):
-            rows, total = Rows(files, own, rejects, run.photos), sum(row_counts[file] for file in own)
+            rows, total = Rows(files, own, rejects, run.photos, run.options, run.log), sum(row_counts[file] for file in own)
 
             def report(done: int) -> None:
                 if progress:
@@ -147,13 +150,13 @@ def find_release(run: EmbeddingRun, card: TowerCard) -> Manifest | None:
         The manifest of the release; None if there is no such release, or if rows, photos, tower or sizes have changed.
     """
     files, own = run.files()
-    inputs_hash, _ = scan_inputs(files)
+    inputs_hash, _ = scan_inputs(files, run.options)
     name = run.name(card.tower_id, inputs_hash)
     try:
         release = load_release(run.output / name)
     except ReleaseError:
         return None
-    rows, records = Rows(files, own, io.BytesIO(), run.photos), []
+    rows, records = Rows(files, own, io.BytesIO(), run.photos, run.options, run.log), []
     for part in plan_parts(rows, run.part_folder(name, card.tower_id), run.part_items):
         if part.record is None:
             return None
@@ -264,6 +267,10 @@ def run_embedding(
         int | None, typer.Option(help="Length of the vectors, one that the tower serves; by default its own.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write parts again that are on disk already.")] = False,
+    columns: ColumnsOption = None,
+    decimal: DecimalOption = None,
+    dates: DatesOption = None,
+    encoding: EncodingOption = None,
 ) -> int:
     """Embed catalogue files and their photos into a release of embedding parts.
 
@@ -271,8 +278,10 @@ def run_embedding(
     """
     instance, instances = read_instances()
     output = output or SAGEMAKER / "output"
+    listings = [list_item_files(place) for place in inputs or [SAGEMAKER / "input/items"]]
+    log = ReadingLog(passed_over=[other for listing in listings for other in listing.passed_over])
     manifest = embed(
-        inputs or item_folders(SAGEMAKER / "input/items"),
+        [file for listing in listings for file in listing.files],
         tower or SAGEMAKER / "input/tower",
         output,
         progress=_log_tenths(),
@@ -285,7 +294,15 @@ def run_embedding(
         instance=instance,
         instances=instances,
         photos=photos or ([] if inputs else [SAGEMAKER / "input/items"]),
+        options=read_options(columns, decimal, dates, encoding),
+        log=log,
     )
+    for line in log.lines():
+        logger.warning("%s", line)
+    for name, rows in log.without_items.items():
+        logger.warning("%s gave no lot: %d rows, all rejected", name, rows)
+    for kind in summarise_rejects(output / manifest.release_id / rejects_name(instance, instances)):
+        logger.warning("%d rows rejected: %s; first %s: %s", kind.count, kind.reason, kind.first, kind.example)
     print(manifest.to_json(), end="")
     warning = nothing_embedded(manifest, output / manifest.release_id)
     if warning:

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from processing.embedding.parts import PartFolder
 from processing.embedding.rows import input_files
+from retrieval.contracts.item_files import DEFAULT_OPTIONS, ReadingLog, ReadOptions
 from retrieval.contracts.release import REJECTS_FILE
 from retrieval.errors import InvalidInput
 from retrieval.files import exclusive
@@ -33,6 +34,8 @@ class EmbeddingRun:
         instances: number of instances that share the run, > 0.
         photos: folders whose photos items may name, besides those of the files and of their catalogue.
         thumbnails: folder of the page's thumbnails; None writes none.
+        options: what the user says about the columns and values of the files.
+        log: gets what the user should know about the files.
     """
 
     inputs: Sequence[Path]
@@ -45,6 +48,8 @@ class EmbeddingRun:
     instances: int = 1
     photos: Sequence[Path] = ()
     thumbnails: Path | None = None
+    options: ReadOptions = DEFAULT_OPTIONS
+    log: ReadingLog = field(default_factory=ReadingLog, compare=False)
 
     def __post_init__(self) -> None:
         for name, minimum in (("batch_size", 1), ("part_items", 1), ("workers", 0)):
@@ -80,7 +85,7 @@ class EmbeddingRun:
         instance = "" if self.instances == 1 else f"-{self.instance:05}-of-{self.instances:05}"
         return exclusive(self.output / f".{name}{instance}.lock", f"writes release {name} into {self.output}")
 
-    @property
-    def rejects_name(self) -> str:
-        """Return rejects.ndjson, or rejects-00001-of-00003.ndjson for one of several instances."""
-        return REJECTS_FILE if self.instances == 1 else f"rejects-{self.instance:05}-of-{self.instances:05}.ndjson"
+
+def rejects_name(instance: int, instances: int) -> str:
+    """Return rejects.ndjson, or rejects-00001-of-00003.ndjson for one of several instances."""
+    return REJECTS_FILE if instances == 1 else f"rejects-{instance:05}-of-{instances:05}.ndjson"

@@ -11,9 +11,9 @@ from typing import IO
 from catalog.folder import photo_folders
 from processing.embedding.parts import LocatedItem
 from processing.embedding.photos import PhotoPlace
-from retrieval.contracts.item_files import SUFFIXES, find_item_files, numbered_items
+from retrieval.contracts.item_files import DEFAULT_OPTIONS, ReadingLog, ReadOptions, hive_values, numbered_items, plan_reading
+from retrieval.contracts.item_folders import find_item_files
 from retrieval.contracts.items import Item, Reject
-from retrieval.contracts.release import REJECTS_FILE
 
 CHUNK_BYTES = 1 << 20
 
@@ -27,6 +27,8 @@ class Rows:
         own: the files that this instance embeds.
         rejects: file that gets one JSON line per reject.
         photos: folders whose photos items may name, besides those of their files and of their catalogue.
+        options: what the user says about the files.
+        log: gets notices and counts about the files of `own`.
         read: number of rows of `own` read so far.
         rejected: number of rows of `own` rejected so far.
         superseded: number of earlier rows, of any instance, that an item of `own` replaces.
@@ -36,6 +38,8 @@ class Rows:
     own: frozenset[Path]
     rejects: IO[bytes]
     photos: Sequence[Path] = ()
+    options: ReadOptions = DEFAULT_OPTIONS
+    log: ReadingLog = field(default_factory=ReadingLog)
     read: int = 0
     rejected: int = 0
     superseded: int = 0
@@ -45,7 +49,7 @@ class Rows:
         """Yield the items of this instance, and write its rejects to `rejects`."""
         for path in self.files:
             own, opened = path in self.own, (*self.photos, *photo_folders(path.parent))
-            for line, row in numbered_items(path):
+            for line, row in numbered_items(path, self.options, self.log if own else None):
                 checked = self._check_id(row, path, line, own) if isinstance(row, Item) else row
                 if not own:
                     continue
@@ -66,44 +70,40 @@ class Rows:
         return item
 
 
-def item_folders(where: Path) -> list[Path]:
-    """Return the folders at or below `where` that hold catalogue files, such as one folder per day; `where` if there are none."""
-    folders = {
-        path.parent for path in where.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file() and path.name != REJECTS_FILE
-    }
-    return sorted(folders) or [where]
-
-
 def input_files(inputs: Sequence[Path]) -> list[Path]:
     """Return every file once, by name. The order decides which instance embeds a file and which of two equal rows counts."""
     files = {path for place in inputs for path in find_item_files(place)}
     return sorted(files, key=lambda path: (path.name, str(path)))
 
 
-def scan_inputs(files: Sequence[Path]) -> tuple[str, dict[Path, int]]:
+def scan_inputs(files: Sequence[Path], options: ReadOptions = DEFAULT_OPTIONS) -> tuple[str, dict[Path, int]]:
     """Hash every file and estimate its rows.
 
     Each process reads a file only once: later calls reuse its hash until its size or modification time changes.
 
     Returns:
-        Hash of the names and bytes of the files, and file -> approximate number of rows.
+        Hash of the names and bytes of the files and of the options that are set, and file -> approximate number of rows.
 
     Raises:
-        InvalidInput: a file cannot be read, or lacks a required column.
+        InvalidInput: a file cannot be read, lacks a required column, or has a column that can be read in two ways.
     """
     digest = hashlib.sha256()
     counts: dict[Path, int] = {}
     for path in files:
         status = path.stat()
+        plan_reading(path, options)
         sha256, counts[path] = _scan_file(path, status.st_size, status.st_mtime_ns)
         digest.update(os.fsencode(path.name) + f"\0{sha256}\n".encode())  # a name need not be UTF-8
+        if folders := hive_values(path):
+            digest.update(f"{folders}\n".encode(errors="surrogateescape"))
+    if options != DEFAULT_OPTIONS:
+        digest.update(f"{options}\n".encode(errors="surrogateescape"))
     return digest.hexdigest(), counts
 
 
 @lru_cache(maxsize=4_096)
 def _scan_file(path: Path, size: int, mtime_ns: int) -> tuple[str, int]:
     """Return the SHA-256 and the approximate number of rows of a file; the cache recognises a change by size and time."""
-    next(numbered_items(path), None)  # raises if a column is missing
     content, lines = hashlib.sha256(), 0
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):

@@ -1,224 +1,369 @@
-"""Readers of catalogue files: parquet, CSV and NDJSON under the item contract. Only parquet needs pyarrow."""
+"""Items of catalogue files: columns as people have them, values by what the whole column says, every row an item or a reject."""
 
-import csv
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
+from retrieval.contracts.item_columns import Column, ColumnMap, map_columns, require_fields, unique_names
 from retrieval.contracts.items import ALIASES, REQUIRED, Item, Reject, parse_item
+from retrieval.contracts.table_files import TableFile, open_table
+from retrieval.contracts.written_values import (
+    DATE_ORDERS,
+    DECIMAL_SIGNS,
+    NUMBER_FIELDS,
+    TIME_FIELDS,
+    Convention,
+    currency_of,
+    html_text,
+    is_empty_marker,
+    read_date,
+    read_number,
+)
 from retrieval.errors import InvalidInput
 
-SUFFIXES = (".parquet", ".csv", ".ndjson", ".jsonl")
-PARQUET_BATCH_ROWS = 256  # few, because a row may have a description of 400 kB
-CSV_SEPARATORS = (",", ";", "\t", "|")
-Columns = Mapping[str, tuple[str, ...]]
 MAX_ID_CHARS = 100  # a longer id of a rejected row is cut in the report
+MAX_NAMES = 10_000  # names of columns that are collected from the objects of a JSON file
+CACHED_FILES = 4_096
+HIVE_FOLDER = re.compile(r"([A-Za-z_][\w.-]*)=(.+)")
+HIVE_EMPTY = "__HIVE_DEFAULT_PARTITION__"
+_PHOTO_LIST = re.compile(r"\s*[,;|]\s*")
+_PHOTO = re.compile(r"(?:https?|s3)://\S+|.+\.(?:jpe?g|png|webp|gif|bmp|tiff?|avif|heic)", re.IGNORECASE)
 
 
-def find_item_files(where: Path) -> list[Path]:
-    """Return the catalogue files of a folder, sorted by name; or the path of a single file.
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """What the user says about catalogue files.
 
-    Args:
-        where: path of a file, or of a folder; its sub-folders are not searched.
-
-    Raises:
-        InvalidInput: the path does not exist, or has no file in a format that Gavel reads.
+    Attributes:
+        columns: field -> names of its columns, as parse_columns() returns them.
+        decimal: decimal sign of numbers that are text, "comma" or "point"; None decides by the whole column.
+        dates: order of dates such as 03/04/2026, "day-first" or "month-first"; None decides by the whole column.
+        encoding: encoding of text files; None finds it.
     """
-    formats = ", ".join(SUFFIXES)
-    if where.is_file():
-        if where.suffix.lower() not in SUFFIXES:
-            raise InvalidInput(f"{where} is not a catalogue file; Gavel reads {formats}")
-        return [where]
-    if not where.is_dir():
-        raise InvalidInput(f"{where} does not exist; name a catalogue file or a folder of them ({formats})")
-    files = sorted(p for p in where.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES and p.name != "rejects.ndjson")
-    if not files:
-        raise InvalidInput(f"{where} holds no catalogue file; put at least one of {formats} there")
-    return files
+
+    columns: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    decimal: str | None = None
+    dates: str | None = None
+    encoding: str | None = None
+
+    def __post_init__(self) -> None:
+        for option, value, allowed in (("decimal", self.decimal, DECIMAL_SIGNS), ("dates", self.dates, DATE_ORDERS)):
+            if value is not None and value not in allowed:
+                raise InvalidInput(f"--{option} is {value!r}; allowed are {' and '.join(allowed)}")
 
 
-def read_items(path: Path) -> Iterator[Item | Reject]:
+DEFAULT_OPTIONS = ReadOptions()
+
+
+@dataclass
+class ReadingLog:
+    """What the user should know about the files that were read; filled by numbered_items().
+
+    Attributes:
+        notices: notice -> names of the files that it is about.
+        empty_values: field -> number of its values that stand for none, such as NULL or NaN.
+        without_items: names of files that gave no item -> number of their rows.
+        passed_over: what was passed over in folders, with the reason.
+    """
+
+    notices: dict[str, list[str]] = field(default_factory=dict)
+    empty_values: Counter[str] = field(default_factory=Counter)
+    without_items: dict[str, int] = field(default_factory=dict)
+    passed_over: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """Return the notices as lines of text."""
+        lines = []
+        for notice, files in self.notices.items():
+            more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+            lines.append(f"{files[0]}{more}: {notice}")
+        if self.empty_values:
+            counts = ", ".join(f"{field} {count:,}" for field, count in self.empty_values.most_common())
+            lines.append(f"values such as NULL, NaN, inf and 0000-00-00 were read as empty: {counts}")
+        if self.passed_over:
+            more = f" and {len(self.passed_over) - 5:,} more" if len(self.passed_over) > 5 else ""
+            lines.append(f"passed over: {', '.join(self.passed_over[:5])}{more}")
+        return lines
+
+
+@dataclass(frozen=True)
+class ReadingPlan:
+    """How the rows of one file become items: decided by its header and, for text, by its whole columns.
+
+    Attributes:
+        table: the file.
+        keys: keys of its rows, or None if it has no header.
+        columns: column of each field.
+        conventions: field -> convention of the texts in its column.
+        folders: values from the names of the file's folders, such as {"category": "vases"} of category=vases/.
+        notices: what the user should know.
+    """
+
+    table: TableFile
+    keys: tuple[str, ...] | None
+    columns: ColumnMap
+    conventions: Mapping[str, Convention]
+    folders: Mapping[str, str]
+    notices: tuple[str, ...]
+
+    def rows(self) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+        """Yield the rows with the columns that are used; a CSV row that lacks one of them is a reason."""
+        used = self.columns.keys()
+        stored = [key for key in used if key not in self.folders]
+        for line, row in self.table.rows(self.keys, stored):
+            if self.table.kind == "csv" and not isinstance(row, str) and any(row[key] is None for key in stored):
+                cells = sum(value is not None for value in row.values())
+                yield line, f"the row has {cells} cells, the header {len(row)}: it was cut, or a separator is missing"
+            else:
+                yield line, row if isinstance(row, str) or not self.folders else {**self.folders, **row}
+
+    def values(self, row: Mapping[str, Any], empty_values: Counter[str]) -> dict[str, Any]:
+        """Return field -> value of a row, for parse_item().
+
+        Args:
+            row: a row of rows().
+            empty_values: counts, by field, values that stand for none.
+
+        Raises:
+            InvalidInput: a value cannot be read.
+        """
+        values: dict[str, Any] = {}
+        for name, columns in self.columns.fields.items():
+            for column in columns:
+                value = column.value(row)
+                if value is None:
+                    continue
+                if name not in REQUIRED and is_empty_marker(name, value):
+                    empty_values[name] += 1
+                    continue
+                values[name] = self._convert(name, value)
+                break
+        return values
+
+    def _convert(self, name: str, value: Any) -> Any:
+        if name in ("title", "description") and isinstance(value, str):
+            return html_text(value)
+        if name == "image":
+            return first_photo(value)
+        if name == "category":
+            return _category(value)
+        if name == "current_price" and isinstance(value, Mapping):
+            value = value.get("amount", value.get("value", value))
+        if name in self.conventions and isinstance(value, str):
+            return self.conventions[name].value(value)
+        return value
+
+
+def read_items(path: Path, options: ReadOptions = DEFAULT_OPTIONS, log: ReadingLog | None = None) -> Iterator[Item | Reject]:
     """Read a catalogue file row by row, in the order of the file.
 
     Args:
-        path: path of a .parquet, .csv, .ndjson or .jsonl file.
+        path: path of a file in one of the formats of table_files.SUFFIXES.
+        options: what the user says about the file.
+        log: gets notices and counts.
 
     Yields:
-        An Item per valid row; for others a Reject with the line number (CSV, NDJSON) or row number (parquet), from 1.
+        An Item per valid row; for others a Reject with the line number (text) or row number (parquet, JSON list), from 1.
 
     Raises:
-        InvalidInput: the file cannot be read at all, or has no column for a required field.
+        InvalidInput: the file cannot be read at all, has no column for a required field, or has a column of prices or dates
+            that can be read in two ways; the message names the option that tells them apart.
     """
-    for _, row in numbered_items(path):
+    for _, row in numbered_items(path, options, log):
         yield row
 
 
-def numbered_items(path: Path) -> Iterator[tuple[int, Item | Reject]]:
+def numbered_items(
+    path: Path, options: ReadOptions = DEFAULT_OPTIONS, log: ReadingLog | None = None
+) -> Iterator[tuple[int, Item | Reject]]:
     """Yield the results of read_items(), each with its line or row number."""
-    for line, row in numbered_rows(path, {field: ALIASES[field] for field in REQUIRED}):
+    log = log if log is not None else ReadingLog()
+    plan = plan_reading(path, options)
+    for notice in plan.notices:
+        log.notices.setdefault(notice, []).append(path.name)
+    previous, items, rows = "", 0, 0
+    for line, row in plan.rows():
+        rows += 1
         if isinstance(row, str):
             yield line, Reject(path.name, line, row)
             continue
+        item_id = _id_of(row, plan.columns.fields.get("item_id", ()))
         try:
-            yield line, parse_item(row)
+            values = plan.values(row, log.empty_values)
+            if item_id and item_id == previous and not str(values.get("title", "")).strip():
+                raise InvalidInput("the row has the id of the row before and no title: a further variant or photo of that lot")
+            item = parse_item(values)
+            items += 1
+            yield line, item
         except InvalidInput as error:
-            yield line, Reject(path.name, line, str(error), _id_of(row))
+            yield line, Reject(path.name, line, str(error), item_id)
+        previous = item_id or ""
+    if not items:
+        log.without_items[path.name] = rows
 
 
-def numbered_rows(path: Path, columns: Columns) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    """Read the rows of a parquet, CSV or NDJSON file, without checks of their values.
-
-    Args:
-        path: path of the file.
-        columns: field -> allowed names of its column; parquet and CSV need a column for each field.
-
-    Yields:
-        The line number (CSV, NDJSON) or row number (parquet), from 1, and the row, or the reason why it cannot be read.
+def plan_reading(path: Path, options: ReadOptions = DEFAULT_OPTIONS) -> ReadingPlan:
+    """Decide how to read a file. Text files are read once for it, row by row; a plan is reused until the file changes.
 
     Raises:
-        InvalidInput: the file cannot be read at all, or has no column for a field.
+        InvalidInput: as for read_items().
     """
-    match path.suffix.lower():
-        case ".parquet":
-            yield from _parquet_rows(path, columns)
-        case ".csv":
-            yield from _csv_rows(path, columns)
-        case ".ndjson" | ".jsonl":
-            yield from _ndjson_rows(path)
-        case other:
-            raise InvalidInput(f"{path} has the unknown format {other!r}; Gavel reads {', '.join(SUFFIXES)}")
-
-
-def _parquet_rows(path: Path, columns: Columns) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
-        with path.open("rb") as raw, pq.ParquetFile(raw) as file:  # pyarrow cannot open a path that is not UTF-8
-            require_columns(path, file.schema_arrow.names, columns)
-            line = 0
-            for batch in file.iter_batches(PARQUET_BATCH_ROWS):
-                for row in _batch_rows(batch):
-                    line += 1
-                    yield line, row
-    except (pa.ArrowException, OSError) as error:  # a damaged page is an OSError
-        raise InvalidInput(f"{path} is not a readable parquet file: {error}") from error
+        status = path.stat()
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error}") from error
+    return _plan_reading(path, options, status.st_size, status.st_mtime_ns)
 
 
-def _batch_rows(batch: Any) -> Iterator[Mapping[str, Any] | str]:
-    """Yield the rows of a record batch; the reason for a row with a value that Python lacks (a year past 9999, an odd zone)."""
-    try:
-        yield from _in_microseconds(batch).to_pylist()
-    except (ValueError, OverflowError, LookupError) as error:
-        if batch.num_rows == 1:
-            yield f"the row cannot be read: {error}"
-            return
-        for row in range(batch.num_rows):
-            yield from _batch_rows(batch.slice(row, 1))
+@lru_cache(maxsize=CACHED_FILES)
+def _plan_reading(path: Path, options: ReadOptions, size: int, mtime_ns: int) -> ReadingPlan:
+    """Plan as plan_reading() does; the cache recognises a change by size and time."""
+    table = open_table(path, options.encoding)
+    chosen = dict(options.columns)
+    hive = hive_values(path)
+    keys = None if table.names is None else tuple(unique_names(table.names))
+    names = list(keys) if keys is not None else _names_of_objects(table)
+    folders = {name: value for name, value in hive.items() if name not in names}
+    columns = map_columns([*names, *folders], chosen, str(path))
+    if keys is not None:
+        require_fields(columns, names, str(path))
+    choices: dict[str, tuple[Any, ...]] = {
+        **dict.fromkeys(NUMBER_FIELDS, (DECIMAL_SIGNS, "--decimal", read_number, options.decimal)),
+        **dict.fromkeys(TIME_FIELDS, (DATE_ORDERS, "--dates", read_date, options.dates)),
+    }
+    conventions = {name: Convention(name, *choices[name]) for name in choices if name in columns.fields}
+    plan = ReadingPlan(table, keys, columns, conventions, folders, ())
+    currencies = _observe(plan)
+    _decide(conventions, path)
+    return ReadingPlan(table, keys, columns, conventions, folders, tuple(_notices(plan, currencies)))
 
 
-def _in_microseconds(batch: Any) -> Any:
-    """Convert times to microseconds, which Python represents; and times with a zone to UTC, because Python may not know the zone.
-
-    Otherwise pyarrow would return Timestamps of pandas for nanoseconds, if pandas is installed, as in SageMaker's containers.
-    """
-    import pyarrow as pa
-
-    for place, field in enumerate(batch.schema):
-        if pa.types.is_timestamp(field.type) and (field.type.tz or field.type.unit == "ns"):
-            kind = pa.timestamp("us", field.type.tz and "UTC")
-            times = batch.column(place).cast(kind)  # ValueError where nanoseconds would be lost
-            batch = batch.set_column(place, field.name, times)
-    return batch
+def _names_of_objects(table: TableFile) -> list[str]:
+    names: dict[str, None] = {}
+    for _, row in table.rows():
+        if not isinstance(row, str) and len(names) < MAX_NAMES:
+            names.update(dict.fromkeys(row))
+    return list(names)
 
 
-def _csv_rows(path: Path, columns: Columns) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            separator = csv_separator(file.readline())
-            file.seek(0)
-            names: Sequence[str] = next(csv.reader(file, delimiter=separator, strict=True), [])
-            require_columns(path, names, columns)
-            file.seek(0)
-            rows = csv_rows(file, names, separator)
-            next(rows)  # the header
-            yield from rows
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
-    except csv.Error as error:
-        raise InvalidInput(f"{path} is not a readable CSV file: {error}") from error
-
-
-def csv_separator(header: str) -> str:
-    """Return the most frequent of CSV_SEPARATORS in a header, because spreadsheets of some languages do not write commas."""
-    return max(CSV_SEPARATORS, key=header.count)  # the first of equally frequent ones
-
-
-def csv_rows(
-    lines: Iterable[str], names: Sequence[str], separator: str = ",", first_line: int = 1
-) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    """Yield the number of each CSV row's last line, and the row by column name, or the reason why it is invalid.
-
-    Args:
-        lines: lines of the text, with their line ends; a header among them is read as a row.
-        names: names of the columns, in their order.
-        separator: separator of cells.
-        first_line: number of the first line.
-    """
-    reader = csv.DictReader(lines, names, strict=True, delimiter=separator)  # an unclosed quote is an error, not one long field
-    while True:
-        before = reader.reader.line_num + first_line
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield before, f"lines {before} to {reader.reader.line_num + first_line - 1} are no CSV row: {error}"
+def _observe(plan: ReadingPlan) -> Counter[str]:
+    """Show every text in a column of numbers or times to its convention; return how often each currency is written."""
+    text = plan.table.text_columns
+    fields = {
+        name: columns
+        for name, columns in plan.columns.fields.items()
+        if name in plan.conventions and (text is None or any(column.key in text for column in columns))
+    }
+    currencies: Counter[str] = Counter()
+    if not fields:
+        return currencies
+    only = [column.key for columns in fields.values() for column in columns if column.key not in plan.folders]
+    for _, row in plan.table.rows(plan.keys, only):
+        if isinstance(row, str):
             continue
-        extra = row.pop(None, None)
-        too_many = f"the row has {len(names) + len(extra or [])} cells, the header {len(names)}"
-        yield reader.line_num + first_line - 1, row if extra is None else too_many
+        for name, columns in fields.items():
+            for column in columns:
+                value = column.value(row)
+                if name == "current_price" and isinstance(value, Mapping):
+                    value = value.get("amount", value.get("value"))
+                if value is None or is_empty_marker(name, value):
+                    continue
+                if isinstance(value, str) and not value.isdecimal():
+                    plan.conventions[name].observe(value)
+                    if name == "current_price" and (currency := currency_of(value)):
+                        currencies[currency] += 1
+                break
+    return currencies
 
 
-def _ndjson_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    with path.open("rb") as file:
-        yield from json_rows(file)
-
-
-def json_rows(lines: Iterable[bytes]) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Yield line number and object of each line of NDJSON, or the reason why the line is invalid; skip blank lines."""
-    for line, raw in enumerate(lines, 1):
-        if not raw.strip():
-            continue
-        try:
-            row = json.loads(raw)
-        except (ValueError, RecursionError) as error:
-            yield line, f"the line is not JSON: {error}"
-            continue
-        yield line, row if isinstance(row, dict) else f"the line is a JSON {type(row).__name__}, not an object"
-
-
-def require_columns(path: Path, names: Sequence[str], columns: Columns) -> None:
-    """Check that the header of a file has a column for every field.
-
-    Args:
-        path: path of the file, for the message.
-        names: names in the header.
-        columns: field -> allowed names of its column.
+def _decide(conventions: Mapping[str, Convention], path: Path) -> None:
+    """Let a column without certain values follow the certain columns of the same kind.
 
     Raises:
-        InvalidInput: a field has no column; the message lists the allowed names.
+        InvalidInput: a column can be read in two ways, and no other column tells which; the message names the option.
     """
-    for field, accepted in columns.items():
-        if not set(accepted) & set(names):
-            raise InvalidInput(
-                f"{path} has no column for {field}: it needs one of {', '.join(accepted)}; found {', '.join(names) or 'none'}"
-            )
+    for name, convention in conventions.items():
+        if not convention.undecided:
+            continue
+        others = [other for other in conventions.values() if other.option == convention.option]
+        decided = {other.decided for other in others} - {None}
+        if len(decided) == 1 and not any(all(other.certain) for other in others):
+            convention.chosen = decided.pop()
+            continue
+        first, second = convention.read(name, convention.ambiguous)
+        shown = [f"{value:%d %B %Y}" if isinstance(value, datetime) else f"{value:.15g}" for value in (first, second)]
+        raise InvalidInput(
+            f"{path}: the column of {name} can be read in two ways: {convention.ambiguous!r} is {shown[0]} or {shown[1]}; "
+            f"say which by {convention.option} {convention.names[0]} or {convention.option} {convention.names[1]}"
+        )
 
 
-def _id_of(row: Mapping[str, Any]) -> str | None:
-    for name in ALIASES["item_id"]:
-        if row.get(name) not in (None, ""):
-            return str(row[name])[:MAX_ID_CHARS]
+def _notices(plan: ReadingPlan, currencies: Counter[str]) -> Iterator[str]:
+    if plan.table.notice:
+        yield plan.table.notice
+    if plan.columns.source:
+        yield f"read with the column names of {plan.columns.source}"
+    for name, convention in plan.conventions.items():
+        if convention.chosen is None and all(convention.certain):
+            yield f"{name} is written in both forms ({', '.join(convention.names)}); values that may be either are rejected"
+        elif convention.decided == "comma":
+            yield f"{name} is read with a decimal comma"
+    if len(currencies) > 1:
+        yield f"current_price is written in several currencies, which are not converted: {', '.join(sorted(currencies))}"
+    unused = [name for name in plan.columns.unused_with_guesses() if name.strip("`") not in plan.folders]
+    if unused:
+        yield f"columns that are not used: {', '.join(unused)}" + (
+            "; --column FIELD=COLUMN takes one" if any("did you mean" in name for name in unused) else ""
+        )
+
+
+def hive_values(path: Path) -> dict[str, str]:
+    """Return the values in the names of the folders right above a file, such as category=vases/day=2026-11-29/."""
+    values: dict[str, str] = {}
+    for folder in path.absolute().parents:
+        match = HIVE_FOLDER.fullmatch(folder.name)
+        if not match:
+            break
+        if match[2] != HIVE_EMPTY:
+            values.setdefault(match[1], unquote(match[2]))
+    return values
+
+
+def first_photo(value: Any) -> Any:
+    """Return the first photo of a list, of the JSON text of a list, or of several paths in one text; other values as they are."""
+    if isinstance(value, str):
+        text = value.strip()
+        if text.startswith("[") and text.endswith("]"):
+            parts = [part.strip().strip("\"'") for part in text[1:-1].split(",")]
+            return first_photo(parts)
+        parts = _PHOTO_LIST.split(text)
+        return parts[0] if len(parts) > 1 and all(_PHOTO.fullmatch(part) for part in parts) else value
+    if isinstance(value, Mapping):
+        return value.get("src") or value.get("url") or value
+    if isinstance(value, (list, tuple)):
+        photos = (first_photo(part) for part in value if part)
+        return next((photo for photo in photos if photo), None)
+    return value
+
+
+def _category(value: Any) -> Any:
+    """Return one text of a category: the path of a list, such as "Home > Vases"; the name, else the id, of an object."""
+    if isinstance(value, Mapping):
+        return value.get("name") or value.get("title") or value.get("id") or value
+    if isinstance(value, (list, tuple)):
+        parts = [_category(part) for part in value if part not in (None, "")]
+        return value if any(isinstance(part, (Mapping, list)) for part in parts) else " > ".join(map(str, parts)) or None
+    return value
+
+
+def _id_of(row: Mapping[str, Any], columns: Sequence[Column]) -> str | None:
+    for column in columns or [Column(name) for name in ALIASES["item_id"]]:
+        if row.get(column.key) not in (None, ""):
+            return str(row[column.key])[:MAX_ID_CHARS]
     return None

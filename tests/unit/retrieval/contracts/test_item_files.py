@@ -3,19 +3,24 @@
 import csv
 import io
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from retrieval.contracts.item_files import find_item_files, read_items
+from retrieval.contracts.item_files import read_items
+from retrieval.contracts.item_folders import find_item_files
 from retrieval.contracts.items import Item, Reject
 from retrieval.errors import InvalidInput
 
+OTHER_FORM = re.compile(
+    rb"\x1f\x8b|\xff\xfe|\xfe\xff|\s*\[|[{\[]?\0"
+)  # gzip, UTF-16 and a JSON list are recognised by their first bytes
 cell = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
 
 
@@ -81,10 +86,18 @@ def test_a_bad_row_is_rejected_with_its_line_its_id_and_the_reason(tmp_path):
     assert "title is missing" in rows[2].reason
 
 
-def test_a_csv_row_with_too_many_cells_is_rejected_and_one_with_too_few_is_read(tmp_path):
-    path = write(tmp_path / "lots.csv", "id,title,price\n1,Watch,5,6\n2,Ring\n")
-    assert reasons(path) == [(2, "the row has 4 cells, the header 3")]
-    assert list(read_items(path))[1] == Item("2", "Ring")
+def test_a_csv_row_with_more_or_fewer_cells_than_the_header_is_rejected_with_its_reason(tmp_path):
+    path = write(tmp_path / "lots.csv", "id,title,price\n1,Watch,5,6\n2,Ring\n3,Vase,7,,\n")
+    assert reasons(path) == [
+        (2, "the row has 4 cells, the header 3"),
+        (3, "the row has 2 cells, the header 3: it was cut, or a separator is missing"),
+    ]
+    assert list(read_items(path))[2] == Item("3", "Vase", current_price=7)  # blank cells behind the last column are none
+
+
+def test_a_csv_row_without_the_cells_of_columns_that_nobody_uses_is_read(tmp_path):
+    path = write(tmp_path / "lots.csv", "id,title,warehouse\n1,Watch\n")
+    assert list(read_items(path)) == [Item("1", "Watch")]
 
 
 def test_a_csv_cell_may_hold_line_breaks_and_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
@@ -92,11 +105,16 @@ def test_a_csv_cell_may_hold_line_breaks_and_a_byte_order_mark_is_no_part_of_a_n
     assert list(read_items(path)) == [Item("1", "Watch", "two\nlines")]
 
 
-def test_a_quote_that_is_never_closed_swallows_no_row_in_silence(tmp_path):
-    path = write(tmp_path / "lots.csv", 'id,title\n1,Watch\n2,"Ring\n3,Vase\n')
+@pytest.mark.parametrize("closing", ["", '119,Ring 5",7\n', '119,"Ring, gold",7\n'])
+def test_a_quote_that_is_never_closed_rejects_its_own_line_alone(tmp_path, closing):
+    lines = [f"{n},Lot {n},7\n" for n in range(1, 301)]
+    lines[49], lines[118] = '50,"TV 55 inch,7\n', closing or lines[118]
+    path = write(tmp_path / "lots.csv", "id,title,price\n" + "".join(lines))
     rows = list(read_items(path))
-    assert rows[0] == Item("1", "Watch")
-    assert reasons(path) == [(3, "lines 3 to 4 are no CSV row: unexpected end of data")]
+    assert len(rows) == 300
+    assert reasons(path)[0][0] == 51
+    assert "line 51 opens a quote that it does not close" in reasons(path)[0][1]
+    assert sum(isinstance(row, Item) for row in rows) == 299
 
 
 def test_a_cell_beyond_all_bounds_is_one_reject_and_the_rows_after_it_are_read(tmp_path):
@@ -104,13 +122,6 @@ def test_a_cell_beyond_all_bounds_is_one_reject_and_the_rows_after_it_are_read(t
     rows = list(read_items(path))
     assert "field larger than field limit" in rows[0].reason
     assert rows[1] == Item("2", "Ring")
-
-
-def test_a_csv_that_is_not_utf8_is_refused_with_the_byte(tmp_path):
-    path = tmp_path / "lots.csv"
-    path.write_bytes(b"id,title\n1,Caf\xe9\n")
-    with pytest.raises(InvalidInput, match="is not UTF-8 text"):
-        list(read_items(path))
 
 
 @pytest.mark.parametrize(
@@ -219,6 +230,7 @@ def test_every_row_of_a_csv_comes_out_once(tmp_path_factory, rows):
 @settings(max_examples=50)
 @given(st.binary(max_size=300))
 def test_an_ndjson_file_of_any_bytes_gives_one_row_for_each_line_that_is_not_blank(tmp_path_factory, data):
+    assume(not OTHER_FORM.match(data))
     path = tmp_path_factory.mktemp("ndjson") / "lots.ndjson"
     path.write_bytes(data)
     assert len(list(read_items(path))) == sum(1 for line in data.split(b"\n") if line.strip())

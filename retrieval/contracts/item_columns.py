@@ -1,0 +1,267 @@
+"""Which column of a file holds which field of an item: names in any spelling, and the headers of well-known exports."""
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Any
+
+from retrieval.contracts.items import ALIASES, REQUIRED, first_value
+from retrieval.errors import InvalidInput
+
+GUESS_CUTOFF = 0.74  # similarity from which a name may be meant as another one: "img" and "image" have 0.75
+MAX_LISTED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The headers of one program's export.
+
+    Attributes:
+        signature: folded names, as fold_name() writes them; one of them in a header tells the source.
+        aliases: field -> names of its columns, best first, beside those in items.ALIASES.
+    """
+
+    signature: frozenset[str]
+    aliases: Mapping[str, tuple[str, ...]]
+
+
+SOURCES: Mapping[str, Source] = {
+    "Shopify": Source(
+        frozenset({"bodyhtml", "variantprice", "urlhandle", "imagesrc"}),
+        {
+            "item_id": ("Handle", "URL handle"),
+            "description": ("Body (HTML)",),
+            "image": ("Image Src", "Product image URL"),
+            "category": ("Product Category", "Type"),
+            "brand": ("Vendor",),
+            "current_price": ("Variant Price",),
+        },
+    ),
+    "WooCommerce": Source(
+        frozenset({"regularprice", "isfeatured", "visibilityincatalog"}),
+        {
+            "item_id": ("SKU",),
+            "description": ("Short description",),
+            "image": ("Images",),
+            "category": ("Categories",),
+            "brand": ("Brands",),
+            "current_price": ("Sale price", "Regular price"),
+        },
+    ),
+    "Google Merchant": Source(
+        frozenset({"imagelink", "googleproductcategory"}),
+        {
+            "image": ("image_link",),
+            "category": ("product_type", "google_product_category"),
+            "ends_at": ("expiration_date",),
+        },
+    ),
+    "eBay": Source(
+        frozenset({"itemnumber", "ebaycategory1name", "picurl", "categoryleafname"}),
+        {
+            "item_id": ("Item number", "Item ID", "Custom label (SKU)", "CustomLabel"),
+            "title": ("Item title",),
+            "image": ("PicURL",),
+            "category": ("eBay category 1 name", "Category leaf name", "eBay category 1 number"),
+            "brand": ("C:Brand",),
+            "current_price": ("Start price",),
+            "bid_count": ("Bids",),
+            "listed_at": ("Start date",),
+            "ends_at": ("End date",),
+        },
+    ),
+}
+
+# field -> other names that people give its column; they are suggested, but never taken without being named
+HINTS: Mapping[str, tuple[str, ...]] = {
+    "item_id": ("sku", "lot", "lot_id", "lot_number", "reference", "identifier", "article_number", "handle", "item_number"),
+    "title": ("heading", "headline", "product_name", "item_title", "lot_title", "subject"),
+    "description": ("body", "text", "details", "long_description", "short_description", "body_html"),
+    "image": (
+        "img",
+        "photo",
+        "picture",
+        "images",
+        "photos",
+        "pictures",
+        "thumbnail",
+        "image_link",
+        "image_src",
+        "photo_url",
+        "pic_url",
+    ),
+    "category": ("department", "categories", "product_type", "section", "genre"),
+    "brand": ("maker", "manufacturer", "make", "vendor", "brands"),
+    "current_price": (
+        "amount",
+        "cost",
+        "bid",
+        "current_bid",
+        "highest_bid",
+        "start_price",
+        "starting_bid",
+        "sale_price",
+        "regular_price",
+    ),
+    "bid_count": ("bids", "number_of_bids", "num_bids"),
+    "seller_rating": ("rating", "seller_score", "seller_feedback"),
+    "listed_at": ("start_date", "start_time", "created_at", "listed", "published_at"),
+    "ends_at": ("end_date", "end_time", "ends", "end", "closes_at", "closing_time", "expires_at", "expiration_date"),
+    "updated_at": ("modified_at", "last_modified", "updated", "changed_at"),
+    "seller": ("seller_name", "shop", "merchant", "consignor"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A place of a field's values in a row.
+
+    Attributes:
+        key: key of the row.
+        inner: key within the object in the column; empty if the column holds the value itself.
+    """
+
+    key: str
+    inner: str = ""
+
+    def value(self, row: Mapping[str, Any]) -> Any:
+        """Return the value in a row; None if it is missing or blank."""
+        if not self.inner:
+            return first_value(row, (self.key,))
+        nested = row.get(self.key)
+        return first_value({"metadata": nested}, (f"metadata.{self.inner}",))
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnMap:
+    """Fields and the columns that hold them.
+
+    Attributes:
+        fields: field -> its columns, best first; the first one with a value counts.
+        unused: names of the columns that no field takes.
+        source: name of the recognised source in SOURCES; empty for another file.
+    """
+
+    fields: Mapping[str, tuple[Column, ...]]
+    unused: tuple[str, ...] = ()
+    source: str = ""
+
+    def keys(self) -> list[str]:
+        """Return the keys of a row that hold a field, each once."""
+        return list(dict.fromkeys(column.key for columns in self.fields.values() for column in columns))
+
+    def unused_with_guesses(self) -> list[str]:
+        """Describe the unused columns, each with the field that its name may mean, such as "`img`: did you mean image?"."""
+        free = [field for field in ALIASES if field not in self.fields]
+        described = [f"`{name}`: did you mean {guess}?" for name in self.unused if (guess := guess_field(name, free))]
+        guessed = {name for name in self.unused if guess_field(name, free)}
+        return [*described, *(f"`{name}`" for name in self.unused if name not in guessed)]
+
+
+@lru_cache(maxsize=4_096)
+def fold_name(name: str) -> str:
+    """Return a column's name without case, spaces and marks, so that "Ends At", "endsAt", "*EndsAt" and "ends_at" are one name."""
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold())
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Return the names of a header, a repeated one with its number, such as "price (2)"."""
+    counts: dict[str, int] = {}
+    result = []
+    for name in names:
+        counts[name] = number = counts.get(name, 0) + 1
+        result.append(name if number == 1 else f"{name} ({number})")
+    return result
+
+
+def guess_field(name: str, fields: Sequence[str]) -> str:
+    """Return the field among `fields` that a column's name may mean; empty if none is near."""
+    names = {fold_name(other): field for field in fields for other in (field, *ALIASES[field], *HINTS.get(field, ()))}
+    folded = fold_name(name)
+    near = [folded] if folded in names else get_close_matches(folded, names, 1, GUESS_CUTOFF)
+    return names[near[0]] if near else ""
+
+
+def parse_columns(values: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Read the values of --column.
+
+    Args:
+        values: texts such as "image=img"; a field that is named twice takes the first of its columns that has a value.
+
+    Raises:
+        InvalidInput: a text has no "=", or names no field.
+    """
+    chosen: dict[str, tuple[str, ...]] = {}
+    for text in values:
+        field, mark, column = (part.strip() for part in text.partition("="))
+        if not mark or not column:
+            raise InvalidInput(f"--column {text} names no column; write --column FIELD=COLUMN, such as --column image=img")
+        if field not in ALIASES:
+            guess = guess_field(field, list(ALIASES))
+            hint = f"did you mean {guess}={column}? " if guess else ""
+            raise InvalidInput(f"--column {text}: {field} is no field; {hint}Fields are {', '.join(ALIASES)}")
+        chosen[field] = (*chosen.get(field, ()), column)
+    return chosen
+
+
+def map_columns(names: Sequence[str], chosen: Mapping[str, tuple[str, ...]], where: str = "the file") -> ColumnMap:
+    """Find the column of each field.
+
+    Args:
+        names: names of the columns, each once (unique_names()).
+        chosen: field -> names of its columns, as the user chose them; such a column holds no other field.
+        where: name of the file, for the message.
+
+    Raises:
+        InvalidInput: a chosen column is not there.
+    """
+    keys: dict[str, list[str]] = {}
+    for name in names:
+        keys.setdefault(fold_name(re.sub(r" \(\d+\)$", "", name) if name not in keys else name), []).append(name)
+    source = next((source for source, known in SOURCES.items() if known.signature & keys.keys()), "")
+    extra = SOURCES[source].aliases if source else {}
+    fields: dict[str, tuple[Column, ...]] = {}
+    for field, columns in chosen.items():
+        matches = [Column(key) for column in columns for key in ([column] if column in names else keys.get(fold_name(column), ()))]
+        for column in columns:
+            if not matches and "." in column and (outer := keys.get(fold_name(column.split(".", 1)[0]))):
+                matches.append(Column(outer[0], column.split(".", 1)[1]))
+        if not matches:
+            listed = ", ".join(f"`{name}`" for name in names[:MAX_LISTED]) or "none"
+            raise InvalidInput(f"{where} has no column `{columns[0]}`, which --column {field}={columns[0]} names; it has {listed}")
+        fields[field] = tuple(dict.fromkeys(matches))
+    taken = {column.key for columns in fields.values() for column in columns if not column.inner}
+    for field, aliases in ALIASES.items():
+        if field in chosen:
+            continue
+        matching: list[Column] = []
+        for alias in (*aliases, *extra.get(field, ())):
+            matching += [Column(key) for key in keys.get(fold_name(alias), ())]
+            if "." in alias:
+                outer_name, inner = alias.split(".", 1)
+                matching += [Column(key, inner) for key in keys.get(fold_name(outer_name), ())]
+        if columns_left := tuple(column for column in dict.fromkeys(matching) if column.key not in taken):
+            fields[field] = columns_left
+    used = {column.key for columns in fields.values() for column in columns}
+    return ColumnMap(fields, tuple(name for name in names if name not in used and name.strip()), source)
+
+
+def require_fields(columns: ColumnMap, names: Sequence[str], where: str) -> None:
+    """Check that id and title have a column.
+
+    Raises:
+        InvalidInput: one has none; the message lists the accepted names, the columns of the file, and how to name one.
+    """
+    for field in REQUIRED:
+        if field in columns.fields:
+            continue
+        listed = ", ".join(names[:MAX_LISTED]) or "none"
+        guess = next((name for name in columns.unused if guess_field(name, [field])), "")
+        accepted = ", ".join(ALIASES[field])
+        remedy = f"; did you mean `{guess}`? --column {field}={guess} takes it" if guess else f"; --column {field}=NAME names it"
+        raise InvalidInput(
+            f"{where} has no column for {field}: it needs one of {accepted}; found {listed}{remedy if names else ''}"
+        )
