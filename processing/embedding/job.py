@@ -31,7 +31,6 @@ from processing.embedding.rejects import summarise_rejects
 from processing.embedding.rows import Rows, scan_inputs
 from processing.embedding.thumbnails import Thumbnails
 from retrieval.contracts.item_files import ReadingLog
-from retrieval.contracts.item_folders import list_item_files
 from retrieval.contracts.release import REJECTS_FILE, Manifest, load_release
 from retrieval.contracts.tower_card import TowerCard
 from retrieval.encoders.photos import MAX_BYTES, MAX_PIXELS
@@ -278,10 +277,9 @@ def run_embedding(
     """
     instance, instances = read_instances()
     output = output or SAGEMAKER / "output"
-    listings = [list_item_files(place) for place in inputs or [SAGEMAKER / "input/items"]]
-    log = ReadingLog(passed_over=[other for listing in listings for other in listing.passed_over])
+    log = ReadingLog()
     manifest = embed(
-        [file for listing in listings for file in listing.files],
+        inputs or [SAGEMAKER / "input/items"],
         tower or SAGEMAKER / "input/tower",
         output,
         progress=_log_tenths(),

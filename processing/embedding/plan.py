@@ -62,7 +62,7 @@ class EmbeddingRun:
 
     def files(self) -> tuple[list[Path], frozenset[Path]]:
         """Return every file of the run in reading order, and the files that this instance embeds."""
-        files = input_files(self.inputs)
+        files = input_files(self.inputs, self.log)
         return files, frozenset(files[self.instance :: self.instances])
 
     def name(self, tower_id: str, inputs_hash: str) -> str:

@@ -12,7 +12,7 @@ from catalog.folder import photo_folders
 from processing.embedding.parts import LocatedItem
 from processing.embedding.photos import PhotoPlace
 from retrieval.contracts.item_files import DEFAULT_OPTIONS, ReadingLog, ReadOptions, hive_values, numbered_items, plan_reading
-from retrieval.contracts.item_folders import find_item_files
+from retrieval.contracts.item_folders import list_item_files
 from retrieval.contracts.items import Item, Reject
 
 CHUNK_BYTES = 1 << 20
@@ -70,10 +70,18 @@ class Rows:
         return item
 
 
-def input_files(inputs: Sequence[Path]) -> list[Path]:
-    """Return every file once, by name. The order decides which instance embeds a file and which of two equal rows counts."""
-    files = {path for place in inputs for path in find_item_files(place)}
-    return sorted(files, key=lambda path: (path.name, str(path)))
+def input_files(inputs: Sequence[Path], log: ReadingLog | None = None) -> list[Path]:
+    """Return every file once, by name. The order decides which instance embeds a file and which of two equal rows counts.
+
+    Args:
+        inputs: files and folders.
+        log: gets what was passed over in the folders.
+    """
+    listings = [list_item_files(place) for place in inputs]
+    passed_over = [other for listing in listings for other in listing.passed_over]
+    if log is not None and passed_over:
+        log.passed_over = passed_over
+    return sorted({path for listing in listings for path in listing.files}, key=lambda path: (path.name, str(path)))
 
 
 def scan_inputs(files: Sequence[Path], options: ReadOptions = DEFAULT_OPTIONS) -> tuple[str, dict[Path, int]]:

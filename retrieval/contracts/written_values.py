@@ -170,7 +170,7 @@ class Convention:
     """Which of two conventions a column of text follows, decided by all its values.
 
     Attributes:
-        field: name of the field.
+        name: name of the field.
         names: names of the two conventions, as the option takes them.
         option: option that names the convention.
         read: reads a text under both conventions.
@@ -179,7 +179,7 @@ class Convention:
         ambiguous: first text that both conventions read, but as different values; empty if there is none.
     """
 
-    field: str
+    name: str
     names: tuple[str, str]
     option: str
     read: Callable[[str, str], Readings]
@@ -189,7 +189,7 @@ class Convention:
 
     def observe(self, text: str) -> None:
         """Take a value of the column into account."""
-        first, second = self.read(self.field, text)
+        first, second = self.read(self.name, text)
         if first == second:
             return
         if first is not None and second is not None:
@@ -214,20 +214,20 @@ class Convention:
         Raises:
             InvalidInput: the text is ambiguous in a column of both conventions, or not written by the chosen convention.
         """
-        readings = self.read(self.field, text)
+        readings = self.read(self.name, text)
         if readings == (None, None):
             return text
         if self.chosen:
             value = readings[self.names.index(self.chosen)]
             if value is None:
-                raise InvalidInput(f"{self.field} is not written as {self.option} {self.chosen} says: {text!r}")
+                raise InvalidInput(f"{self.name} is not written as {self.option} {self.chosen} says: {text!r}")
             return value
         first, second = readings
         if first is None or second is None or first == second:
             return second if first is None else first
         if self.decided is None:
             raise InvalidInput(
-                f"{self.field} is ambiguous: {text!r} in a column that is written in both forms; "
+                f"{self.name} is ambiguous: {text!r} in a column that is written in both forms; "
                 f"{self.option} {'|'.join(self.names)} names one"
             )
         return readings[self.names.index(self.decided)]

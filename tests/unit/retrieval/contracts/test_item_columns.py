@@ -40,7 +40,7 @@ EXPORTS = {
     ),
     "WooCommerce": (
         "ID,Type,SKU,Name,Published,Short description,Description,Sale price,Regular price,Categories,Images,Brands\n"
-        '7,simple,S1,Vase,1,short,Blue,"9,90","12,50",Home > Vases,"https://a.b/1.jpg, https://a.b/2.jpg",Acme\n',
+        '7,simple,S1,Vase,1,x,Blue,"9,90","12,50",Home > Vases,"https://a.b/1.jpg, https://a.b/2.jpg",Acme\n',
         Item("7", "Vase", "Blue", "https://a.b/1.jpg", "Home > Vases", "Acme", 9.9),
     ),
     "Google Merchant": (
