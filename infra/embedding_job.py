@@ -1,7 +1,7 @@
 """Parameters of the embedding job for SageMaker Processing. The machine's state holds date, items, tower_id and release_id."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 State = dict[str, Any]
@@ -32,6 +32,7 @@ class Places:
         indexer_arn: ARN of the bulk-index function.
         notices_arn: ARN of the topic for the results of the nights.
         partition: AWS partition, such as "aws".
+        reading: environment variables that tell the job how to read catalogue files.
     """
 
     new_items: str
@@ -46,6 +47,7 @@ class Places:
     indexer_arn: str
     notices_arn: str
     partition: str
+    reading: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ def job_parameters(places: Places, instance: str, size: JobSize) -> State:
             "ContainerEntrypoint": ["bash", "-ec", START, "embed_items"],
             "ContainerArguments.$": "States.Array('--release-id', $.release_id)",
         },
-        "Environment": {"HF_HUB_OFFLINE": "1"},  # the job loads only the tower
+        "Environment": {"HF_HUB_OFFLINE": "1", **places.reading},  # the job loads only the tower
         "ProcessingResources": {"ClusterConfig": resources},
         "ProcessingInputs": [
             # every instance gets every file, and embeds only its own share of them (docs/adr/0004)

@@ -94,6 +94,7 @@ class NightlyBatch(Construct):
             indexer_arn=indexer_arn(self, stage),
             notices_arn=self.notices.topic_arn,
             partition=Aws.PARTITION,
+            reading=stage.item_file_variables,
         )
 
     def _starter_role(self) -> iam.Role:

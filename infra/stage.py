@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from retrieval.config.settings import PREFIX, QueryTowerKind, ScoringParameters, write_pairs
+from retrieval.config.settings import ITEM_FILE_VARIABLES, PREFIX, QueryTowerKind, ScoringParameters, write_pairs
 from retrieval.errors import InvalidSettings
 from retrieval.text.languages import IndexLanguage
 
@@ -67,6 +67,8 @@ class Stage:
         instance_ladder: instance types of the embedding job; the first available type is used.
         instance_count: number of instances of the embedding job.
         embedding_hours: hours after which the embedding job is stopped.
+        item_files: how the job reads catalogue files: decimal, dates, encoding, and column (a list such as ["image=img"]); None, or
+            left out, if the files tell it themselves.
         isolate_job: True if the job has no network. Then photos must be in the bucket of new items, not behind s3:// URIs.
         rebuild_instance_count: number of instances of the job that embeds all items with a new tower.
         rebuild_hours: hours after which that job is stopped, 1 to 120.
@@ -107,6 +109,7 @@ class Stage:
     instance_ladder: list[str]
     instance_count: int
     embedding_hours: int
+    item_files: dict[str, Any] | None
     isolate_job: bool
     rebuild_instance_count: int
     rebuild_hours: int
@@ -141,7 +144,7 @@ class Stage:
         for holds, name, allowed in rules:
             if not holds:
                 raise StageError(f"cdk.json: stages.{self.name}.{name} is {getattr(self, name)!r}; allowed are {allowed}")
-        _ = self.numbers
+        _ = self.numbers, self.item_file_variables
 
     @property
     def numbers(self) -> ScoringParameters:
@@ -155,6 +158,24 @@ class Stage:
             return ScoringParameters.from_env({PREFIX + name.upper(): text for name, text in texts.items()})
         except InvalidSettings as error:
             raise StageError(f"cdk.json: stages.{self.name}.hyperparameters: {error}") from error
+
+    @property
+    def item_file_variables(self) -> dict[str, str]:
+        """Environment variables of the embedding job for `item_files`."""
+        variables = {}
+        for name, value in (self.item_files or {}).items():
+            texts = [value] if isinstance(value, str) else value
+            where = f"cdk.json: stages.{self.name}.item_files.{name}"
+            if name not in ITEM_FILE_VARIABLES:
+                raise StageError(f"{where} is unknown; it takes {', '.join(ITEM_FILE_VARIABLES)}")
+            if (
+                not isinstance(texts, list)
+                or not texts
+                or any(not isinstance(text, str) or len(text.split()) != 1 for text in texts)
+            ):
+                raise StageError(f"{where} is {value!r}; it must be a text, or a list of texts, without spaces")
+            variables[ITEM_FILE_VARIABLES[name]] = " ".join(texts)
+        return variables
 
 
 def read_stage(stages: Any, name: Any) -> Stage:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from retrieval.config.settings import ITEM_FILE_VARIABLES
 from retrieval.contracts.item_columns import parse_columns
 from retrieval.contracts.item_files import ReadOptions
 from retrieval.contracts.text_encoding import check_encoding
@@ -26,20 +27,34 @@ SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything rand
 
 ColumnsOption = Annotated[
     list[str] | None,
-    typer.Option("--column", help="Column of a field, such as image=img; may be repeated.", metavar="FIELD=COLUMN"),
+    typer.Option(
+        "--column",
+        envvar=ITEM_FILE_VARIABLES["column"],
+        help="Column of a field, such as image=img; may be repeated.",
+        metavar="FIELD=COLUMN",
+    ),
 ]
 DecimalOption = Annotated[
     str | None,
-    typer.Option("--decimal", help="Decimal sign of prices that are text: comma or point; by default the whole column decides."),
+    typer.Option(
+        "--decimal",
+        envvar=ITEM_FILE_VARIABLES["decimal"],
+        help="Decimal sign of prices that are text: comma or point; by default the whole column decides.",
+    ),
 ]
 DatesOption = Annotated[
     str | None,
     typer.Option(
-        "--dates", help="Order of dates such as 03/04/2026: day-first or month-first; by default the whole column decides."
+        "--dates",
+        envvar=ITEM_FILE_VARIABLES["dates"],
+        help="Order of dates such as 03/04/2026: day-first or month-first; by default the whole column decides.",
     ),
 ]
 EncodingOption = Annotated[
-    str | None, typer.Option("--encoding", help="Encoding of text files, such as cp1252; by default it is found.")
+    str | None,
+    typer.Option(
+        "--encoding", envvar=ITEM_FILE_VARIABLES["encoding"], help="Encoding of text files, such as cp1252; by default it is found."
+    ),
 ]
 
 

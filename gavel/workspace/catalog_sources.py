@@ -48,10 +48,6 @@ class Preparation:
         for option, source in OPTIONS_OF.items():
             if getattr(self, option) is not None and self.source != source:
                 raise InvalidInput(f"--{option} belongs to `gavel catalog prepare {source}`; leave it out")
-        if self.reading != DEFAULT_OPTIONS and self.source != "clicks":
-            raise InvalidInput(
-                "--column, --decimal, --dates and --encoding belong to `gavel catalog prepare clicks`; leave them out"
-            )
         if self.source == "clicks" and self.items is None:
             raise InvalidInput("a click log needs the items that it speaks of: --items <catalogue file or folder of them>")
         if not self.data.exists():

@@ -82,6 +82,7 @@ HINTS: Mapping[str, tuple[str, ...]] = {
     "description": ("body", "text", "details", "long_description", "short_description", "body_html"),
     "image": (
         "img",
+        "pic",
         "photo",
         "picture",
         "images",

@@ -300,7 +300,8 @@ def _decide(conventions: Mapping[str, Convention], path: Path) -> None:
         shown = [f"{value:%d %B %Y}" if isinstance(value, datetime) else f"{value:.15g}" for value in (first, second)]
         raise InvalidInput(
             f"{path}: the column of {name} can be read in two ways: {convention.ambiguous!r} is {shown[0]} or {shown[1]}; "
-            f"say which by {convention.option} {convention.names[0]} or {convention.option} {convention.names[1]}"
+            f"say which by {convention.option} {convention.names[0]} or {convention.option} {convention.names[1]} "
+            "(a stage: by item_files in cdk.json)"
         )
 
 

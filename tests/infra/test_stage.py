@@ -56,6 +56,8 @@ def test_a_missing_value_is_named():
         ({"reranker": {}}, r"stages\.dev\.reranker\.image is missing"),
         ({"reranker": "yes"}, r"reranker is 'yes'"),
         ({"hyperparameters": {"buyer_shore": 1}}, r"hyperparameters\.buyer_shore is unknown; it takes event_weights, buyer_share"),
+        ({"item_files": {"decimals": "comma"}}, r"item_files\.decimals is unknown; it takes column, decimal, dates, encoding"),
+        ({"item_files": {"column": ["image=my photo"]}}, r"item_files\.column is .*a list of texts, without spaces"),
         ({"hyperparameters": {"buyer_share": 2}}, r"GAVEL_BUYER_SHARE is 2; allowed are numbers from 0 to 1"),
     ],
 )
@@ -71,6 +73,12 @@ def test_a_stage_has_no_reranker_until_one_is_named():
 
 def test_newer_engines_are_taken():
     assert read_stage(dev(opensearch_version="3.1"), "dev").opensearch_version == "3.1"
+
+
+def test_a_stage_may_say_how_its_catalogue_files_are_read():
+    stage = read_stage(dev(item_files={"decimal": "comma", "column": ["image=img", "brand=maker"]}), "dev")
+    assert stage.item_file_variables == {"GAVEL_DECIMAL": "comma", "GAVEL_COLUMN": "image=img brand=maker"}
+    assert read_stage(dev(), "dev").item_file_variables == {}
 
 
 def test_a_stage_may_have_hyperparameters_of_its_own():

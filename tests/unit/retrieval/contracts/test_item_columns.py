@@ -49,8 +49,8 @@ EXPORTS = {
         Item("7", "Vase", "Blue", "vase.jpg", "Home > Vases", "Acme", 1299.5, ends_at=datetime(2027, 1, 31, 13, tzinfo=UTC)),
     ),
     "eBay, active listings": (
-        "\ufeffItem number,Title,Custom label (SKU),Format,Currency,Start price,Reserve price,Current price,Bids,Start date,End date,"
-        "eBay category 1 name,eBay category 1 number\n"
+        "\ufeffItem number,Title,Custom label (SKU),Format,Currency,Start price,Reserve price,Current price,Bids,Start date,"
+        "End date,eBay category 1 name,eBay category 1 number\n"
         '800,Vase,S1,AUCTION,USD,1.00,,12.50,3,"Jun-29-26 16:00:01 PDT","Jul-06-26 16:00:01 PDT",Vases,101\n',
         Item(
             "800",

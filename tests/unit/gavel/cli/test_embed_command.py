@@ -1,0 +1,92 @@
+"""`gavel embed` on files as people have them: what it reads, what it tells, and its exit status."""
+
+import json
+from pathlib import Path
+
+import pytest
+from small_tower import save_spread_tower
+from typer.testing import CliRunner
+
+from gavel.cli.main import app
+from processing.embedding.rejects import summarise_rejects
+from retrieval.errors import InvalidInput
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory) -> Path:
+    return save_spread_tower(["red vase", "gold watch"], tmp_path_factory.mktemp("towers")).parent
+
+
+@pytest.fixture
+def lots(tmp_path, towers, monkeypatch) -> Path:
+    monkeypatch.setenv("GAVEL_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("GAVEL_TOWERS_URI", str(towers))
+    (tmp_path / "lots").mkdir()
+    return tmp_path / "lots"
+
+
+def embed(*arguments: str | Path):
+    run = CliRunner().invoke(app, ["embed", *map(str, arguments)])
+    if run.exception and not isinstance(run.exception, SystemExit):
+        raise run.exception
+    return run
+
+
+def test_rejects_are_summed_up_by_reason_and_all_that_was_noticed_is_told(lots):
+    (lots / "lots.csv").write_text("ID;Title;Price;Pic;Brand\n1;Red vase;12,50;a.jpg;NULL\n2;;3;;\n3;Watch;-1;;\n4;Ring;-2;;\n")
+    (lots / "~$lots.csv").write_text("")
+    run = embed(lots)
+    assert run.exit_code == 0
+    for notice in (
+        "lots.csv: columns that are not used: `Pic`: did you mean image?; --column FIELD=COLUMN takes one",
+        "lots.csv: current_price is read with a decimal comma",
+        "were read as empty: brand 1",
+        "passed over: ~$lots.csv (a lock of a spreadsheet)",
+    ):
+        assert notice in run.stderr
+    values = json.loads(embed(lots, "--column", "image=Pic", "--json").stdout)
+    assert (values["embedded"], values["rejected"], values["empty_values"]) == (1, 3, {"brand": 1})
+    assert values["rejected_by_reason"] == {
+        "current_price must be >= … and <= … not …": 2,
+        "title is missing …": 1,
+    }
+    (most, title) = summarise_rejects(Path(values["release"]) / "rejects.ndjson")
+    assert (most.count, most.first, title.first) == (2, "lots.csv:4", "lots.csv:3")
+
+
+def test_a_run_that_is_there_already_tells_the_same(lots):
+    (lots / "lots.csv").write_text("id,title,price\n1,Red vase,NULL\n2,,\n")
+    first, second = (json.loads(embed(lots, "--json").stdout) for _ in range(2))
+    assert (first.pop("already_there"), second.pop("already_there")) == (False, True)
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a.csv": "id,title\n"}, "nothing was embedded: there is no row in a.csv"),
+        ({"a.csv": "id,title\n1,\n"}, "nothing was embedded: all 1 rows were rejected"),
+        ({"a.csv": "id,title\n1,\n", "b.csv": "id,title\n2,Vase\n"}, "no lot came from a.csv: all rows were rejected"),
+        ({"a.csv": "id,title\n", "b.csv": "id,title\n2,Vase\n"}, ""),  # an empty part beside others is none
+    ],
+)
+def test_a_file_that_yields_no_lots_fails(files, message, lots):
+    for name, text in files.items():
+        (lots / name).write_text(text)
+    run = embed(lots)
+    assert run.exit_code == bool(message)
+    assert message in run.stderr.replace("\n", " ")
+
+
+def test_an_ambiguous_column_is_refused_and_the_variable_of_its_option_decides(lots, monkeypatch):
+    (lots / "lots.csv").write_text("id;title;price\n1;Red vase;1.299\n")
+    with pytest.raises(InvalidInput, match="--decimal comma or --decimal point"):
+        embed(lots)
+    monkeypatch.setenv("GAVEL_DECIMAL", "comma")
+    assert embed(lots).exit_code == 0
+
+
+def test_other_options_make_another_release(lots):
+    (lots / "lots.csv").write_text("id,title,maker\n1,Red vase,Acme\n")
+    releases = [json.loads(embed(lots, *options, "--json").stdout)["release"] for options in ((), ("--column", "brand=maker"))]
+    assert len(set(releases)) == 2
