@@ -130,10 +130,12 @@ class Column:
 
     def value(self, row: Mapping[str, Any]) -> Any:
         """Return the value in a row; None if it is missing or blank."""
-        if not self.inner:
-            return first_value(row, (self.key,))
-        nested = row.get(self.key)
-        return first_value({"metadata": nested}, (f"metadata.{self.inner}",))
+        value = row.get(self.key)
+        if self.inner:
+            return first_value({"metadata": value}, (f"metadata.{self.inner}",))
+        if isinstance(value, str):  # most values
+            return value if value and not value.isspace() else None
+        return first_value({"value": value}, ("value",))
 
 
 @dataclass(frozen=True, slots=True)

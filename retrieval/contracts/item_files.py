@@ -116,8 +116,9 @@ class ReadingPlan:
         """Yield the rows with the columns that are used; a CSV row that lacks one of them is a reason."""
         used = self.columns.keys()
         stored = [key for key in used if key not in self.folders]
+        last = self.keys[-1] if self.keys and self.table.kind == "csv" else None
         for line, row in self.table.rows(self.keys, stored):
-            if self.table.kind == "csv" and not isinstance(row, str) and any(row[key] is None for key in stored):
+            if last is not None and not isinstance(row, str) and row[last] is None and any(row[key] is None for key in stored):
                 cells = sum(value is not None for value in row.values())
                 yield line, f"the row has {cells} cells, the header {len(row)}: it was cut, or a separator is missing"
             else:

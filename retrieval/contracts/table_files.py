@@ -249,6 +249,9 @@ def csv_rows(
                     yield source.reject_first(taken, "the quote of another row closes it")
                     break
                 number = source.number
+                if len(cells) == len(names):
+                    yield number, dict(zip(names, cells, strict=True))
+                    continue
                 extra = [cell for cell in cells[len(names) :] if cell.strip()]
                 missing = [None] * (len(names) - len(cells))
                 too_many = f"the row has {len(cells)} cells, the header {len(names)}"

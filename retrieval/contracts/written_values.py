@@ -18,6 +18,7 @@ TIME_FIELDS = ("listed_at", "ends_at", "updated_at")
 DECIMAL_SIGNS = ("comma", "point")
 DATE_ORDERS = ("day-first", "month-first")
 CACHED_TEXTS = 1 << 14
+MAX_MARKER_CHARS = 40
 
 # Texts that databases, pandas and spreadsheets write for a missing value; compared without case
 _EMPTY = frozenset({"nan", "null", "none", "nat", "n/a", "#n/a", "\\n", "<na>", "-", "--"})
@@ -66,13 +67,13 @@ def is_empty_marker(field: str, value: Any) -> bool:
     """Return True if a value of an optional field stands for no value, such as NULL, NaN, inf or 0000-00-00."""
     if isinstance(value, float):
         return value in (float("inf"), float("-inf"))
-    if not isinstance(value, str):
+    if not isinstance(value, str) or len(value) > MAX_MARKER_CHARS:
         return False
     text = value.strip().lower()
     if text in _EMPTY:
         return True
     typed = field in NUMBER_FIELDS or field in TIME_FIELDS
-    return typed and (text in _EMPTY_NUMBERS or bool(_EMPTY_DATE.fullmatch(text.upper())))
+    return typed and (text in _EMPTY_NUMBERS or (text.startswith("0000") and bool(_EMPTY_DATE.fullmatch(text.upper()))))
 
 
 @lru_cache(maxsize=CACHED_TEXTS)
@@ -132,6 +133,8 @@ def read_date(field: str, text: str) -> Readings:
     Returns:
         The time in UTC with the day first and with the month first; both None if the text has another form.
     """
+    if text[4:5] == "-" and text[:4].isdigit():
+        return None, None  # ISO 8601
     for pattern in _DATES:
         if match := pattern.fullmatch(text.strip()):
             parts = match.groupdict()
