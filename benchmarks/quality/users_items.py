@@ -24,11 +24,11 @@ from benchmarks.machine import describe_machine
 from benchmarks.measurement import QualityResult, mean_and_sd_of_runs, show_scores
 from catalog.interactions import START, InteractionFolder, generate
 from gavel.workspace.console import console, progress, show_table
+from models.config.features import FeatureTrainingConfig
 from models.data.pair_table import PairTable
 from models.training.features import (
     FeatureColumns,
     FeatureTowers,
-    FeatureTrainingConfig,
     InteractionData,
     mine,
     train_feature_towers,

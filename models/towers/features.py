@@ -76,8 +76,8 @@ class FeatureSpec:
         Args:
             rows: one mapping per item or user.
             categories: names of features to embed; values are compared as text.
-            numbers: names of features to standardise; times count as days. A number that is never negative and skewed to the right (skewness > 1),
-                as prices and counts are, is taken as log(1 + x).
+            numbers: names of features to standardise; times count as days since 1970. A number that is never negative and skewed to
+                the right (skewness > 1), as prices and counts are, is taken as log(1 + x).
             min_count: minimum count of a category's value; rarer values are unknown.
 
         Returns:

@@ -23,7 +23,8 @@ from benchmarks.quality.users_items import (
     val_recall,
 )
 from catalog.interactions import InteractionFolder, generate
-from models.training.features import FeatureTowers, FeatureTrainingConfig, InteractionData, mine, train_feature_towers
+from models.config.features import FeatureTrainingConfig
+from models.training.features import FeatureTowers, InteractionData, mine, train_feature_towers
 
 QUICK = FeatureTrainingConfig(dimensions=24, hidden=0, id_width=16, batch_size=64, epochs=4, rate=1e-2, mined_depth=30)
 
