@@ -75,10 +75,8 @@ def test_a_split_by_user_shares_no_user(tmp_path: Path) -> None:
 def test_csv_tables_say_what_parquet_tables_say(tmp_path: Path) -> None:
     parquet, csv = (generate(tmp_path / form, users=30, items=100, per_user=5, seed=1, form=form) for form in ("parquet", "csv"))
     assert np.array_equal(parquet.tables.pairs, csv.tables.pairs)
-    assert (parquet.tables.users.categories, parquet.tables.items.numbers) == (
-        csv.tables.users.categories,
-        csv.tables.items.numbers,
-    )
+    assert parquet.tables.users.categories == csv.tables.users.categories
+    assert parquet.tables.items.numbers == csv.tables.items.numbers
     assert [row["price"] for row in csv.items] == [row["price"] for row in parquet.items]
     assert np.bincount(csv.tables.pairs[:, 0]).tolist() == [5] * 30
 
