@@ -1,7 +1,7 @@
 """`gavel catalog …`: catalogues to try Gavel on."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -9,21 +9,46 @@ from gavel.workspace.console import progress, show_table
 from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, Seed, print_json, report
 from retrieval.config.settings import Settings
+from retrieval.errors import InvalidInput
 
 catalog_app = typer.Typer(no_args_is_help=True, help="Make catalogues to try Gavel on.")
 
 
 @catalog_app.command()
 def generate(
-    out: Annotated[Path | None, typer.Option(help="Folder to write; <home>/catalogs/synthetic by default.")] = None,
+    what: Annotated[
+        Literal["lots", "users-items"], typer.Argument(help="lots, or users-items: tables for `gavel train users-items`.")
+    ] = "lots",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; <home>/catalogs/synthetic, or <home>/users-items/synthetic, by default.")
+    ] = None,
     lots: Annotated[int, typer.Option(min=1, help="Number of lots.")] = 2_000,
+    users: Annotated[int | None, typer.Option(min=1, help="users-items: number of users; 10,000.")] = None,
+    items: Annotated[int | None, typer.Option(min=100, help="users-items: number of items; 100,000.")] = None,
+    interactions: Annotated[int | None, typer.Option(min=3, help="users-items: interactions of every user; 20.")] = None,
+    form: Annotated[str | None, typer.Option("--format", help="users-items: parquet (default) or csv.")] = None,
     seed: Seed = 7,
     as_json: Json = False,
 ) -> None:
-    """Write a synthetic catalogue: lots with rendered photos, judged queries, buyers' clicks."""
+    """Write a synthetic catalogue (lots with rendered photos, judged queries, clicks), or tables of users, items, interactions."""
+    workspace = Workspace(Settings.from_env())
+    if what == "users-items":
+        from catalog import interactions as users_items
+
+        sizes = {"users": users or 10_000, "items": items or 100_000, "per_user": interactions or 20}
+        with progress("users") as step:
+            tables = users_items.generate(
+                out or workspace.tables / "synthetic", **sizes, form=form or "parquet", seed=seed, progress=step
+            )
+        counts = {"users": len(tables.users), "items": len(tables.items), "interactions": len(tables.tables.pairs)}
+        report({"tables": str(tables.path), **counts, "next": f"gavel train users-items --catalog {tables.path}"}, as_json)
+        return
+    options = {"users": users, "items": items, "interactions": interactions, "format": form}
+    if given := [name for name, value in options.items() if value is not None]:
+        raise InvalidInput(f"--{given[0]} belongs to `gavel catalog generate users-items`; leave it out")
     from catalog import synthetic
 
-    folder = out or Workspace(Settings.from_env()).catalogs / "synthetic"
+    folder = out or workspace.catalogs / "synthetic"
     with progress("lots") as step:
         catalog = synthetic.generate(folder, lots=lots, seed=seed, progress=step)
     report({"catalog": str(catalog.path), "lots": lots, "examples": catalog.example_queries}, as_json)

@@ -471,7 +471,8 @@ class CurveWriter:
         """Write the points of one epoch, an EpochRecord as a mapping, at the step where it ended."""
         names = ("loss", "in_batch_accuracy", "in_batch_recall_at_10")
         self._show("train", {name: record[name] for name in names}, step)
-        self._show("val", record["metrics"] or {}, step)
+        metrics = record["metrics"]
+        self._show("val", {"selection_metric": metrics} if isinstance(metrics, float) else metrics or {}, step)
 
     def _show(self, group: str, values: Mapping[str, Any], step: int) -> None:
         points = {f"{group}/{name}": float(value) for name, value in values.items()}
