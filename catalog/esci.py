@@ -41,7 +41,9 @@ logger = logging.getLogger(__name__)
 
 EXAMPLES_FILE = "shopping_queries_dataset_examples.parquet"
 PRODUCTS_FILE = "shopping_queries_dataset_products.parquet"
-LAYOUT = f"{EXAMPLES_FILE} and {PRODUCTS_FILE}, from the folder shopping_queries_dataset of https://github.com/amazon-science/esci-data"
+LAYOUT = (
+    f"{EXAMPLES_FILE} and {PRODUCTS_FILE}, from the folder shopping_queries_dataset of https://github.com/amazon-science/esci-data"
+)
 ITEMS_FILE = "products.parquet"  # the judged products
 UNJUDGED_FILE = "unjudged.parquet"
 LOCALES, VERSIONS, CORPORA = ("us", "es", "jp"), ("small", "large"), ("judged", "all")
@@ -49,6 +51,7 @@ PAIR_WEIGHTS: Mapping[str, float] = {"E": 1.0, "S": 0.9, "C": 0.6, "I": 0.0}  # 
 GRADES: Mapping[str, int] = {"E": 3, "S": 2, "C": 1, "I": 0}
 VAL_SHARE = 0.1  # share of the train queries
 BATCH_ROWS = 8_192
+READ_BYTES = 1 << 20  # bytes of a column that are read at once, because a row group of the published files has a million rows
 MAX_BROKEN_SHARE, MIN_BROKEN = 0.01, 3  # more broken judgments than this share, and than this number, are another file's
 EXAMPLE_QUERIES = 4
 
@@ -125,7 +128,9 @@ def prepare(
         by_split = _without_products(split_queries(queries, seed), missing)
         splits = {split: _split_data(split, by_split[split], names if split == "test" else names[:1]) for split in SPLITS}
         examples_shown = [query.text for query in by_split["test"][:EXAMPLE_QUERIES]]
-        write_catalog(building, name=catalog_name(locale, version, corpus), seed=seed, splits=splits, example_queries=examples_shown)
+        write_catalog(
+            building, name=catalog_name(locale, version, corpus), seed=seed, splits=splits, example_queries=examples_shown
+        )
     return CatalogFolder(folder)
 
 
@@ -244,7 +249,7 @@ class _Products:
         """Yield (file, item); the first row of a product counts."""
         for line, row in _rows(self.path, _PRODUCT_COLUMNS, self._needed, self.progress):
             product_id = row["product_id"]
-            if product_id in self.judged and product_id not in self.missing or product_id in self._seen:
+            if (product_id in self.judged and product_id not in self.missing) or product_id in self._seen:
                 continue  # a repetition
             try:
                 item = parse_item(_listing(row))
@@ -328,7 +333,7 @@ def _rows(
         progress: called with (rows read, rows).
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, buffer_size=READ_BYTES) as file:
             lacking = [name for name in columns if name not in file.schema_arrow.names]
             if lacking:
                 raise InvalidInput(f"{path} lacks the columns {', '.join(lacking)}: expected {', '.join(columns)}")

@@ -32,6 +32,7 @@ REJECTS_FILE = "rejects.ndjson"  # rows of the source that break a contract, wit
 SPLITS = ("train", "val", "test")
 MAX_GRADE = 3
 WRITE_BATCH_ROWS = 1 << 16
+ITEM_BATCH_ROWS = 1 << 14  # items have long texts
 
 REMEDY = "make one with `gavel catalog generate` or `gavel catalog prepare`"
 
@@ -334,7 +335,7 @@ def write_item_files(folder: Path, names: Sequence[str], items: Iterable[tuple[s
         files = {name: stack.enter_context(_open(folder / name, _ITEM_SCHEMA)) for name in names}
         for name, item in items:
             rows[name].append(_flat(item))
-            if len(rows[name]) == WRITE_BATCH_ROWS:
+            if len(rows[name]) == ITEM_BATCH_ROWS:
                 files[name].write_table(pa.Table.from_pylist(rows[name], schema=_ITEM_SCHEMA))
                 rows[name].clear()
         for name, rest in rows.items():

@@ -3,9 +3,9 @@
 python -m benchmarks.quality.esci_data FOLDER --products 1800000 --pairs 2600000
 
 Texts are invented: titles, descriptions with HTML, bullet points, brands and colours, in English, Spanish and Japanese. A judgment
-follows from the product: Exact has the kind, colour and material of the query, Substitute the kind alone, Complement is of a related kind,
-Irrelevant is any other product. Shares of locales, versions, splits and labels are about those of the published files. One product
-and one judgment in 10,000 breaks the contract.
+follows from the product: Exact has the kind, colour and material of the query, Substitute the kind alone, Complement is of a
+related kind, Irrelevant is any other product. Shares of locales, versions and splits are about those of the published files. One
+product and one judgment in 10,000 breaks the contract.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -70,14 +70,14 @@ class Words:
         kinds: the word of a title and the word that a buyer types; neighbours in the list are complements of each other.
         colours: words of colours.
         materials: words of materials.
-        fillers: words of descriptions.
+        fillers: words of descriptions, with spaces between them.
         gap: text between two words.
     """
 
     kinds: Sequence[tuple[str, str]]
     colours: Sequence[str]
     materials: Sequence[str]
-    fillers: Sequence[str]
+    fillers: str
     gap: str = " "
 
 
@@ -85,16 +85,17 @@ WORDS: Mapping[str, Words] = {
     "us": Words(
         [
             ("Sofa", "couch"), ("Cushion", "pillow"), ("Notebook Computer", "laptop"), ("Carrying Case", "laptop sleeve"),
-            ("Headphones", "earphones"), ("Bluetooth Receiver", "wireless adapter"), ("Sneakers", "running shoes"), ("Socks", "stockings"),
-            ("Backpack", "rucksack"), ("Water Bottle", "flask"), ("Wristwatch", "watch"), ("Watch Band", "strap"),
-            ("Desk Lamp", "reading light"), ("Light Bulb", "led bulb"), ("Cookware Pan", "skillet"), ("Spatula", "turner"),
-            ("Drill Driver", "power drill"), ("Drill Bit Set", "drill bits"), ("Smartphone Cover", "phone case"), ("Screen Film", "screen protector"),
-            ("Rug", "carpet"), ("Curtain", "drapes"), ("Bicycle", "bike"), ("Bicycle Lock", "bike lock"),
+            ("Headphones", "earphones"), ("Bluetooth Receiver", "wireless adapter"), ("Sneakers", "running shoes"),
+            ("Socks", "stockings"), ("Backpack", "rucksack"), ("Water Bottle", "flask"), ("Wristwatch", "watch"),
+            ("Watch Band", "strap"), ("Desk Lamp", "reading light"), ("Light Bulb", "led bulb"), ("Cookware Pan", "skillet"),
+            ("Spatula", "turner"), ("Drill Driver", "power drill"), ("Drill Bit Set", "drill bits"),
+            ("Smartphone Cover", "phone case"), ("Screen Film", "screen protector"), ("Rug", "carpet"), ("Curtain", "drapes"),
+            ("Bicycle", "bike"), ("Bicycle Lock", "bike lock"),
         ],
         ["black", "white", "red", "blue", "green", "yellow", "grey", "pink", "brown", "purple", "orange", "navy"],
         ["leather", "cotton", "steel", "oak", "plastic", "wool", "aluminium", "bamboo", "glass", "silicone"],
         "durable lightweight for home office easy to clean with a one year warranty perfect gift the best quality made by hand "
-        "fits most sizes please measure before you order comes in a box our team answers within a day".split(),
+        "fits most sizes please measure before you order comes in a box our team answers within a day",
     ),
     "es": Words(
         [
@@ -104,7 +105,7 @@ WORDS: Mapping[str, Words] = {
         ],
         ["negro", "blanco", "rojo", "azul", "verde", "amarillo", "gris", "rosa", "marrón", "morado"],
         ["cuero", "algodón", "acero", "roble", "plástico", "lana", "aluminio", "bambú", "vidrio", "silicona"],
-        "resistente ligero para casa y oficina fácil de limpiar con garantía de un año regalo perfecto la mejor calidad hecho a mano".split(),
+        "resistente ligero para casa y oficina fácil de limpiar con garantía de un año regalo perfecto la mejor calidad hecho",
     ),
     "jp": Words(
         [
@@ -114,7 +115,7 @@ WORDS: Mapping[str, Words] = {
         ],
         ["黒", "白", "赤", "青", "緑", "黄色", "灰色", "ピンク", "茶色", "紫"],
         ["革", "綿", "鋼", "木", "樹脂", "羊毛", "アルミ", "竹", "硝子", "シリコン"],
-        "丈夫 軽量 家庭 事務所 掃除 簡単 保証 一年 贈り物 最高 品質 手作り 大人気 新品".split(),
+        "丈夫 軽量 家庭 事務所 掃除 簡単 保証 一年 贈り物 最高 品質 手作り 大人気 新品",
         gap="",
     ),
 }  # fmt: skip
@@ -195,8 +196,10 @@ def _write(path: Path, schema: pa.Schema, blocks: Iterator[dict[str, list[Any]]]
 def _products(locales: Sequence[Locale], rng: np.random.Generator) -> Iterator[dict[str, list[Any]]]:
     for locale in locales:
         words = WORDS[locale.name]
-        sentences = [words.gap.join(rng.choice(words.fillers, rng.integers(6, 14))) for _ in range(SENTENCES)]
-        brands = [f"{a}{b}" for a in ("Nor", "Vel", "Kal", "Mer", "Tor", "Zan", "Ari", "Lum") for b in ("da", "tek", "ora", "ix", "wood")]
+        sentences = [words.gap.join(rng.choice(words.fillers.split(), rng.integers(6, 14))) for _ in range(SENTENCES)]
+        brands = [
+            f"{a}{b}" for a in ("Nor", "Vel", "Kal", "Mer", "Tor", "Zan", "Ari", "Lum") for b in ("da", "tek", "ora", "ix", "wood")
+        ]
         for start in range(0, len(locale.kinds), BLOCK_ROWS):
             rows = range(start, min(start + BLOCK_ROWS, len(locale.kinds)))
             picks = rng.integers(SENTENCES, size=(len(rows), 16)).tolist()
@@ -207,7 +210,8 @@ def _products(locales: Sequence[Locale], rng: np.random.Generator) -> Iterator[d
                 brand = brands[pick[0] % len(brands)]
                 title = words.gap.join((colour, material, words.kinds[locale.kinds[row]][0]))
                 texts = [sentences[number] for number in pick]
-                description = f"<p><b>{title}</b>&nbsp;{texts[0]}.</p><ul><li>{'</li><li>'.join(texts[1:8])}</li></ul><br />{texts[8]} &amp; more"
+                points = "</li><li>".join(texts[1:8])
+                description = f"<p><b>{title}</b>&nbsp;{texts[0]}.</p><ul><li>{points}</li></ul><br />{texts[8]} &amp; more"
                 values = (
                     locale.product_id(row),
                     None if chance[0] < BROKEN_SHARE else f"{brand} {title} {number}, {texts[9]}",

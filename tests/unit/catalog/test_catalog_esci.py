@@ -200,7 +200,7 @@ def test_broken_judgments_are_set_aside_with_their_reasons(tmp_path):
 
 def test_a_file_of_broken_judgments_is_refused(tmp_path):
     data = write(tmp_path / "data", [example(1, "A"), *(example(1, f"B{n}", "X") for n in range(4))], [product("A")])
-    with pytest.raises(InvalidInput, match="4 of 5 judgments .* are broken, the last one: esci_label is 'X'"):
+    with pytest.raises(InvalidInput, match=r"4 of 5 judgments .* are broken, the last one: esci_label is 'X'"):
         prepare(data, tmp_path / "catalog")
     assert not (tmp_path / "catalog").exists()
 
@@ -211,7 +211,8 @@ def test_test_queries_can_search_all_products_of_the_locale(tmp_path):
     products.append(product("E", product_title=""))
     catalog = prepare(write(tmp_path / "data", examples, products), tmp_path / "catalog", corpus="all")
     ids = {
-        split: [item.item_id for path in catalog.item_files(split) for item in read_items(path)] for split in ("train", "val", "test")
+        split: [item.item_id for path in catalog.item_files(split) for item in read_items(path)]
+        for split in ("train", "val", "test")
     }
     assert ids == {"train": ["A", "B"], "val": ["A", "B"], "test": ["A", "B", "C"]}
     assert catalog.name == "esci-us-small-all"
