@@ -1,5 +1,6 @@
 """`gavel bench esci`: the published comparison on the Shopping Queries Data Set."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -64,21 +65,22 @@ def _show(result: "EsciResult", work: Path) -> None:
     from benchmarks.quality.esci import COLUMNS
 
     title = f"{result.catalog}: {result.queries:,} test queries over {result.lots:,} products"
-    measured = [(name, *(f"{values[column]:.3f}" for column in COLUMNS)) for name, values in result.quality.items()]
-    aims = ("aim", *(f"{low:.2f}–{high:.2f}" if low else "" for low, high in (result.aims.get(c, (0, 0)) for c in COLUMNS)))
-    show_table(title, ("system", *COLUMNS), [*measured, aims])
     sources = list(dict.fromkeys(row["source"] for row in result.published))
-    published = [
-        (
-            f"{row['system']} ({sources.index(row['source']) + 1})",
-            *(f"{row['quality'][column]:.3f}" if column in row["quality"] else "" for column in COLUMNS),
-        )
-        for row in result.published
-    ]
-    show_table("Published elsewhere", ("system", *COLUMNS), published)
+    measured = [(name, *_cells(values)) for name, values in result.quality.items()]
+    aims = [f"{low:.2f}–{high:.2f}".replace("0.", ".") for low, high in result.aims.values()]
+    published = [(f"{row['system']} ({sources.index(row['source']) + 1})", *_cells(row["quality"])) for row in result.published]
+    header = ("system", *(column.replace("recall", "R").replace("ndcg", "nDCG").replace("mrr", "MRR") for column in COLUMNS))
+    show_table(title, header, [*measured, ("aim", *aims, "", ""), ("", *[""] * len(COLUMNS)), *published])
     for number, source in enumerate(sources, 1):
         console.print(f"({number}) {source}", style="dim", highlight=False, soft_wrap=True)
     note = "Relevant: E and S. Gains of nDCG: E 1.0, S .1, C .01, I 0. Judged nDCG: of the judged products alone, a lower bound."
     console.print(note, style="dim", highlight=False, soft_wrap=True)
     steps = ", ".join(f"{step} {seconds:.0f} s" for step, seconds in result.seconds.items())
     console.print(f"{steps}; peak memory {result.peak_rss_mb:,.0f} MB\nreport {work / 'report.json'}", style="dim", highlight=False)
+
+
+def _cells(values: Mapping[str, float]) -> list[str]:
+    """Return a cell for each column; empty where a result has no value."""
+    from benchmarks.quality.esci import COLUMNS
+
+    return [f"{values[column]:.3f}".replace("0.", ".") if column in values else "" for column in COLUMNS]

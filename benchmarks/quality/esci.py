@@ -214,7 +214,7 @@ class _Comparison:
         trained = self._train(catalog)
         queries, grades = self._queries(catalog)
         quality: dict[str, Mapping[str, float]] = {}
-        towers = {TRAINED: trained.tower} | ({ZERO_SHOT: zero_shot} if zero_shot else {})
+        towers = ({ZERO_SHOT: zero_shot} if zero_shot else {}) | {TRAINED: trained.tower}
         for system, answers in self._answers(catalog, towers, queries):
             quality[system] = {**evaluate(grades, answers, MEASURES), JUDGED_NDCG: judged_ndcg(grades, answers)}
         counts = summarise(catalog)

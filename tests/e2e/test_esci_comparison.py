@@ -46,10 +46,10 @@ def export_quickly(tower: QueryTower, path: Path) -> None:
 @pytest.fixture
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EsciPlan:
     monkeypatch.setattr("models.artefacts.tower_files.export_query_tower", export_quickly)
-    data = generate(tmp_path / "data", products=600, pairs=1_500)
+    data = generate(tmp_path / "data", products=400, pairs=1_000)
     texts = [title for title in pq.read_table(data / PRODUCTS_FILE)["product_title"].to_pylist()[:300] if title]
     encoder = save_small_encoder(tmp_path / "encoder", texts)
-    return EsciPlan(data, tmp_path / "work", str(encoder), version="large", epochs=2, batch_size=16, max_length=16, queries=12)
+    return EsciPlan(data, tmp_path / "work", str(encoder), version="large", epochs=1, batch_size=16, max_length=16, queries=12)
 
 
 def test_a_call_that_was_cut_is_resumed_and_every_system_is_measured(plan: EsciPlan) -> None:
@@ -63,7 +63,7 @@ def test_a_call_that_was_cut_is_resumed_and_every_system_is_measured(plan: EsciP
     assert list(result.quality) == ["BM25", "zero-shot", "BM25 + zero-shot", "trained", "hybrid"]
     assert all(list(quality) == list(COLUMNS) for quality in result.quality.values())
     assert all(0 <= value <= 1 for quality in result.quality.values() for value in quality.values())
-    assert (result.queries, result.lots, result.catalog) == (12, 402, "esci-us-large-all")
+    assert (result.queries, result.lots, result.catalog) == (12, 268, "esci-us-large-all")
     assert [done["stage"] for done in result.rounds["rounds"]] == ["in-batch", "hard-negatives", "weak-positives"]
     assert result.quality["BM25"]["recall@200"] > 0.5
     assert json.loads((plan.work / "report.json").read_text())["quality"] == result.quality
