@@ -155,13 +155,13 @@ def read_queries(
     """
     version_column = f"{version}_version"
 
-    def wanted(batch: pa.RecordBatch) -> Any:
+    def is_in_version(batch: pa.RecordBatch) -> Any:
         in_version = pc.fill_null(pc.cast(batch[version_column], pa.bool_()), False)
         return pc.and_(pc.fill_null(pc.equal(batch["product_locale"], locale), False), in_version)
 
     queries: dict[str, JudgedQuery] = {}
     rows = broken = 0
-    for line, row in _rows(path, (*_EXAMPLE_COLUMNS, version_column), lambda batch: np.flatnonzero(wanted(batch))):
+    for line, row in _rows(path, (*_EXAMPLE_COLUMNS, version_column), lambda batch: np.flatnonzero(is_in_version(batch))):
         rows += 1
         if fault := _fault(row):
             broken += 1
@@ -243,13 +243,13 @@ class _Products:
     ) -> None:
         self.path, self.locale, self.missing, self.corpus, self.progress = path, locale, missing, corpus, progress
         self.judged, self.rejects, self.rejected_ids = frozenset(missing), rejects, set[str]()
-        self._seen: set[str] = set()  # unjudged products that were read
+        self._unjudged: set[str] = set()  # unjudged products that were read
 
     def items(self) -> Iterator[tuple[str, Item]]:
         """Yield (file, item); the first row of a product counts."""
         for line, row in _rows(self.path, _PRODUCT_COLUMNS, self._needed, self.progress):
             product_id = row["product_id"]
-            if (product_id in self.judged and product_id not in self.missing) or product_id in self._seen:
+            if (product_id in self.judged and product_id not in self.missing) or product_id in self._unjudged:
                 continue  # a repetition
             try:
                 item = parse_item(_listing(row))
@@ -261,7 +261,7 @@ class _Products:
                 self.missing.discard(item.item_id)
                 yield ITEMS_FILE, item
             else:
-                self._seen.add(item.item_id)
+                self._unjudged.add(item.item_id)
                 yield UNJUDGED_FILE, item
 
     def _needed(self, batch: pa.RecordBatch) -> Sequence[int]:

@@ -232,7 +232,7 @@ def _examples(locales: Sequence[Locale], pairs: int, rng: np.random.Generator) -
         target, written = round(pairs * PAIR_SHARES[locale.name]), 0
         block: dict[str, list[Any]] = {name: [] for name in EXAMPLES_SCHEMA.names}
         while written < target:
-            query, judged = _judge_query(locale, min(40, 4 + rng.poisson(MEAN_DEPTH[locale.name] - 4)), rng)
+            query, judged = _draw_query(locale, min(40, 4 + rng.poisson(MEAN_DEPTH[locale.name] - 4)), rng)
             is_small, split = int(rng.random() < SMALL_SHARE[locale.name]), "test" if rng.random() < TEST_SHARE else "train"
             for row, label in judged:
                 stored = "?" if rng.random() < BROKEN_SHARE else label
@@ -249,7 +249,7 @@ def _examples(locales: Sequence[Locale], pairs: int, rng: np.random.Generator) -
             yield block
 
 
-def _judge_query(locale: Locale, depth: int, rng: np.random.Generator) -> tuple[str, list[tuple[int, str]]]:
+def _draw_query(locale: Locale, depth: int, rng: np.random.Generator) -> tuple[str, list[tuple[int, str]]]:
     """Make a query for a random product, and judge about `depth` products."""
     words, first = WORDS[locale.name], int(rng.integers(len(locale.kinds)))
     kind, colour, material = (int(column[first]) for column in (locale.kinds, locale.colours, locale.materials))
