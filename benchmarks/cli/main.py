@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from benchmarks.cli.ann import ann
+from benchmarks.cli.esci import esci
 from benchmarks.cli.filters import filters
 from benchmarks.cli.repetitions import batches, caches
 from gavel.workspace.console import console, notes, progress, show_table
@@ -30,6 +31,7 @@ bench_app.command()(ann)
 bench_app.command()(filters)
 bench_app.command()(batches)
 bench_app.command()(caches)
+bench_app.command()(esci)
 
 
 @bench_app.command()

@@ -61,6 +61,9 @@ def prepare(
     out: Annotated[Path | None, typer.Option(help="Folder to write; <home>/catalogs/<source> by default.")] = None,
     locale: Annotated[str | None, typer.Option(help="esci: us (default), es or jp.")] = None,
     version: Annotated[str | None, typer.Option(help="esci: small (default) or large.")] = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="esci: products that test queries search: judged (default), or all of the locale.")
+    ] = None,
     folds: Annotated[
         int | None, typer.Option(min=2, help="chorus: number of parts that the judged queries are divided into; 5.")
     ] = None,
@@ -79,7 +82,7 @@ def prepare(
     from catalog.summary import summarise
     from gavel.workspace.catalog_sources import UNITS, Preparation
 
-    preparation = Preparation(source, data, seed, locale, version, folds, fold, items, language)
+    preparation = Preparation(source, data, seed, locale, version, folds, fold, items, language, corpus)
     with progress(UNITS.get(source, "reading")) as step:
         catalog = preparation.run(out or Workspace(Settings.from_env()).catalogs / preparation.name, step)
     values = {"catalog": str(catalog.path), **summarise(catalog), "examples": catalog.example_queries}

@@ -115,7 +115,7 @@ def test_locale_and_version_choose_the_judgments(tmp_path):
     assert set(items_of(prepare(data, tmp_path / "c", locale="es"))) == {"C"}
     with pytest.raises(InvalidInput, match="no judgment of locale jp"):
         prepare(data, tmp_path / "c", locale="jp")
-    with pytest.raises(InvalidInput, match="locales are us, es, jp"):
+    with pytest.raises(InvalidInput, match="no locale 'de'; use us, es or jp"):
         prepare(data, tmp_path / "c", locale="de")
 
 
@@ -185,7 +185,38 @@ def test_missing_files_and_columns_are_named(tmp_path):
     assert not (tmp_path / "catalog").exists()
 
 
-def test_an_unknown_label_is_named_with_its_row(tmp_path):
-    data = write(tmp_path / "data", [example(1, "A"), example(1, "B", "X")], [product("A")])
-    with pytest.raises(InvalidInput, match="row 2: expected a query, a label of E, S, C, I"):
+def test_broken_judgments_are_set_aside_with_their_reasons(tmp_path):
+    broken = [example(1, "B", "X"), example(1, "C", split="dev"), example(1, None)]
+    data = write(tmp_path / "data", [example(1, "A"), *broken, example(2, "A", query=" ", product_locale="es")], [product("A")])
+    catalog = prepare(data, tmp_path / "catalog")
+    assert [pair.item_id for pair in catalog.pairs("train")] == ["A"]
+    rejects = [json.loads(line) for line in (catalog.path / "rejects.ndjson").read_text().splitlines()]
+    assert [(reject["source"], reject["line"], reject["reason"]) for reject in rejects] == [
+        (EXAMPLES_FILE, 2, "esci_label is 'X', not one of E, S, C, I"),
+        (EXAMPLES_FILE, 3, "split is 'dev', not train or test"),
+        (EXAMPLES_FILE, 4, "the judgment has no product_id"),
+    ]
+
+
+def test_a_file_of_broken_judgments_is_refused(tmp_path):
+    data = write(tmp_path / "data", [example(1, "A"), *(example(1, f"B{n}", "X") for n in range(4))], [product("A")])
+    with pytest.raises(InvalidInput, match=r"4 of 5 judgments .* are broken, the last one: esci_label is 'X'"):
         prepare(data, tmp_path / "catalog")
+    assert not (tmp_path / "catalog").exists()
+
+
+def test_test_queries_can_search_all_products_of_the_locale(tmp_path):
+    examples = [example(1, "A"), example(2, "B", split="test")]
+    products = [product("A"), product("B"), product("C"), product("C", product_title="Again"), product("D", product_locale="es")]
+    products.append(product("E", product_title=""))
+    catalog = prepare(write(tmp_path / "data", examples, products), tmp_path / "catalog", corpus="all")
+    ids = {
+        split: [item.item_id for path in catalog.item_files(split) for item in read_items(path)]
+        for split in ("train", "val", "test")
+    }
+    assert ids == {"train": ["A", "B"], "val": ["A", "B"], "test": ["A", "B", "C"]}
+    assert catalog.name == "esci-us-small-all"
+    rejects = [json.loads(line) for line in (catalog.path / "rejects.ndjson").read_text().splitlines()]
+    assert [(reject["line"], reject["item_id"]) for reject in rejects] == [(6, "E")]
+    with pytest.raises(InvalidInput, match="no corpus 'every'; use judged or all"):
+        prepare(tmp_path / "data", tmp_path / "catalog", corpus="every")
