@@ -32,7 +32,7 @@ from processing.evaluation.corpus import catalog_moment
 from processing.ranking.histories import BuyerHistories, BuyerQuery
 from processing.ranking.labels import clicked_gains, judged_gains, position_bias
 from retrieval.buyers.attention import load_buyer_tower
-from retrieval.buyers.vector import buyer_vector, personalise
+from retrieval.buyers.vector import BuyerVector, buyer_vector, personalise
 from retrieval.contracts.documents import Vector
 from retrieval.contracts.items import query_text
 from retrieval.contracts.tower_card import split_tower_id
@@ -105,8 +105,8 @@ def train_reranker(
 
     The rows are the first stage's own candidates, as in serving. With clicks, candidates without an impression are left out,
     because nothing is known about them. With judgments, unjudged candidates count as wrong, as in nDCG. Lists of buyers with
-    earlier interactions are searched as by a shop that sends `recent_interactions`. So `buyer_affinity` is filled as in serving.
-    These lists are trained on if that helps on the validation split. Searches happen at the catalogue's own moment
+    earlier interactions are searched as by a shop that sends `recent_interactions`. So the features of the buyer are filled as in
+    serving. These lists are trained on if that helps on the validation split. Searches happen at the catalogue's own moment
     (catalog_moment()), so that a training is reproducible.
 
     Args:
@@ -240,17 +240,18 @@ def _candidates(
     live: ActiveIndex, query: BuyerQuery, vector: Vector, candidates: int, now: datetime
 ) -> tuple[list[str], np.ndarray]:
     buyer = _buyer(live, query)
-    target = vector if buyer is None else personalise(vector, buyer)
+    target = vector if buyer is None else personalise(vector, buyer.vector)
     retrieved = retrieve(live.index, SearchRequest(query.query, filters=Filter(now=now)), target, candidates)
-    return [c.item_id for c in retrieved], feature_matrix(query.query, vector, retrieved, now, buyer)  # (N, F)
+    of_buyer = (None, None) if buyer is None else (buyer.vector, buyer.habits)
+    return [c.item_id for c in retrieved], feature_matrix(query.query, vector, retrieved, now, *of_buyer)  # (N, F)
 
 
-def _buyer(live: ActiveIndex, query: BuyerQuery) -> Vector | None:
-    """Return the buyer's vector as a search computes it; None for an unknown buyer, or if all items of `recent` are deleted."""
+def _buyer(live: ActiveIndex, query: BuyerQuery) -> BuyerVector | None:
+    """Return the buyer as a search encodes them; None for an unknown buyer, or if all items of `recent` are deleted."""
     if not query.recent:
         return None
     try:
-        return buyer_vector(query.recent, live.index.fetch, live.buyer_tower).vector
+        return buyer_vector(query.recent, live.index.fetch, live.buyer_tower)
     except InvalidQuery:
         return None
 
