@@ -34,6 +34,7 @@ from processing.ranking.labels import clicked_gains, judged_gains, position_bias
 from retrieval.buyers.attention import load_buyer_tower
 from retrieval.buyers.vector import BuyerVector, buyer_vector, personalise
 from retrieval.contracts.documents import Vector
+from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import query_text
 from retrieval.contracts.tower_card import split_tower_id
 from retrieval.encoders.query_encoder import QueryEncoder
@@ -137,18 +138,23 @@ def train_reranker(
     train, val = data["train"], data["val"]
     choice, knows_buyers = None, False
     if labels == "clicks":
-        booster, knows_buyers = _fit_clicks(data, seed, parameters)
+        booster, knows_buyers = fit_clicks(data, seed, parameters)
     else:
         booster, choice = fit_few_queries(train + val, seed=seed, parameters=parameters)
     booster.save(path, service.live().index.tower_id)
     return RerankerReport(path, labels, len(train), len(val), train.rows + val.rows, position_bias_exponent, choice, knows_buyers)
 
 
-def _fit_clicks(data: Mapping[str, RankingData], seed: int, parameters: BoosterParameters | None) -> tuple[BoosterRanker, bool]:
+def fit_clicks(data: Mapping[str, RankingData], seed: int, parameters: BoosterParameters | None) -> tuple[BoosterRanker, bool]:
     """Fit a booster on anonymous queries and, if that helps, on lists of known buyers; return it, and True if it helped.
 
     Lists of known buyers help if they improve nDCG on validation lists of known buyers and do not lower nDCG on anonymous
     validation queries.
+
+    Args:
+        data: queries of SPLITS, and lists of KNOWN_BUYERS.
+        seed: seed of the training.
+        parameters: parameters of the trees; None takes the defaults.
     """
     train, val = data["train"], data["val"]
     booster = fit_booster(train, val, seed=seed, parameters=parameters)
@@ -222,18 +228,19 @@ def _rows(
 
 
 def candidate_features(
-    service: SearchService, query: str, now: datetime, *, candidates: int = CANDIDATES
+    service: SearchService, query: str, now: datetime, *, candidates: int = CANDIDATES, recent: Sequence[Interaction] = ()
 ) -> tuple[list[str], np.ndarray]:
-    """Return the re-ranker's input for an unknown buyer, as in serving: ids (N,) in first-stage order, and features (N, F).
+    """Return the re-ranker's input as in serving: ids (N,) in first-stage order, and features (N, F).
 
     Args:
         service: service whose live index is searched.
         query: query as typed.
         now: moment of the search, in UTC; items whose auction has ended by then are not returned.
         candidates: largest number of candidates.
+        recent: the buyer's interactions before the search, at most 200; empty for an unknown buyer.
     """
     live = service.live()
-    return _candidates(live, BuyerQuery(query), live.encoder.encode([query_text(query)])[0], candidates, now)
+    return _candidates(live, BuyerQuery(query, tuple(recent)), live.encoder.encode([query_text(query)])[0], candidates, now)
 
 
 def _candidates(
