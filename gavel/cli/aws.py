@@ -97,9 +97,9 @@ def publish_ranker(
 ) -> None:
     """Pack a tower's re-ranker for the endpoint, upload it, and name it in cdk.context.json for the next deployment."""
     from gavel.aws.account import deployed_stage
-    from gavel.aws.cdk_context import CONTEXT_FILE, name_reranker
     from gavel.aws.rankers import upload_ranker
     from gavel.aws.towers import tower_in_bucket
+    from gavel.workspace.cdk_context import CONTEXT_FILE, name_reranker
 
     deployed = deployed_stage(stage)
     tower_id = tower or tower_in_bucket(deployed, None)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gavel.aws.cdk_context import CONTEXT_KEY, read_context
+from gavel.workspace.cdk_context import CONTEXT_KEY, read_context
 from retrieval.errors import InvalidInput, MissingPrerequisite
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from gavel.aws.cdk_context import CONTEXT_KEY
 from gavel.rehearsal.cloud import ACCOUNT, REGION, Cloud
+from gavel.workspace.cdk_context import CONTEXT_KEY
 from retrieval.errors import GavelError, MissingPrerequisite
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,10 +13,10 @@ from trained_booster import feature_rows, ranking_data, trained_booster
 
 from catalog.event_files import event_files
 from gavel.aws.account import deployed_stage
-from gavel.aws.cdk_context import CONTEXT_KEY, name_reranker
 from gavel.aws.rankers import upload_ranker
 from gavel.aws.towers import upload_tower
 from gavel.cli import main as cli
+from gavel.workspace.cdk_context import CONTEXT_KEY, name_reranker
 from infra.reranker import SCRIPT_MODE
 from infra.stage import RERANKER_CONTEXT
 from processing.reranker_endpoint import inference

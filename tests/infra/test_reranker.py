@@ -9,7 +9,7 @@ import cfnlint.api
 import pytest
 from conftest import CONTEXT, ROOT, Synthesised, synthesise
 
-from gavel.aws.cdk_context import name_reranker, read_context
+from gavel.workspace.cdk_context import name_reranker, read_context
 from processing.reranker_endpoint import inference
 from processing.reranker_endpoint.packing import SCRIPT
 
