@@ -12,8 +12,6 @@ from retrieval.text.languages import IndexLanguage
 
 ApiAuth = Literal["api_key", "iam"]
 RERANKER_CONTEXT = "gavel:reranker:"  # with the stage's name: a key of cdk.context.json (gavel/workspace/cdk_context.py)
-    "gavel:reranker:"  # with the stage's name: a key of cdk.context.json, which gavel/workspace/cdk_context.py writes
-)
 
 
 class StageError(ValueError):
