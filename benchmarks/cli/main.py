@@ -172,7 +172,7 @@ def query(
 
 
 @bench_app.command()
-def known_buyers(
+def habits(
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions with other lots, buyers and clicks.")] = 3,
     as_json: Json = False,
 ) -> None:
