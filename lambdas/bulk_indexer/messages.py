@@ -1,7 +1,7 @@
 """Find the objects that a message names, however services have wrapped the message."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from json import loads
 from typing import Any
 from urllib.parse import unquote_plus
@@ -43,7 +43,7 @@ def objects_of(message: Any) -> Iterator[tuple[str, str]]:
         case {"source": "aws.s3", "detail-type": "Object Deleted"} | {"Service": "Amazon S3", "Event": "s3:TestEvent"}:
             return
         case {"s3_key": str(key), **others} if _is_release_object(key) and _only_bucket(others):
-            yield _bucket_by_hand(others.get("bucket", "")), key
+            yield _bucket_by_hand(str(others.get("bucket", ""))), key
         case _:
             raise InvalidInput(
                 f"the bulk indexer does not know this message: {str(message)[:200]!r}; send an S3 event, bare or wrapped by SNS, "
@@ -56,7 +56,7 @@ def _is_release_object(key: str) -> bool:
     return key.endswith(PART_SUFFIX) or is_manifest(key.rpartition("/")[2]) is not None
 
 
-def _only_bucket(others: dict[str, Any]) -> bool:
+def _only_bucket(others: Mapping[Any, Any]) -> bool:
     """True if a message by hand has no other value than a bucket's name."""
     return others.keys() <= {"bucket"} and isinstance(others.get("bucket", ""), str)
 
