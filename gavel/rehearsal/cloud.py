@@ -41,12 +41,14 @@ class Cloud:
         record: resources that were deployed as stand-ins.
         invocations: (function name, result) of every call.
         jobs: parameters of every processing job.
+        function_environment: environment variables of every function beside its own, which outrank them.
     """
 
     url: str
     record: stand_ins.Record
     invocations: list[tuple[str, Invocation]]
     jobs: list[Parameters] = field(default_factory=list)
+    function_environment: dict[str, str] = field(default_factory=dict)
 
     def client(self, service: str) -> Any:
         """Create a boto3 client of the account."""
@@ -84,7 +86,8 @@ def running(domain: Domain, work: Path) -> Iterator[Cloud]:
     record = stand_ins.Record({("AWS::OpenSearchService::Domain", "DomainEndpoint"): domain.endpoint})
     cloud = Cloud(url, record, [])
     jobs = ProcessingJobs(cloud.client("s3"), work / "jobs", cloud.jobs)
-    functions = Functions(cloud.invocations, {"SSL_CERT_FILE": str(domain.certificate), **cloud.environment}, work / "functions")
+    cloud.function_environment |= {"SSL_CERT_FILE": str(domain.certificate), **cloud.environment}
+    functions = Functions(cloud.invocations, cloud.function_environment, work / "functions")
     with ExitStack() as running:
         running.enter_context(patch.dict(os.environ, {"MOTO_PORT": str(port), **cloud.environment}))
         running.enter_context(patch.dict(default_user_config, SETTINGS))
