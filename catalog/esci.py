@@ -161,7 +161,7 @@ def read_queries(
 
     queries: dict[str, JudgedQuery] = {}
     rows = broken = 0
-    for line, row in _rows(path, (*_EXAMPLE_COLUMNS, version_column), lambda batch: np.flatnonzero(is_in_version(batch))):
+    for line, row in _rows(path, (*_EXAMPLE_COLUMNS, version_column), lambda batch: np.flatnonzero(is_in_version(batch)).tolist()):
         rows += 1
         if fault := _fault(row):
             broken += 1
@@ -265,7 +265,7 @@ class _Products:
                 yield UNJUDGED_FILE, item
 
     def _needed(self, batch: pa.RecordBatch) -> Sequence[int]:
-        rows = np.flatnonzero(pc.fill_null(pc.equal(batch["product_locale"], self.locale), False))
+        rows: list[int] = np.flatnonzero(pc.fill_null(pc.equal(batch["product_locale"], self.locale), False)).tolist()
         if self.corpus == "all":
             return rows
         ids = batch["product_id"].to_pylist()

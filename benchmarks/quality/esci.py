@@ -44,6 +44,7 @@ from processing.evaluation.runs import RememberingEncoder, System, search_run
 from processing.training.mining_rules import MiningRules
 from processing.training.rounds import RoundsReport, StepProgress, train_rounds
 from processing.training.step_cache import StepCache
+from retrieval.contracts.documents import IndexedItem
 from retrieval.contracts.release import load_release
 from retrieval.contracts.tower_card import CARD_FILE
 from retrieval.encoders.query_encoder import QueryEncoder
@@ -336,8 +337,13 @@ class _Comparison:
             shutil.rmtree(folder, ignore_errors=True)
             manifest, store = load_release(release), self._open(folder)
             total = manifest.items_embedded
-            items = (item for number, item in enumerate(release_items(release), 1) if progress(number, total) is None)
-            build_s = publish_corpus(store, manifest.tower_id, manifest.dimensions, items).build_s
+
+            def items() -> Iterator[IndexedItem]:
+                for number, item in enumerate(release_items(release), 1):
+                    progress(number, total)
+                    yield item
+
+            build_s = publish_corpus(store, manifest.tower_id, manifest.dimensions, items()).build_s
             store.close()
             return build_s
 

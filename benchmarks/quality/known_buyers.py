@@ -5,6 +5,7 @@ without one click on the words of the query alone. Each has a history before the
 `gavel train reranker` does, on buyers who do not occur in the test lists. Vectors are sums of one random vector per word.
 """
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ class Buyer:
         """Return the chance of a click on a lot of the category that the buyer looks for."""
         if not self.makers:
             return 0.3
-        near = abs(np.log(lot.price_ratio / self.price_ratio)) < 0.5
+        near = abs(math.log(lot.price_ratio / self.price_ratio)) < 0.5
         return 0.05 + 0.45 * (lot.traits["maker"] in self.makers) + 0.35 * near
 
 
@@ -123,9 +124,12 @@ def run_benchmark(seeds: int = 3) -> KnownBuyersResult:
                     (accepted, float(personal)),
                 ):
                     table.setdefault(kind, {}).setdefault(system, []).append(value)
-    means = [{kind: {s: fmean(v) for s, v in of.items()} for kind, of in table.items()} for table in (known, anonymous)]
     counts = {kind: {system: int(sum(values)) for system, values in of.items()} for kind, of in accepted.items()}
-    return KnownBuyersResult(seeds, lists, *means, counts, machine=machine)
+    return KnownBuyersResult(seeds, lists, _means(known), _means(anonymous), counts, machine=machine)
+
+
+def _means(values: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, float]]:
+    return {kind: {system: fmean(each) for system, each in of.items()} for kind, of in values.items()}
 
 
 def gather_lists(seed: int, *, taste: bool) -> dict[str, Rows]:

@@ -51,7 +51,7 @@ class PairTable:
 
     def among(self, users: Tensor, items: Tensor) -> Tensor:
         """Return the part of the table with these users and items, (B,), (N,) -> (B, N) bool; both may repeat."""
-        different, column_of = items.unique(return_inverse=True)  # (M,), (N,)
+        different, column_of = torch.unique(items, return_inverse=True)  # (M,), (N,)
         columns = torch.full((self.shape[1],), -1)
         columns[different] = torch.arange(len(different))
         row, item = self._entries(users)

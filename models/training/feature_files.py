@@ -6,7 +6,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,11 @@ class StoredFeatureTowers:
         """Return the length of the vectors."""
         return int(self.card["settings"]["dimensions"])
 
-    def encode_users(self, rows: list[Row]) -> Vector:
+    def encode_users(self, rows: Sequence[Row]) -> Vector:
         """Return the vectors of users, (N, D) float32 of unit length; a new user has the vector of an unknown id."""
         return _encode(self.towers.user_tower, rows)
 
-    def encode_items(self, rows: list[Row]) -> Vector:
+    def encode_items(self, rows: Sequence[Row]) -> Vector:
         """Return the vectors of items, likewise."""
         return _encode(self.towers.item_tower, rows)
 
@@ -93,10 +93,10 @@ def load_feature_towers(folder: Path) -> StoredFeatureTowers:
     """
     try:
         card = json.loads((folder / CARD_FILE).read_bytes())
-        specs = [FeatureSpec.from_json(card["specs"][name]) for name in ("users", "items")]
+        users, items = (FeatureSpec.from_json(card["specs"][name]) for name in ("users", "items"))
         if sha256_of(folder / WEIGHTS_FILE) != card["sha256"]:
             raise ValueError(f"{WEIGHTS_FILE} is not the file that was saved")
-        towers = FeatureTowers(*specs, FeatureTrainingConfig(**card["settings"]))
+        towers = FeatureTowers(users, items, FeatureTrainingConfig(**card["settings"]))
         towers.load_state_dict(load_file(folder / WEIGHTS_FILE))
         return StoredFeatureTowers(card["tower_id"], towers.eval(), card)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -104,7 +104,7 @@ def load_feature_towers(folder: Path) -> StoredFeatureTowers:
 
 
 @torch.no_grad()
-def _encode(tower: torch.nn.Module, rows: list[Row]) -> Vector:
+def _encode(tower: torch.nn.Module, rows: Sequence[Row]) -> Vector:
     spec: FeatureSpec = tower.spec  # type: ignore[assignment]
     blocks = [tower(*spec.encode(rows[start : start + BLOCK])) for start in range(0, len(rows), BLOCK)]
     vectors: Vector = torch.cat(blocks).numpy() if blocks else torch.zeros(0, 0).numpy()

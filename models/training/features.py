@@ -251,7 +251,7 @@ def mine(towers: FeatureTowers, data: InteractionData, config: FeatureTrainingCo
         (U, config.mined_depth - config.mined_skip) int64, best first.
     """
     users, items = towers.vectors(data)
-    blocks = torch.arange(len(users)).split(MINING_BLOCK)
+    blocks = torch.split(torch.arange(len(users)), MINING_BLOCK)
     scores = ((users[block] @ items.T).masked_fill_(data.taken.rows(block), -math.inf) for block in blocks)
     return torch.cat([part.topk(config.mined_depth, dim=1).indices for part in scores])[:, config.mined_skip :]
 
