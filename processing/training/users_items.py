@@ -141,10 +141,10 @@ def score_with(towers: FeatureTowers, data: InteractionData) -> Callable[[Tensor
 
 
 def val_users(val: PairTable, config: UsersItemsConfig) -> Tensor:
-    """Return the users whose val interactions choose the epoch, drawn by the seed."""
+    """Return the users whose val interactions choose the epoch, sampled by the seed."""
     users = (val.counts > 0).nonzero().flatten().numpy()
-    drawn = np.random.default_rng(config.towers.seed).permutation(users)[: config.val_users]
-    return torch.from_numpy(np.sort(drawn))
+    sampled = np.random.default_rng(config.towers.seed).permutation(users)[: config.val_users]
+    return torch.from_numpy(np.sort(sampled))
 
 
 def mean_recall(

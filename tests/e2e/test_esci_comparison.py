@@ -35,7 +35,7 @@ class Steps:
         yield ignore_progress
 
 
-def export_quickly(tower: QueryTower, path: Path) -> None:
+def export_quickly(tower: QueryTower, path: Path, bits: int) -> None:
     """Export in float32 by tracing, which takes a tenth of the time of the export for serving."""
     inputs = (torch.ones(2, 8, dtype=torch.int64), torch.ones(2, 8, dtype=torch.int64))
     names = {"input_names": list(INPUTS), "output_names": [OUTPUT]}

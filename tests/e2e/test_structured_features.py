@@ -150,7 +150,7 @@ def pairs() -> list[tuple[str, str]]:
 def test_a_comparison_that_was_interrupted_goes_on_and_ends_in_the_same_tower(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.artefacts.tower_files.export_query_tower", lambda tower, path: path.touch())  # takes seconds
+    monkeypatch.setattr("models.artefacts.tower_files.export_query_tower", lambda tower, path, bits: path.touch())  # takes seconds
     catalog = CatalogFolder.load(home / "catalogs" / "shop")
     config = TrainingConfig(tower=small_config(use_image=False), features="auto", epochs=2, batch_size=16)
     whole = train_towers(catalog, config, tmp_path / "whole")
