@@ -218,7 +218,7 @@ def test_an_interrupted_run_leaves_no_artefact(catalog, tmp_path, quick_export):
 
 
 def test_an_interrupted_save_leaves_no_artefact(catalog, tmp_path, monkeypatch):
-    def interrupt(tower, path):
+    def interrupt(tower, path, bits):
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
