@@ -15,6 +15,7 @@ from moto.apigateway.models import Method as RestMethod
 from moto.awslambda.models import LambdaVersion
 from moto.core.config import default_user_config
 from moto.s3.models import FakeBucket
+from moto.sagemaker.models import FakeEndpoint
 from moto.server import ThreadedMotoServer
 
 from gavel.opensearch.node import free_port
@@ -75,6 +76,7 @@ def running(domain: Domain, work: Path) -> Iterator[Cloud]:
     - functions run (lambda_runtime.py), and queues call functions and keep the messages that a function reports as failed;
     - state machines run, with their processing job (state_machines.py, processing_job.py);
     - a bucket's notifications are read from its template, because moto's CloudFormation drops them;
+    - an endpoint has the name that its template gives it;
     - unknown resource types are deployed as stand-ins (stand_ins.py).
 
     Args:
@@ -104,6 +106,7 @@ def running(domain: Domain, work: Path) -> Iterator[Cloud]:
         running.enter_context(as_on_aws(run_job))
         running.enter_context(patch.object(FakeBucket, "create_from_cloudformation_json", _bucket_with_notifications()))
         running.enter_context(patch.object(RestMethod, "create_from_cloudformation_json", _method_without_backend()))
+        running.enter_context(patch.object(FakeEndpoint, "cloudformation_name_type", staticmethod(lambda: "EndpointName")))
         running.enter_context(patch.object(cloudformation_responses, "get_stack_from_s3_url", _template_here()))
         running.callback(stand_ins.install(record))
         server = ThreadedMotoServer(ip_address=HOST, port=port, verbose=False)
