@@ -11,11 +11,13 @@ from urllib.request import Request, urlopen
 
 import boto3
 import moto.cloudformation.responses as cloudformation_responses
+from botocore.session import Session
 from moto.apigateway.models import Method as RestMethod
 from moto.awslambda.models import LambdaVersion
 from moto.core.config import default_user_config
 from moto.s3.models import FakeBucket
-from moto.sagemaker.models import FakeEndpoint
+from moto.sagemaker.exceptions import ValidationError
+from moto.sagemaker.models import FakeEndpoint, FakeEndpointConfig
 from moto.server import ThreadedMotoServer
 
 from gavel.opensearch.node import free_port
@@ -76,7 +78,7 @@ def running(domain: Domain, work: Path) -> Iterator[Cloud]:
     - functions run (lambda_runtime.py), and queues call functions and keep the messages that a function reports as failed;
     - state machines run, with their processing job (state_machines.py, processing_job.py);
     - a bucket's notifications are read from its template, because moto's CloudFormation drops them;
-    - an endpoint has the name that its template gives it;
+    - an endpoint has the name that its template gives it, and an instance type of the service's own list, because moto's is old;
     - unknown resource types are deployed as stand-ins (stand_ins.py).
 
     Args:
@@ -107,6 +109,7 @@ def running(domain: Domain, work: Path) -> Iterator[Cloud]:
         running.enter_context(patch.object(FakeBucket, "create_from_cloudformation_json", _bucket_with_notifications()))
         running.enter_context(patch.object(RestMethod, "create_from_cloudformation_json", _method_without_backend()))
         running.enter_context(patch.object(FakeEndpoint, "cloudformation_name_type", staticmethod(lambda: "EndpointName")))
+        running.enter_context(patch.object(FakeEndpointConfig, "validate_instance_type", _check_instance_type))
         running.enter_context(patch.object(cloudformation_responses, "get_stack_from_s3_url", _template_here()))
         running.callback(stand_ins.install(record))
         server = ThreadedMotoServer(ip_address=HOST, port=port, verbose=False)
@@ -149,6 +152,11 @@ def _method_without_backend() -> Any:
 def _filter(queue: Mapping[str, Any]) -> dict[str, Any]:
     rules = [{"Name": rule["Name"], "Value": rule["Value"]} for rule in queue.get("Filter", {}).get("S3Key", {}).get("Rules", [])]
     return {"S3Key": {"FilterRule": rules}}
+
+
+def _check_instance_type(config: FakeEndpointConfig, instance_type: str) -> None:
+    if instance_type not in Session().get_service_model("sagemaker").shape_for("ProductionVariantInstanceType").enum:
+        raise ValidationError(message=f"{instance_type!r} is no instance type of an endpoint")
 
 
 def _template_here() -> Any:
