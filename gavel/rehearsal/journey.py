@@ -27,7 +27,7 @@ BUYER = "rehearsal"
 K = 5
 WAIT_S = 300.0  # a rebuild takes minutes on a slow or busy machine
 POLL_S = 0.2
-PART_SIZES = (1_000, 20_000)  # items; the job writes parts of 5,000
+PART_SIZES = (1_000, 5_000)  # items; the job writes parts of 5,000 at most
 MAX_SEARCHABLE_S = 60.0
 ATTEMPTS = 5  # at a search that the re-ranker answers in time, because a busy machine may take longer than its 50 ms
 
