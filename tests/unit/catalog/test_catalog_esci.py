@@ -6,39 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.quality.esci_data import EXAMPLES_SCHEMA, PRODUCTS_SCHEMA
 from catalog.esci import EXAMPLES_FILE, GRADES, PAIR_WEIGHTS, PRODUCTS_FILE, JudgedQuery, prepare, split_queries
 from catalog.pseudo_queries import fold
 from retrieval.contracts.item_files import read_items
 from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput
-
-EXAMPLES = pa.schema(  # the published files' own schemas
-    {
-        "example_id": pa.int64(),
-        "query": pa.string(),
-        "query_id": pa.int64(),
-        "product_id": pa.string(),
-        "product_locale": pa.string(),
-        "esci_label": pa.string(),
-        "small_version": pa.int64(),
-        "large_version": pa.int64(),
-        "split": pa.string(),
-    }
-)
-PRODUCTS = pa.schema(
-    {
-        name: pa.string()
-        for name in (
-            "product_id",
-            "product_title",
-            "product_description",
-            "product_bullet_point",
-            "product_brand",
-            "product_color",
-            "product_locale",
-        )
-    }
-)
 
 
 def example(query_id: int, product: str, label: str = "E", **fields) -> dict:
@@ -52,8 +25,8 @@ def product(product_id: str, **fields) -> dict:
 
 def write(folder, examples: list[dict], products: list[dict]):
     folder.mkdir(exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(examples, schema=EXAMPLES), folder / EXAMPLES_FILE)
-    pq.write_table(pa.Table.from_pylist(products, schema=PRODUCTS), folder / PRODUCTS_FILE, row_group_size=5)
+    pq.write_table(pa.Table.from_pylist(examples, schema=EXAMPLES_SCHEMA), folder / EXAMPLES_FILE)
+    pq.write_table(pa.Table.from_pylist(products, schema=PRODUCTS_SCHEMA), folder / PRODUCTS_FILE, row_group_size=5)
     return folder
 
 

@@ -1,18 +1,16 @@
 """Users and items from tables to lots: generate, train beside popularity, index, recommend by command and over HTTP."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands_in_process import gavel
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
-from typer.testing import CliRunner
 
 from catalog.user_items import read_user_items
-from gavel.cli.main import app
 from gavel.workspace.folders import Workspace
 from gavel.workspace.users_items import retrieve_body
 from gavel.workspace.wiring import open_store
@@ -32,14 +30,6 @@ class Unused:
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         raise AssertionError(f"{texts} were encoded")
-
-
-def gavel(*arguments: str | Path) -> Any:
-    run = CliRunner().invoke(app, [*map(str, arguments), "--json"])
-    if run.exception and not isinstance(run.exception, SystemExit):
-        raise run.exception
-    assert run.exit_code == 0, run.output
-    return json.loads(run.stdout)
 
 
 @pytest.fixture(scope="module")
