@@ -10,7 +10,7 @@
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from itertools import islice
@@ -32,6 +32,7 @@ REJECTS_FILE = "rejects.ndjson"  # rows of the source that break a contract, wit
 SPLITS = ("train", "val", "test")
 MAX_GRADE = 3
 WRITE_BATCH_ROWS = 1 << 16
+ITEM_BATCH_ROWS = 1 << 14  # items have long texts
 
 REMEDY = "make one with `gavel catalog generate` or `gavel catalog prepare`"
 
@@ -317,8 +318,29 @@ def write_catalog(
 
 def write_items(path: Path, items: Iterable[Item]) -> None:
     """Write items as a parquet file under the item contract; missing folders are created."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, _ITEM_SCHEMA, (_flat(item) for item in items))
+    write_item_files(path.parent, [path.name], ((path.name, item) for item in items))
+
+
+def write_item_files(folder: Path, names: Sequence[str], items: Iterable[tuple[str, Item]]) -> None:
+    """Write items to several parquet files at once, so that a long source is read once.
+
+    Args:
+        folder: folder of the files, created if it is missing.
+        names: names of all files; a file without items is written, too.
+        items: (name of the file, item), in any order.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(_open(folder / name, _ITEM_SCHEMA)) for name in names}
+        for name, item in items:
+            rows[name].append(_flat(item))
+            if len(rows[name]) == ITEM_BATCH_ROWS:
+                files[name].write_table(pa.Table.from_pylist(rows[name], schema=_ITEM_SCHEMA))
+                rows[name].clear()
+        for name, rest in rows.items():
+            if rest:
+                files[name].write_table(pa.Table.from_pylist(rest, schema=_ITEM_SCHEMA))
 
 
 def _qrels_rows(split: str, qrels: Qrels) -> Iterator[dict[str, Any]]:
@@ -334,9 +356,13 @@ def _qrels_rows(split: str, qrels: Qrels) -> Iterator[dict[str, Any]]:
 
 def _write(path: Path, schema: pa.Schema, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows in batches, so that memory holds one batch only."""
-    with pq.ParquetWriter(path, schema, compression="zstd") as file:
+    with _open(path, schema) as file:
         for batch in _batches(rows, WRITE_BATCH_ROWS):
             file.write_table(pa.Table.from_pylist(batch, schema=schema))
+
+
+def _open(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(path, schema, compression="zstd")
 
 
 def _batches(rows: Iterable[Mapping[str, Any]], size: int) -> Iterator[list[Mapping[str, Any]]]:

@@ -4,7 +4,7 @@ Every user and every item has a vector of interests. Part of a vector follows fr
 categories of a user, category and brand of an item. The rest is individual and can be learned from interactions only. Prices match
 budgets to some degree, and a few items are popular with everybody. A user's interactions are drawn without replacement from the
 softmax of affinity, price and popularity. The time of an interaction is uniform between the item's listing and the end of the
-year. So items that are listed late have few interactions in train.
+year. So items that are listed late have few interactions in train. The tables may also be CSV.
 
 <folder>/users.parquet         buyer_id, age_group, region, favourite_category, second_category
 <folder>/items.parquet         item_id, category, brand, price, seller_rating, listed_at
@@ -16,21 +16,22 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from numpy.random import Generator
 from numpy.typing import NDArray
 
 from catalog.folder import CATALOG_FILE, replace_folder
+from catalog.user_items import SPLITS, Rows, read_user_items
 from retrieval.errors import InvalidInput
+from retrieval.progress import Progress, ignore_progress
 
 NAME = "interactions"
-REMEDY = "make them with catalog.interactions.generate()"
-SPLITS = ("train", "val", "test")
+REMEDY = "make them with `gavel catalog generate users-items`"
+FORMATS = ("parquet", "csv")
 HELD_OUT = {"val": 0.1, "test": 0.2}  # share of every user's last interactions; at least one each
 
 INTERESTS = 16  # dimensions of the vectors of interests
@@ -41,10 +42,10 @@ AFFINITY = 9.0  # log-odds of a perfect match against an indifferent one
 BUDGET = 0.35  # log-odds lost per squared deviation of price from budget
 ZIPF = 0.6  # popularity falls with rank ** -ZIPF
 INTERACTIONS, MIN_INTERACTIONS, MAX_INTERACTIONS = 28, 10, 120  # per user: median and limits
+MIN_PER_USER = 3  # one for each split
 LATE = 0.25  # share of items that are listed during the year
 START, DAYS = datetime(2025, 11, 1, tzinfo=UTC), 365
 
-Rows = list[dict[str, Any]]
 Numbers = NDArray[np.float64]
 
 
@@ -54,6 +55,7 @@ class InteractionFolder:
     Attributes:
         path: the folder.
         seed: seed of the generation.
+        tables: users, items and interactions, as read_user_items() returns them.
         users: one row of features per user, with the names of the columns of users.parquet.
         items: one row of features per item, with the names of the columns of items.parquet.
     """
@@ -73,8 +75,9 @@ class InteractionFolder:
         if not isinstance(values, dict) or values.get("name") != NAME:
             raise InvalidInput(f"{self.path} is a catalogue of another kind; {REMEDY}")
         self.seed: int = values["seed"]
-        self.users: Rows = self._table("users").to_pylist()
-        self.items: Rows = self._table("items").to_pylist()
+        self.tables = read_user_items(self.path)
+        self.users: Rows = self.tables.users.rows
+        self.items: Rows = self.tables.items.rows
 
     def interactions(self, split: str) -> NDArray[np.int64]:
         """Return the interactions of a split in order of time: (N, 2), indices into users and items.
@@ -86,20 +89,21 @@ class InteractionFolder:
         """
         if split not in SPLITS:
             raise InvalidInput(f"interactions have no split {split!r}; they have {', '.join(SPLITS)}")
-        table = self._table("interactions")
-        table = table.filter(pc.equal(table["split"], split))
-        ids = {"buyer_id": self.users, "item_id": self.items}
-        columns = [pc.index_in(table[name], pa.array([row[name] for row in rows])).to_numpy() for name, rows in ids.items()]
-        return np.stack(columns, axis=1).astype(np.int64)
-
-    def _table(self, name: str) -> pa.Table:
-        try:
-            return pq.read_table(self.path / f"{name}.parquet")
-        except (OSError, pa.ArrowException) as error:
-            raise InvalidInput(f"{self.path}: {name}.parquet cannot be read ({error}); {REMEDY}") from error
+        assert self.tables.splits is not None
+        pairs: NDArray[np.int64] = self.tables.pairs[self.tables.splits == split]
+        return pairs
 
 
-def generate(folder: Path, *, users: int = 3000, items: int = 2000, seed: int = 7) -> InteractionFolder:
+def generate(
+    folder: Path,
+    *,
+    users: int = 3000,
+    items: int = 2000,
+    seed: int = 7,
+    per_user: int | None = None,
+    form: str = "parquet",
+    progress: Progress = ignore_progress,
+) -> InteractionFolder:
     """Write users, items and interactions. The complete tables replace an older set in the folder.
 
     Args:
@@ -107,23 +111,32 @@ def generate(folder: Path, *, users: int = 3000, items: int = 2000, seed: int = 
         users: number of users, >= 1.
         items: number of items, >= 100, so that no user runs out of items.
         seed: the same seed and sizes give the same tables.
+        per_user: interactions of every user, 3 to a fifth of the items; None draws about 30, 10 to 120.
+        form: parquet or csv.
+        progress: called with (users done, users).
 
     Returns:
-        The folder; a user has about 30 interactions, 10 to 120 (at most a fifth of the items).
+        The folder.
 
     Raises:
-        InvalidInput: a number is too small, or the folder holds other things.
+        InvalidInput: a number is out of its range, there is no such form, or the folder holds other things.
     """
     if users < 1 or items < 100:
         raise InvalidInput(f"{users} users and {items} items are too few; ask for at least 1 and 100")
+    if per_user is not None and not MIN_PER_USER <= per_user <= items // 5:
+        raise InvalidInput(
+            f"{per_user} interactions per user are out of range for {items} items; ask for {MIN_PER_USER} to {items // 5}"
+        )
+    if form not in FORMATS:
+        raise InvalidInput(f"tables are written as {' or '.join(FORMATS)}, not as {form!r}")
     random = np.random.default_rng(seed)
     corpus = _draw_items(items, random)
     buyers = _draw_users(users, corpus, random)
     with replace_folder(folder) as building:
-        _write(building / "users.parquet", buyers.rows)
-        _write(building / "items.parquet", corpus.rows)
-        _write(building / "interactions.parquet", _draw_interactions(buyers, corpus, random))
-        card = {"name": NAME, "seed": seed, "users": users, "items": items}
+        _write(building / f"users.{form}", buyers.rows)
+        _write(building / f"items.{form}", corpus.rows)
+        _write(building / f"interactions.{form}", _draw_interactions(buyers, corpus, random, per_user, progress))
+        card = {"name": NAME, "seed": seed, "users": users, "items": items, "per_user": per_user}
         (building / CATALOG_FILE).write_text(json.dumps(card, indent=2) + "\n")
     return InteractionFolder(folder)
 
@@ -132,6 +145,8 @@ def generate(folder: Path, *, users: int = 3000, items: int = 2000, seed: int = 
 class _Items:
     rows: Rows
     interests: Numbers  # (I, INTERESTS), unit length
+    tables: Numbers  # (I, INTERESTS), mean of the interests, given category and brand
+    listed: Numbers  # (I,) day of the listing
     price: Numbers  # (I,) log price in standard deviations of its category
     popularity: Numbers  # (I,) log-odds
     centres: Numbers  # (CATEGORIES, INTERESTS), unit length
@@ -141,6 +156,7 @@ class _Items:
 class _Users:
     rows: Rows
     interests: Numbers  # (U, INTERESTS), unit length
+    tables: Numbers  # (U, INTERESTS), mean of the interests, given age group, region and favourite categories
     budget: Numbers  # (U,) preferred log price, in standard deviations of a category
 
 
@@ -149,7 +165,8 @@ def _draw_items(count: int, random: Generator) -> _Items:
     category = random.choice(CATEGORIES, count, p=_zipf(CATEGORIES, 0.5))
     brand = random.choice(BRANDS, count, p=_zipf(BRANDS, 0.5))
     own = _unit(random, count)
-    interests = _normalise(0.6 * centres[category] + 0.4 * makers[brand] + OWN * own)
+    shared = 0.6 * centres[category] + 0.4 * makers[brand]
+    interests = _normalise(shared + OWN * own)
     price = random.normal(size=count)
     popularity = -ZIPF * np.log1p(random.permutation(count))
     rating = 3.8 + 0.35 * _standardise(popularity) + random.normal(0, 0.4, count)
@@ -166,7 +183,8 @@ def _draw_items(count: int, random: Generator) -> _Items:
         }
         for i in range(count)
     ]
-    return _Items(rows, interests, price, popularity, centres)
+    days = np.round(listed * 86400) / 86400  # in whole seconds, as the table says
+    return _Items(rows, interests, _mean_interests(shared), days, price, popularity, centres)
 
 
 def _draw_users(count: int, corpus: _Items, random: Generator) -> _Users:
@@ -174,7 +192,8 @@ def _draw_users(count: int, corpus: _Items, random: Generator) -> _Users:
     age, region = random.integers(len(AGE_GROUPS), size=count), random.choice(REGIONS, count, p=_zipf(REGIONS, 0.7))
     taste = np.argsort(-corpus.centres @ ages[age].T + random.gumbel(0, 0.4, (CATEGORIES, count)), axis=0)[:2]  # (2, U)
     liked = 0.6 * corpus.centres[taste[0]] + 0.3 * corpus.centres[taste[1]]
-    interests = _normalise(liked + 0.2 * ages[age] + 0.3 * regions[region] + OWN * _unit(random, count))
+    shared = liked + 0.2 * ages[age] + 0.3 * regions[region]
+    interests = _normalise(shared + OWN * _unit(random, count))
     budget = 0.6 * (age - 2.5) / 1.7 + random.normal(0, 0.8, count)
     rows = [
         {
@@ -186,27 +205,72 @@ def _draw_users(count: int, corpus: _Items, random: Generator) -> _Users:
         }
         for u in range(count)
     ]
-    return _Users(rows, interests, budget)
+    return _Users(rows, interests, _mean_interests(shared), budget)
 
 
-def _draw_interactions(buyers: _Users, corpus: _Items, random: Generator) -> Rows:
+def _draw_interactions(buyers: _Users, corpus: _Items, random: Generator, per_user: int | None, progress: Progress) -> Rows:
     """Return the interactions of all users by time, with their splits."""
-    listed = np.array([(row["listed_at"] - START) / timedelta(days=1) for row in corpus.rows])
     limit = min(MAX_INTERACTIONS, len(corpus.rows) // 5)
     rows = []
     for user, row in enumerate(buyers.rows):
         log_odds = AFFINITY * corpus.interests @ buyers.interests[user] + corpus.popularity
         log_odds -= BUDGET * (corpus.price - buyers.budget[user]) ** 2
-        count = int(np.clip(random.lognormal(np.log(INTERACTIONS), 0.5), MIN_INTERACTIONS, limit))
+        count = per_user or int(np.clip(random.lognormal(np.log(INTERACTIONS), 0.5), MIN_INTERACTIONS, limit))
         # the largest log-odds plus Gumbel noise are a sample from their softmax without replacement (Vieira 2014)
         sample = np.argpartition(-(log_odds + random.gumbel(size=len(log_odds))), count - 1)[:count]
-        days = random.uniform(listed[sample], DAYS)
+        days = random.uniform(corpus.listed[sample], DAYS)
         tests, vals = (max(1, round(share * count)) for share in (HELD_OUT["test"], HELD_OUT["val"]))
         splits = ["train"] * (count - vals - tests) + ["val"] * vals + ["test"] * tests
         for item, day, split in zip(sample[np.argsort(days)], np.sort(days), splits, strict=True):
             event = {"event_type": "purchase", "timestamp": _moment(day), "split": split}
             rows.append({"buyer_id": row["buyer_id"], "item_id": corpus.rows[item]["item_id"], **event})
+        progress(user + 1, len(buyers.rows))
     return sorted(rows, key=lambda row: row["timestamp"])
+
+
+class TrueTastes:
+    """The log-odds from which a set was drawn: the scores of the best model that can exist."""
+
+    def __init__(self, folder: InteractionFolder) -> None:
+        """Draw users and items of a set again, by its seed and sizes."""
+        random = np.random.default_rng(folder.seed)
+        self._items = _draw_items(len(folder.items), random)
+        self._users = _draw_users(len(folder.users), self._items, random)
+        if self._users.rows != folder.users or self._items.rows != folder.items:
+            raise InvalidInput(f"{folder.path} is not what its seed gives with this version; {REMEDY}")
+        times = folder.tables.times
+        assert times is not None
+        is_earlier = folder.tables.splits != "test"
+        self._last = np.zeros(len(folder.users))  # (U,) day of each user's last interaction before the test interactions
+        np.maximum.at(self._last, folder.tables.pairs[is_earlier, 0], times[is_earlier] - START.timestamp() / 86400)
+
+    def score(self, users: NDArray[np.int64], *, only_tables: bool = False) -> NDArray[np.float32]:
+        """Return the log-odds that items are among the users' test interactions, (B, I), up to a constant for each user.
+
+        The ranking by these log-odds has the greatest expected recall of all rankings that know a user's interactions before. An
+        item listed late is the likelier in the test interactions, because it cannot have been sold before.
+
+        Args:
+            users: (B,) indices of users.
+            only_tables: True replaces interests by their mean given the tables, popularity by its mean, and budgets by their mean
+                given age: the tastes that a model can know without interactions.
+        """
+        items, buyers = self._items, self._users
+        if only_tables:
+            log_odds = AFFINITY * buyers.tables[users] @ items.tables.T
+            ages = np.array([AGE_GROUPS.index(buyers.rows[user]["age_group"]) for user in users])
+            budget = 0.6 * (ages - 2.5) / 1.7
+        else:
+            log_odds = AFFINITY * buyers.interests[users] @ items.interests.T + items.popularity
+            budget = buyers.budget[users]
+        log_odds -= BUDGET * (items.price - budget[:, None]) ** 2
+        left = DAYS - np.maximum(items.listed, self._last[users, None])  # (B, I) days of sale after the user's last interaction
+        return np.asarray(log_odds + np.log(left / (DAYS - items.listed)), dtype=np.float32)
+
+
+def _mean_interests(shared: Numbers) -> Numbers:
+    """Return the mean interests, (N, INTERESTS), of those with this shared part, about: individual parts have random directions."""
+    return np.asarray(shared / np.sqrt((shared**2).sum(axis=1, keepdims=True) + OWN**2))
 
 
 def _unit(random: Generator, count: int) -> Numbers:
@@ -233,4 +297,8 @@ def _moment(day: float) -> datetime:
 
 
 def _write(path: Path, rows: Rows) -> None:
-    pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")
+    table = pa.Table.from_pylist(rows)
+    if path.suffix == ".csv":
+        pa_csv.write_csv(table, path)
+    else:
+        pq.write_table(table, path, compression="zstd")

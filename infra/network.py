@@ -86,7 +86,7 @@ class Network(Construct):
         endpoints = self._group("Endpoints", "Interface endpoints of Gavel")
         endpoints.add_ingress_rule(self.functions, HTTPS, "Lambdas ask Firehose and the re-ranker")
         services = {"Firehose": ec2.InterfaceVpcEndpointAwsService.KINESIS_FIREHOSE}
-        if stage.reranker:
+        if stage.reranker and stage.reranker.model_key:
             services["SageMakerRuntime"] = ec2.InterfaceVpcEndpointAwsService.SAGEMAKER_RUNTIME
         for id, service in services.items():
             self.vpc.add_interface_endpoint(id, service=service, security_groups=[endpoints], open=False)

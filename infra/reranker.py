@@ -1,4 +1,4 @@
-"""The re-rank endpoint: a booster on SageMaker, deployed only if the stage names one."""
+"""The re-rank endpoint: a booster on SageMaker, deployed once a re-ranker is published."""
 
 from aws_cdk import Aws, Duration, Fn
 from aws_cdk import aws_applicationautoscaling as autoscaling
@@ -39,10 +39,12 @@ class Reranker(Construct):
         alarms: alarms of errors and latency, which can roll a deployment back.
     """
 
-    def __init__(self, scope: Construct, id: str, *, stage: Stage, store: ItemStore, artefact: RerankerArtefact) -> None:
+    def __init__(
+        self, scope: Construct, id: str, *, stage: Stage, store: ItemStore, artefact: RerankerArtefact, model_key: str
+    ) -> None:
         super().__init__(scope, id)
         self.name = f"gavel-{stage.name}-reranker"
-        self._stage, self._store, self._artefact = stage, store, artefact
+        self._stage, self._store, self._artefact, self._model_key = stage, store, artefact, model_key
         self.alarms = self._guards()
         model = self._model()
         config = sagemaker.CfnEndpointConfig(
@@ -75,7 +77,7 @@ class Reranker(Construct):
             enable_network_isolation=True,
             primary_container={
                 "image": Fn.sub(self._artefact.image),
-                "modelDataUrl": f"s3://{self._store.towers.bucket_name}/{self._artefact.model_key}",
+                "modelDataUrl": f"s3://{self._store.towers.bucket_name}/{self._model_key}",
                 "environment": SCRIPT_MODE,
             },
         )
@@ -86,7 +88,7 @@ class Reranker(Construct):
         """Create the role, which may read one artefact, pull the image, and write logs and captured requests."""
         role = iam.Role(self, "Role", assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com"))
         store = self._store
-        artefact = store.towers.arn_for_objects(self._artefact.model_key)
+        artefact = store.towers.arn_for_objects(self._model_key)
         role.add_to_policy(iam.PolicyStatement(actions=["s3:GetObject"], resources=[artefact]))
         allow_container(role, self._artefact.image, f"log-group:/aws/sagemaker/Endpoints/{self.name}:*")
         if self._stage.retain_data:

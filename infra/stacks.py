@@ -76,9 +76,11 @@ class Serving(Stack):
             index=storage.index,
             settings=replace(base, embeddings_bucket=storage.store.embeddings.bucket_name),
         )
-        self.reranker: Reranker | None = None  # without a re-ranker, searches answer in first-stage order
-        if stage.reranker:
-            self.reranker = Reranker(self, "Reranker", stage=stage, store=storage.store, artefact=stage.reranker)
+        self.reranker: Reranker | None = None  # until a re-ranker is published, searches answer in first-stage order
+        if stage.reranker and stage.reranker.model_key:
+            self.reranker = Reranker(
+                self, "Reranker", stage=stage, store=storage.store, artefact=stage.reranker, model_key=stage.reranker.model_key
+            )
         self.events = EventStream(self, "EventStream", stage=stage, store=storage.store)
         of_queries = replace(
             base,

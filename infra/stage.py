@@ -3,7 +3,7 @@
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from retrieval.config.settings import ITEM_FILE_VARIABLES, PREFIX, QueryTowerKind, ScoringParameters, write_pairs
@@ -11,6 +11,7 @@ from retrieval.errors import InvalidSettings
 from retrieval.text.languages import IndexLanguage
 
 ApiAuth = Literal["api_key", "iam"]
+RERANKER_CONTEXT = "gavel:reranker:"  # with the stage's name: a key of cdk.context.json (gavel/workspace/cdk_context.py)
 
 
 class StageError(ValueError):
@@ -22,14 +23,16 @@ class RerankerArtefact:
     """A trained re-ranker that a stage serves.
 
     Attributes:
-        model_key: key of model.tar.gz in the towers bucket; the archive holds the booster and its inference script.
+        model_key: key of model.tar.gz in the towers bucket; the archive holds the booster and its inference script. None (absent
+            in cdk.json) takes the key that `gavel aws publish-ranker` wrote into cdk.context.json; without one there is no
+            endpoint yet.
         image: container image URI, which may contain `${AWS::Region}` and `${AWS::URLSuffix}`.
         instance: instance type, such as "ml.c7i.large".
         instances: minimum number of instances, > 0.
         most_instances: maximum number of instances.
     """
 
-    model_key: str
+    model_key: str | None
     image: str
     instance: str
     instances: int
@@ -74,7 +77,8 @@ class Stage:
         rebuild_hours: hours after which that job is stopped, 1 to 120.
         schedules: expressions of EventBridge Scheduler; the later schedules find a late file.
         schedule_timezone: IANA name of the schedules' time zone; the date of a night is always the UTC date.
-        reranker: re-ranker to serve; None (absent in cdk.json) if none is trained, then searches answer in first-stage order.
+        reranker: re-ranker to serve once one is published; None (absent in cdk.json) serves none, then searches answer in
+            first-stage order.
         log_retention_days: days for which log groups keep lines.
         expiry_days: days after which objects of expiring buckets, and old versions of all objects, are deleted.
         alarm_email: e-mail address for alarms and notices; None (absent in cdk.json) for no e-mail.
@@ -178,17 +182,27 @@ class Stage:
         return variables
 
 
-def read_stage(stages: Any, name: Any) -> Stage:
+def read_stage(stages: Any, name: Any, published_reranker: Any = None) -> Stage:
     """Read one stage of the context's `stages`.
 
     Args:
         stages: stage name -> values, as in cdk.json.
         name: name of the stage.
+        published_reranker: key of the re-ranker that was published last, from cdk.context.json; None if none was. A `model_key`
+            in cdk.json overrides it.
     """
     if not isinstance(stages, Mapping) or name not in stages:
         have = ", ".join(stages) if isinstance(stages, Mapping) else "none"
         raise StageError(f"cdk.json has no stage {name!r}; it has {have}: pass -c stage=NAME")
-    return Stage(name=name, **_values(Stage, stages[name], f"stages.{name}", exclude={"name"}))
+    stage = Stage(name=name, **_values(Stage, stages[name], f"stages.{name}", exclude={"name"}))
+    if stage.reranker is None or stage.reranker.model_key or published_reranker is None:
+        return stage
+    if not isinstance(published_reranker, str) or not published_reranker.endswith(".tar.gz"):
+        raise StageError(
+            f"{RERANKER_CONTEXT}{name} of cdk.context.json is {published_reranker!r}; it must be the key of a model.tar.gz: "
+            f"`gavel aws publish-ranker --stage {name}` writes it"
+        )
+    return replace(stage, reranker=replace(stage.reranker, model_key=published_reranker))
 
 
 def _values(kind: type, values: Mapping[str, Any], where: str, exclude: frozenset[str] | set[str] = frozenset()) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def save_small_item_tower(out: Path, *, seed: int = 0, use_image: bool = True, *
     config = replace(small_config(use_image=use_image), **changes)
     tokenizer = train_wordpiece([WORDS], config.vocabulary)
     text = replace(config.text, config={**config.text.config, "vocab_size": tokenizer.get_vocab_size()})
-    empty = {name: lambda tower, path: path.touch() for name in ("export_query_tower", "export_image_tower")}
+    empty = {name: lambda tower, path, *bits: path.touch() for name in ("export_query_tower", "export_image_tower")}
     with patch.multiple("models.artefacts.tower_files", **empty):  # the exports take seconds
         return save_towers(TwoTowers(replace(config, text=text)), tokenizer, out)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from benchmarks.cli.ann import ann
+from benchmarks.cli.esci import esci
 from benchmarks.cli.filters import filters
 from benchmarks.cli.repetitions import batches, caches
 from gavel.workspace.console import console, notes, progress, show_table
@@ -30,6 +31,7 @@ bench_app.command()(ann)
 bench_app.command()(filters)
 bench_app.command()(batches)
 bench_app.command()(caches)
+bench_app.command()(esci)
 
 
 @bench_app.command()
@@ -169,6 +171,28 @@ def query(
         print_json(result.to_dict())
     else:
         _show_query_path(result, reranked=ranker is not None)
+
+
+@bench_app.command()
+def habits(
+    seeds: Annotated[int, typer.Option(min=1, help="Repetitions with other lots, buyers and clicks.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Compare re-rankers with and without the features of a known buyer, on clicks of simulated buyers."""
+    from benchmarks.quality.known_buyers import SYSTEMS, run_benchmark
+
+    result = run_benchmark(seeds)
+    if as_json:
+        print_json(result.to_dict())
+        return
+    for kind in result.known:
+        rows = [
+            (s, f"{result.known[kind][s]:.3f}", f"{result.anonymous[kind][s]:.3f}", f"{result.accepted[kind][s]} of {seeds}")
+            for s in SYSTEMS
+        ]
+        header = ("features", "nDCG@10, known", "nDCG@10, anonymous", "trained on known buyers")
+        show_table(f"buyers {kind}: {result.lists} test lists, {seeds} seeds", header, rows)
+    console.print(f"{result.machine}; {result.date}", style="dim", highlight=False, soft_wrap=True)
 
 
 @bench_app.command()

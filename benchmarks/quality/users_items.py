@@ -24,7 +24,16 @@ from benchmarks.machine import describe_machine
 from benchmarks.measurement import QualityResult, mean_and_sd_of_runs, show_scores
 from catalog.interactions import START, InteractionFolder, generate
 from gavel.workspace.console import console, progress, show_table
-from models.training.features import FeatureColumns, FeatureTrainingConfig, InteractionData, mine, recall, train_feature_towers
+from models.config.features import FeatureTrainingConfig
+from models.data.pair_table import PairTable
+from models.training.features import (
+    FeatureColumns,
+    FeatureTowers,
+    InteractionData,
+    mine,
+    train_feature_towers,
+)
+from models.training.held_out_ranks import held_out_recall
 from retrieval.evaluation.metrics import evaluate_per_query
 
 POPULARITY, IN_BATCH, CORRECTED = "popularity", "in-batch", "in-batch + log q"
@@ -61,12 +70,8 @@ def rankings(folder: InteractionFolder, config: FeatureTrainingConfig, step: Ste
         The name of a system and its (U, I) scores.
     """
     data = load_data(folder)
-    relevant = table(folder, "val")
-
-    def selection_metric(scores: Tensor) -> float:
-        return float(recall(scores, data.taken, relevant).mean())
-
-    yield POPULARITY, data.taken.sum(0).float().expand(data.taken.shape)
+    selection_metric = val_recall(folder, data)
+    yield POPULARITY, data.taken.item_counts().float().expand(data.taken.shape)
     for plain, with_mined, correct in ((IN_BATCH, MINED, False), (CORRECTED, CORRECTED_MINED, True)):
         training = replace(config, correct_popularity=correct)
         start = train_feature_towers(data, training, selection_metric).towers
@@ -77,18 +82,26 @@ def rankings(folder: InteractionFolder, config: FeatureTrainingConfig, step: Ste
             step()
 
 
-def table(folder: InteractionFolder, *splits: str) -> Tensor:
-    """Return a (U, I) bool table, True if the user took the item in one of the splits."""
-    taken = torch.zeros(len(folder.users), len(folder.items), dtype=torch.bool)
-    for split in splits:
-        users, items = folder.interactions(split).T
-        taken[users, items] = True
-    return taken
+def val_recall(folder: InteractionFolder, data: InteractionData) -> Callable[[FeatureTowers], float]:
+    """Return the selection metric: mean Recall@50 of the val interactions."""
+    held_out = table(folder, "val")
+
+    def measure_towers(towers: FeatureTowers) -> float:
+        users, items = towers.vectors(data)
+        return float(held_out_recall(lambda block: users[block] @ items.T, data.taken, held_out, [DEPTH]).mean())
+
+    return measure_towers
+
+
+def table(folder: InteractionFolder, *splits: str) -> PairTable:
+    """Return the interactions of the splits as a table."""
+    pairs = np.concatenate([folder.interactions(split) for split in splits])
+    return PairTable(pairs, len(folder.users), len(folder.items))
 
 
 def measure(folder: InteractionFolder, scores: Mapping[str, Tensor]) -> Values:
     """Return every system's values per user on the test interactions. A user's train and val items are left out of the lists."""
-    hidden, relevant = table(folder, "train", "val"), table(folder, "test")
+    hidden, relevant = table(folder, "train", "val").table(), table(folder, "test").table()
     grades = {str(user): dict.fromkeys(map(str, row.nonzero().flatten().tolist()), 2) for user, row in enumerate(relevant)}
     values: Values = {}
     for system, ranking in scores.items():

@@ -1,7 +1,7 @@
 """AWS clients, translation of boto's errors, and the outputs of a stage's stacks."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -75,8 +75,12 @@ class DeployedStage:
         return self.outputs[name]
 
 
-def deployed_stage(name: str) -> DeployedStage:
+def deployed_stage(name: str, stacks: Sequence[str] = STACKS) -> DeployedStage:
     """Read the outputs of a stage's stacks.
+
+    Args:
+        name: name of the stage.
+        stacks: last words of the stacks' names.
 
     Raises:
         InvalidInput: the stage is not deployed in this account and region.
@@ -84,7 +88,7 @@ def deployed_stage(name: str) -> DeployedStage:
     """
     formation = client("cloudformation")
     outputs: dict[str, str] = {}
-    for stack in STACKS:
+    for stack in stacks:
         outputs |= _outputs(formation, f"Gavel-{name}-{stack}", name)
     return DeployedStage(name, outputs)
 

@@ -55,6 +55,11 @@ class Bucket:
         with aws_errors(f"{self}/{key}"):
             self._s3.put_object(Bucket=self.name, Key=key, Body=json.dumps(value).encode(), ContentType="application/json")
 
+    def write(self, key: str, content: bytes) -> None:
+        """Write an object."""
+        with aws_errors(f"{self}/{key}"):
+            self._s3.put_object(Bucket=self.name, Key=key, Body=content)
+
     def download(self, prefix: str, folder: Path, progress: Callable[[int, int], None] | None = None) -> int:
         """Download the objects below a prefix. They never change, so existing files are skipped.
 

@@ -19,7 +19,7 @@ aws_app = typer.Typer(no_args_is_help=True, help="Work with a deployed stage: jo
 Stage = Annotated[str, typer.Option(help="Name of the stage, as it was deployed.")]
 Day = Annotated[str, typer.Option("--date", help="Date of the lots, such as 2026-11-21.")]
 Instance = Annotated[str | None, typer.Option(help="Instance type; the first type of the stage's ladder by default.")]
-NAME_IN_CDK_JSON = "name the model_key in cdk.json (docs/operations.md#the-re-ranker), then `npx cdk deploy --all`"
+DEPLOY_RANKER = "`npx cdk deploy --all -c stage={}` serves it; commit {}, so that later deployments keep it"
 Wait = Annotated[bool, typer.Option(help="Show the job's log until it ends.")]
 
 
@@ -90,17 +90,24 @@ def publish(
 def publish_ranker(
     tower: Annotated[str | None, typer.Argument(help="tower_id of the re-ranker; the current tower by default.")] = None,
     stage: Stage = "dev",
+    context: Annotated[
+        Path | None, typer.Option(help="Context file to name the re-ranker in; the checkout's cdk.context.json by default.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Pack a tower's re-ranker for the endpoint and upload it to the stage's bucket; put the printed key into cdk.json."""
+    """Pack a tower's re-ranker for the endpoint, upload it, and name it in cdk.context.json for the next deployment."""
     from gavel.aws.account import deployed_stage
     from gavel.aws.rankers import upload_ranker
     from gavel.aws.towers import tower_in_bucket
+    from gavel.workspace.cdk_context import CONTEXT_FILE, name_reranker
 
     deployed = deployed_stage(stage)
     tower_id = tower or tower_in_bucket(deployed, None)
     key, uploaded = upload_ranker(deployed, Workspace(Settings.from_env()).ranker(tower_id), tower_id)
-    report({"tower_id": tower_id, "model_key": key, "uploaded": uploaded, "next": NAME_IN_CDK_JSON}, as_json)
+    path = context or CONTEXT_FILE
+    named = name_reranker(stage, key, path)
+    answer = {"tower_id": tower_id, "model_key": key, "uploaded": uploaded, "context": str(path), "changed": named}
+    report({**answer, "next": DEPLOY_RANKER.format(stage, path.name)}, as_json)
 
 
 @aws_app.command()

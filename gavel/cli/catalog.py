@@ -1,7 +1,7 @@
 """`gavel catalog …`: catalogues to try Gavel on."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -10,21 +10,46 @@ from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, Seed, print_json, report
 from processing.command_line import ColumnsOption, DatesOption, DecimalOption, EncodingOption, read_options
 from retrieval.config.settings import Settings
+from retrieval.errors import InvalidInput
 
 catalog_app = typer.Typer(no_args_is_help=True, help="Make catalogues to try Gavel on.")
 
 
 @catalog_app.command()
 def generate(
-    out: Annotated[Path | None, typer.Option(help="Folder to write; <home>/catalogs/synthetic by default.")] = None,
+    what: Annotated[
+        Literal["lots", "users-items"], typer.Argument(help="lots, or users-items: tables for `gavel train users-items`.")
+    ] = "lots",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; <home>/catalogs/synthetic, or <home>/users-items/synthetic, by default.")
+    ] = None,
     lots: Annotated[int, typer.Option(min=1, help="Number of lots.")] = 2_000,
+    users: Annotated[int | None, typer.Option(min=1, help="users-items: number of users; 10,000.")] = None,
+    items: Annotated[int | None, typer.Option(min=100, help="users-items: number of items; 100,000.")] = None,
+    interactions: Annotated[int | None, typer.Option(min=3, help="users-items: interactions of every user; 20.")] = None,
+    form: Annotated[str | None, typer.Option("--format", help="users-items: parquet (default) or csv.")] = None,
     seed: Seed = 7,
     as_json: Json = False,
 ) -> None:
-    """Write a synthetic catalogue: lots with rendered photos, judged queries, buyers' clicks."""
+    """Write a synthetic catalogue (lots with rendered photos, judged queries, clicks), or tables of users, items, interactions."""
+    workspace = Workspace(Settings.from_env())
+    if what == "users-items":
+        from catalog import interactions as users_items
+
+        sizes = {"users": users or 10_000, "items": items or 100_000, "per_user": interactions or 20}
+        with progress("users") as step:
+            tables = users_items.generate(
+                out or workspace.tables / "synthetic", **sizes, form=form or "parquet", seed=seed, progress=step
+            )
+        counts = {"users": len(tables.users), "items": len(tables.items), "interactions": len(tables.tables.pairs)}
+        report({"tables": str(tables.path), **counts, "next": f"gavel train users-items --catalog {tables.path}"}, as_json)
+        return
+    options = {"users": users, "items": items, "interactions": interactions, "format": form}
+    if given := [name for name, value in options.items() if value is not None]:
+        raise InvalidInput(f"--{given[0]} belongs to `gavel catalog generate users-items`; leave it out")
     from catalog import synthetic
 
-    folder = out or Workspace(Settings.from_env()).catalogs / "synthetic"
+    folder = out or workspace.catalogs / "synthetic"
     with progress("lots") as step:
         catalog = synthetic.generate(folder, lots=lots, seed=seed, progress=step)
     report({"catalog": str(catalog.path), "lots": lots, "examples": catalog.example_queries}, as_json)
@@ -37,6 +62,9 @@ def prepare(
     out: Annotated[Path | None, typer.Option(help="Folder to write; <home>/catalogs/<source> by default.")] = None,
     locale: Annotated[str | None, typer.Option(help="esci: us (default), es or jp.")] = None,
     version: Annotated[str | None, typer.Option(help="esci: small (default) or large.")] = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="esci: products that test queries search: judged (default), or all of the locale.")
+    ] = None,
     folds: Annotated[
         int | None, typer.Option(min=2, help="chorus: number of parts that the judged queries are divided into; 5.")
     ] = None,
@@ -60,7 +88,7 @@ def prepare(
     from gavel.workspace.catalog_sources import UNITS, Preparation
 
     reading = read_options(columns, decimal, dates, encoding)
-    preparation = Preparation(source, data, seed, locale, version, folds, fold, items, language, reading)
+    preparation = Preparation(source, data, seed, locale, version, folds, fold, items, language, reading, corpus)
     with progress(UNITS.get(source, "reading")) as step:
         catalog = preparation.run(out or Workspace(Settings.from_env()).catalogs / preparation.name, step)
     values = {"catalog": str(catalog.path), **summarise(catalog), "examples": catalog.example_queries}

@@ -9,6 +9,7 @@ import typer
 from gavel.workspace.console import console, show_table
 from gavel.workspace.entry import EXIT_ERROR, say
 from gavel.workspace.options import Json, print_json
+from retrieval.errors import InvalidInput
 
 if TYPE_CHECKING:
     from gavel.cost.bill import Bill
@@ -33,6 +34,9 @@ def cost(
     templates: Annotated[
         Path | None, typer.Option(help="Folder of templates, such as cdk.out/prod; by default the templates are synthesised anew.")
     ] = None,
+    reranker: Annotated[
+        bool, typer.Option("--reranker", help="Include the re-rank endpoint even if no re-ranker is published yet.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Print the costs of a stage per month and per night: every resource of its templates times the price table."""
@@ -43,7 +47,9 @@ def cost(
 
     with tempfile.TemporaryDirectory(prefix="gavel-cost-") as folder:
         if templates is None:
-            synthesise(stage, Path(folder))
+            synthesise(stage, Path(folder), reranker)
+        elif reranker:
+            raise InvalidInput("--reranker is for templates that are synthesised anew; leave --templates out")
         resources = read_templates(templates or Path(folder))
     bill = make_bill(resources, load_prices(), Usage(items_per_night, queries_per_month, items_per_second))
     print_json({"stage": stage, **bill.to_dict()}) if as_json else show_bill(stage, bill)

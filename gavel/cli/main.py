@@ -25,6 +25,7 @@ from gavel.cli.serve import serve
 from gavel.cli.towers import encode, towers_app
 from gavel.cli.train import train
 from gavel.cli.train_towers import adapt, mine
+from gavel.cli.train_users_items import recommend
 from gavel.cli.tune import tune_app
 from gavel.workspace.config_file import use_config
 from gavel.workspace.console import show_answer
@@ -60,6 +61,7 @@ app.command()(compare)
 app.command()(sanity)
 app.command()(encode)
 app.command()(mine)
+app.command()(recommend)
 app.command()(cost)
 
 PROMPT = "search> "

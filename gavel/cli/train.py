@@ -9,6 +9,7 @@ from catalog.folder import CatalogFolder
 from gavel.cli.train_buyers import train_buyers
 from gavel.cli.train_reranker import train_on_events, train_reranker
 from gavel.cli.train_towers import Margin, NoMargin, PerQuery, train_rounds, train_towers
+from gavel.cli.train_users_items import train_users_items
 from gavel.workspace import pipeline
 from gavel.workspace.folders import Workspace
 from gavel.workspace.options import CatalogOption, Json, Seed
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 
 def train(
-    what: Annotated[str, typer.Argument(help="towers, or the reranker or buyers (buyer tower) of the live index.")] = "towers",
+    what: Annotated[
+        str,
+        typer.Argument(help="towers; reranker or buyers (buyer tower) of the live index; or users-items (towers over tables)."),
+    ] = "towers",
     catalog: CatalogOption = None,
     preset: Annotated[str, typer.Option(help="Architecture: compact, minilm, multilingual, distilbert-resnet50, …")] = "compact",
     text_only: Annotated[bool, typer.Option("--text-only", help="Train without photos.")] = False,
@@ -92,6 +96,14 @@ def train(
         list[Path] | None,
         typer.Option(help="Train buyers on these events (CSV, NDJSON, parquet) instead of a catalogue's clicks; may be repeated."),
     ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="last|time|user|column",
+            help="For train users-items: val and test are each user's last interactions, the last in time, those of some users, "
+            "or as the column split says; by default as the column says, else last.",
+        ),
+    ] = None,
     heads: Annotated[int | None, typer.Option(min=1, max=16, help="Attention heads, for train buyers; 1.")] = None,
     force: Annotated[
         bool, typer.Option("--force", help="With --from-events: save the re-ranker even if the comparisons reject it.")
@@ -111,8 +123,15 @@ def train(
 ) -> None:
     """Train item and query tower on a catalogue, or the re-ranker or the buyer tower on clicks, judgments or events."""
     workspace = Workspace(Settings.from_env())
-    if what not in ("towers", "reranker", "buyers"):
-        raise InvalidInput(f"there is no {what!r} to train; train towers, reranker or buyers")
+    if what not in ("towers", "reranker", "buyers", "users-items"):
+        raise InvalidInput(f"there is no {what!r} to train; train towers, reranker, buyers or users-items")
+    if what == "users-items":
+        sizes = {"dimensions": dimensions, "epochs": epochs, "batch_size": batch_size}
+        limits = {"rate": learning_rate, "max_seconds": max_seconds}
+        train_users_items(workspace, catalog, split=split, seed=seed, changes={**sizes, **limits}, as_json=as_json)
+        return
+    if split:
+        raise InvalidInput("--split belongs to `gavel train users-items`; leave it out")
     if what == "buyers":
         train_buyers(workspace, catalog, events or [], heads=heads, epochs=epochs, seed=seed, as_json=as_json)
         return

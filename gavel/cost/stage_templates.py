@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gavel.workspace.cdk_context import CONTEXT_KEY, read_context
 from retrieval.errors import InvalidInput, MissingPrerequisite
 
 ROOT = Path(__file__).resolve().parents[2]
 SUFFIX = ".template.json"
+ANY_RERANKER = "rerankers/any/model.tar.gz"  # every re-ranker costs the same
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,13 @@ def _resources(path: Path) -> Iterator[Resource]:
         raise InvalidInput(f"{path} is no CloudFormation template ({error!r}); run `make synth` again") from error
 
 
-def synthesise(stage: str, folder: Path) -> None:
-    """Run the CDK app for one stage, without an account and without downloads.
+def synthesise(stage: str, folder: Path, reranker: bool = False) -> None:
+    """Run the CDK app for one stage, without an account and without downloads, with the re-ranker that cdk.context.json names.
 
     Args:
         stage: a key of `stages` in cdk.json.
         folder: folder to write the cloud assembly to.
+        reranker: True includes the re-rank endpoint of the stage even if no re-ranker is published yet.
 
     Raises:
         InvalidInput: cdk.json has no such stage, or the stage cannot be synthesised.
@@ -74,7 +77,8 @@ def synthesise(stage: str, folder: Path) -> None:
         raise MissingPrerequisite("the CDK is not installed; run `make .venv/installed-dev`, or give --templates FOLDER")
     if shutil.which("node") is None:
         raise MissingPrerequisite("the CDK runs on Node.js, and there is none; install 22 or newer, or give --templates FOLDER")
-    stage_context = json.dumps({**context, "stage": stage, "gavel:bundle": "false"})
+    context |= {CONTEXT_KEY.format(stage): ANY_RERANKER} if reranker else {}
+    stage_context = json.dumps({**context, **read_context(), "stage": stage, "gavel:bundle": "false"})
     env = {**os.environ, "CDK_CONTEXT_JSON": stage_context, "CDK_OUTDIR": str(folder)}
     process = subprocess.run([sys.executable, "app.py"], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     if process.returncode:

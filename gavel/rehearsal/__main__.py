@@ -12,11 +12,13 @@ from typing import Annotated, Any
 import typer
 
 from gavel.aws.account import deployed_stage
+from gavel.aws.rankers import key_of, upload_ranker
 from gavel.opensearch import node as opensearch_node
 from gavel.rehearsal.cloud import running
-from gavel.rehearsal.deployment import deploy, synthesise
+from gavel.rehearsal.deployment import bootstrap, deploy, synthesise
 from gavel.rehearsal.domain import https_domain
-from gavel.rehearsal.journey import Journey
+from gavel.rehearsal.journey import MAX_SEARCHABLE_S, Journey, RehearsalFailed
+from gavel.rehearsal.rerank_endpoint import make_booster, serving_endpoint
 from gavel.workspace.console import Stages, console, show_table
 from gavel.workspace.entry import run_command
 from gavel.workspace.options import Json, print_json
@@ -39,6 +41,7 @@ class Report:
     Attributes:
         stage: name of the stage.
         seconds: step -> duration in seconds.
+        searchable_s: number of items in a part -> seconds from the part's arrival in S3 to the end of the search that finds it.
         titles: titles of the last search's results, best first.
         functions: function name -> number of calls.
         jobs: number of processing jobs.
@@ -49,6 +52,7 @@ class Report:
 
     stage: str
     seconds: dict[str, float]
+    searchable_s: dict[int, float]
     titles: list[str]
     functions: dict[str, int]
     jobs: int
@@ -64,32 +68,49 @@ def _timed(seconds: dict[str, float], label: str) -> Iterator[None]:
     seconds[label] = time.perf_counter() - start
 
 
-def rehearse_stage(stage: str, work: Path, towers: Sequence[Path], lots: Path, tell: Callable[[str], Any]) -> Report:
+def rehearse_stage(stage: str, work: Path, towers: Sequence[Path], booster: Path, lots: Path, tell: Callable[[str], Any]) -> Report:
     """Deploy one stage into a new emulated account and run the stage's journey.
 
     Args:
         stage: name of a stage in cdk.json.
         work: path of a folder that does not exist yet.
         towers: folders of two towers.
+        booster: file of the re-ranker.
         lots: folder with a day's item files.
         tell: called with the label of each phase.
     """
     seconds: dict[str, float] = {}
     work.mkdir()
+    model_key = key_of(booster, towers[0].name)
     with _timed(seconds, "synthesise"):
         tell(f"{stage}: synthesise")
-        synthesise(stage, work / "assembly", UNREACHABLE)
+        synthesise(stage, work / "assembly", UNREACHABLE, model_key)
     with _node(work, seconds, tell, stage) as url, https_domain(url, work) as domain, running(domain, work) as cloud:
         tell(f"{stage}: deploy")
         with _timed(seconds, "deploy"):
+            bootstrap(cloud, work / "assembly")
+            deploy(cloud, work / "assembly", f"Gavel-{stage}-Storage")
+            if upload_ranker(deployed_stage(stage, ["Storage"]), booster, towers[0].name) != (model_key, True):
+                raise RehearsalFailed(f"the re-ranker was not published as {model_key}")
             deploy(cloud, work / "assembly")
         tell(f"{stage}: a night and a search")
         journey = Journey(cloud, deployed_stage(stage), seconds=seconds)
-        journey.run(towers, lots)
+        with serving_endpoint(cloud, journey.stage, model_key, work):
+            journey.run(towers, lots)
         names = [name for name, _ in cloud.invocations]
         functions = {name: names.count(name) for name in dict.fromkeys(names)}
         stand_ins = {kind: len(names) for kind, names in sorted(cloud.record.resources.items())}
-        return Report(stage, seconds, journey.titles, functions, len(cloud.jobs), stand_ins, domain.access, domain.unsigned)
+        return Report(
+            stage,
+            seconds,
+            journey.searchable_s,
+            journey.titles,
+            functions,
+            len(cloud.jobs),
+            stand_ins,
+            domain.access,
+            domain.unsigned,
+        )
 
 
 @contextmanager
@@ -137,7 +158,8 @@ def rehearse(
         lots = catalog.item_files()[0].parent
         titles = [item.title for item in read_items(catalog.item_files()[0]) if isinstance(item, Item)]
         towers = [make_tower(work / "towers", titles, seed) for seed in (1, 2)]
-        reports = [rehearse_stage(name, work / name, towers, lots, stages) for name in dict.fromkeys(stage)]
+        booster = make_booster(work / "reranker.ubj", towers[0].name)
+        reports = [rehearse_stage(name, work / name, towers, booster, lots, stages) for name in dict.fromkeys(stage)]
         total = time.perf_counter() - started
     if as_json:
         print_json({"seconds": total, "stages": [asdict(report) for report in reports]})
@@ -155,6 +177,10 @@ def _show(report: Report) -> None:
         [(kind, str(count)) for kind, count in report.stand_ins.items()],
         1,
     )
+    for items, seconds in report.searchable_s.items():
+        console.print(
+            f"a part of {items:,} lots is searchable {seconds:.1f} s after its arrival in S3 (limit {MAX_SEARCHABLE_S:g} s)"
+        )
     console.print(f"run for real: {report.functions}, {report.jobs} embedding jobs (without their container)")
     console.print(f"found: {report.titles}; written into access control, which the node has not: {report.access}")
 

@@ -11,10 +11,13 @@ from urllib.request import Request, urlopen
 
 import boto3
 import moto.cloudformation.responses as cloudformation_responses
+from botocore.session import Session
 from moto.apigateway.models import Method as RestMethod
 from moto.awslambda.models import LambdaVersion
 from moto.core.config import default_user_config
 from moto.s3.models import FakeBucket
+from moto.sagemaker.exceptions import ValidationError
+from moto.sagemaker.models import FakeEndpoint, FakeEndpointConfig
 from moto.server import ThreadedMotoServer
 
 from gavel.opensearch.node import free_port
@@ -41,12 +44,14 @@ class Cloud:
         record: resources that were deployed as stand-ins.
         invocations: (function name, result) of every call.
         jobs: parameters of every processing job.
+        function_environment: environment variables of every function beside its own, which outrank them.
     """
 
     url: str
     record: stand_ins.Record
     invocations: list[tuple[str, Invocation]]
     jobs: list[Parameters] = field(default_factory=list)
+    function_environment: dict[str, str] = field(default_factory=dict)
 
     def client(self, service: str) -> Any:
         """Create a boto3 client of the account."""
@@ -73,6 +78,7 @@ def running(domain: Domain, work: Path) -> Iterator[Cloud]:
     - functions run (lambda_runtime.py), and queues call functions and keep the messages that a function reports as failed;
     - state machines run, with their processing job (state_machines.py, processing_job.py);
     - a bucket's notifications are read from its template, because moto's CloudFormation drops them;
+    - an endpoint has the name that its template gives it, and an instance type of the service's own list, because moto's is old;
     - unknown resource types are deployed as stand-ins (stand_ins.py).
 
     Args:
@@ -84,7 +90,8 @@ def running(domain: Domain, work: Path) -> Iterator[Cloud]:
     record = stand_ins.Record({("AWS::OpenSearchService::Domain", "DomainEndpoint"): domain.endpoint})
     cloud = Cloud(url, record, [])
     jobs = ProcessingJobs(cloud.client("s3"), work / "jobs", cloud.jobs)
-    functions = Functions(cloud.invocations, {"SSL_CERT_FILE": str(domain.certificate), **cloud.environment}, work / "functions")
+    cloud.function_environment |= {"SSL_CERT_FILE": str(domain.certificate), **cloud.environment}
+    functions = Functions(cloud.invocations, cloud.function_environment, work / "functions")
     with ExitStack() as running:
         running.enter_context(patch.dict(os.environ, {"MOTO_PORT": str(port), **cloud.environment}))
         running.enter_context(patch.dict(default_user_config, SETTINGS))
@@ -101,6 +108,8 @@ def running(domain: Domain, work: Path) -> Iterator[Cloud]:
         running.enter_context(as_on_aws(run_job))
         running.enter_context(patch.object(FakeBucket, "create_from_cloudformation_json", _bucket_with_notifications()))
         running.enter_context(patch.object(RestMethod, "create_from_cloudformation_json", _method_without_backend()))
+        running.enter_context(patch.object(FakeEndpoint, "cloudformation_name_type", staticmethod(lambda: "EndpointName")))
+        running.enter_context(patch.object(FakeEndpointConfig, "validate_instance_type", _check_instance_type))
         running.enter_context(patch.object(cloudformation_responses, "get_stack_from_s3_url", _template_here()))
         running.callback(stand_ins.install(record))
         server = ThreadedMotoServer(ip_address=HOST, port=port, verbose=False)
@@ -143,6 +152,11 @@ def _method_without_backend() -> Any:
 def _filter(queue: Mapping[str, Any]) -> dict[str, Any]:
     rules = [{"Name": rule["Name"], "Value": rule["Value"]} for rule in queue.get("Filter", {}).get("S3Key", {}).get("Rules", [])]
     return {"S3Key": {"FilterRule": rules}}
+
+
+def _check_instance_type(config: FakeEndpointConfig, instance_type: str) -> None:
+    if instance_type not in Session().get_service_model("sagemaker").shape_for("ProductionVariantInstanceType").enum:
+        raise ValidationError(message=f"{instance_type!r} is no instance type of an endpoint")
 
 
 def _template_here() -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gavel.rehearsal.cloud import ACCOUNT, REGION, Cloud
+from gavel.workspace.cdk_context import CONTEXT_KEY
 from retrieval.errors import GavelError, MissingPrerequisite
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,28 +21,39 @@ class DeploymentFailed(GavelError):
     """The CDK command line failed; the message ends with its output."""
 
 
-def synthesise(stage: str, folder: Path, environment: Mapping[str, str]) -> None:
+def synthesise(stage: str, folder: Path, environment: Mapping[str, str], model_key: str) -> None:
     """Write the cloud assembly of a stage, including bundles with their wheels.
+
+    Args:
+        stage: name of a stage in cdk.json.
+        folder: folder of the assembly.
+        environment: further environment variables of the CDK's command line.
+        model_key: key of the re-ranker, given as the CDK reads it from cdk.context.json.
 
     Raises:
         DeploymentFailed: the app does not synthesise.
         MissingPrerequisite: the CDK command line is not installed.
     """
     app = f"{sys.executable} app.py"
-    _cdk(["synth", "--quiet", "--app", app, "-c", f"stage={stage}", "-o", str(folder)], environment)
+    context = ["-c", f"stage={stage}", "-c", f"{CONTEXT_KEY.format(stage)}={model_key}"]
+    _cdk(["synth", "--quiet", "--app", app, *context, "-o", str(folder)], environment)
 
 
-def deploy(cloud: Cloud, assembly: Path) -> None:
-    """Bootstrap the account and deploy every stack of an assembly.
+def bootstrap(cloud: Cloud, assembly: Path) -> None:
+    """Bootstrap the account for an assembly."""
+    ZIPS.mkdir(parents=True, exist_ok=True)
+    (assembly / ".cache").symlink_to(ZIPS)  # the command line looks here for zips of assets by hash
+    _cdk(["bootstrap", f"aws://{ACCOUNT}/{REGION}", "--app", str(assembly)], cloud.environment)
+
+
+def deploy(cloud: Cloud, assembly: Path, *stacks: str) -> None:
+    """Deploy stacks of an assembly; all of them if none is named.
 
     Raises:
         DeploymentFailed: a stack was not deployed.
     """
-    app = ["--app", str(assembly)]
-    ZIPS.mkdir(parents=True, exist_ok=True)
-    (assembly / ".cache").symlink_to(ZIPS)  # the command line looks here for zips of assets by hash
-    _cdk(["bootstrap", f"aws://{ACCOUNT}/{REGION}", *app], cloud.environment)
-    _cdk(["deploy", "--all", "--require-approval", "never", "--method", "direct", "--progress", "events", *app], cloud.environment)
+    flags = ["--require-approval", "never", "--method", "direct", "--progress", "events", "--app", str(assembly)]
+    _cdk(["deploy", *(stacks or ["--all"]), *flags], cloud.environment)
     states = {stack["StackName"]: stack["StackStatus"] for stack in cloud.client("cloudformation").describe_stacks()["Stacks"]}
     broken = {name: state for name, state in states.items() if state not in ("CREATE_COMPLETE", "UPDATE_COMPLETE")}
     if broken:

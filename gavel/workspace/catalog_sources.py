@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from catalog.folder import CatalogFolder
 from gavel.workspace.console import Step
@@ -10,7 +11,15 @@ from retrieval.contracts.item_files import DEFAULT_OPTIONS, ReadOptions
 from retrieval.errors import InvalidInput
 
 SOURCES = ("esci", "chorus", "grocery", "emoji", "demo-store", "clicks")
-OPTIONS_OF = {"locale": "esci", "version": "esci", "folds": "chorus", "fold": "chorus", "items": "clicks", "language": "emoji"}
+OPTIONS_OF = {
+    "locale": "esci",
+    "version": "esci",
+    "corpus": "esci",
+    "folds": "chorus",
+    "fold": "chorus",
+    "items": "clicks",
+    "language": "emoji",
+}
 UNITS = {"esci": "product rows", "clicks": "log files"}  # unit of the progress bar, for sources with one
 
 
@@ -29,6 +38,7 @@ class Preparation:
         items: clicks: catalogue file or folder with the items of the log.
         language: emoji: language of the items, en if None.
         reading: clicks: what the user says about the item files.
+        corpus: esci: "judged" or "all" products for the test queries, judged if None.
     """
 
     source: str
@@ -41,6 +51,7 @@ class Preparation:
     items: Path | None = None
     language: str | None = None
     reading: ReadOptions = DEFAULT_OPTIONS
+    corpus: str | None = None
 
     def __post_init__(self) -> None:
         if self.source not in SOURCES:
@@ -57,7 +68,9 @@ class Preparation:
     def name(self) -> str:
         """Name of the catalogue's folder: the source and the options that change the catalogue."""
         if self.source == "esci":
-            return f"esci-{self.locale or 'us'}-{self.version or 'small'}"
+            from catalog.esci import catalog_name
+
+            return catalog_name(self.locale or "us", self.version or "small", self.corpus or "judged")
         if self.language:
             return f"{self.source}-{self.language}"
         return self.source if self.fold is None else f"{self.source}-fold-{self.fold}"
@@ -70,11 +83,16 @@ class Preparation:
 def _esci(options: Preparation, folder: Path, step: Step) -> CatalogFolder:
     from catalog import esci
 
-    version = options.version or "small"
-    if version not in ("small", "large"):
-        raise InvalidInput(f"there is no version {version!r}; use small or large")
-    chosen: esci.Version = "small" if version == "small" else "large"
-    return esci.prepare(options.data, folder, locale=options.locale or "us", version=chosen, seed=options.seed, progress=step)
+    version, corpus = options.version or "small", options.corpus or "judged"
+    return esci.prepare(
+        options.data,
+        folder,
+        locale=options.locale or "us",
+        version=cast("esci.Version", version),
+        corpus=cast("esci.Corpus", corpus),
+        seed=options.seed,
+        progress=step,
+    )
 
 
 def _chorus(options: Preparation, folder: Path, step: Step) -> CatalogFolder:

@@ -55,6 +55,12 @@ def _buyers() -> Any:
     return BuyerTrainingConfig()
 
 
+def _users_items() -> Any:
+    from models.config.features import UsersItemsConfig
+
+    return UsersItemsConfig()
+
+
 def _mining() -> Any:
     from processing.training.mining_rules import MiningRules
 
@@ -84,6 +90,7 @@ SECTIONS = (
     Section("retrieval", "what an answer means: the same in training and serving", ScoringParameters, environment=True),
     Section("training", "of towers; a key that is not given keeps what was chosen for the catalogue", _training),
     Section("training.buyers", "of the buyer tower", _buyers),
+    Section("training.users_items", "of towers over tables of users and items", _users_items),
     Section("mining", "which lots become hard negatives", _mining),
     Section("reranker", "how the re-ranker learns", _reranker),
     Section("distillation", "how `gavel adapt` learns", _distillation),

@@ -13,6 +13,8 @@ from retrieval.files import replace_file, shortage
 
 # <home>/catalogs/<name>/          catalogues with photos, judgments and clicks
 # <home>/towers/<tower_id>/        tower artefacts
+# <home>/users-items/<name>/       tables of users, items and interactions
+# <home>/feature_towers/<tower_id>/  towers over users and items
 # <home>/rounds/<run>/             training rounds on mined negatives, each with its index
 # <home>/negatives/<tower_id>.parquet  hard negatives mined with a tower
 # <home>/rankers/<tower_id>.ubj    re-ranker trained on a tower's candidates
@@ -55,6 +57,16 @@ class Workspace:
         if self.settings.towers.startswith("s3://"):
             raise InvalidInput(f"towers are kept in {self.settings.towers}; unset GAVEL_TOWERS_URI to work with local ones")
         return Path(self.settings.towers)
+
+    @property
+    def feature_towers(self) -> Path:
+        """Folder with a sub-folder for each pair of towers over users and items."""
+        return self.settings.home / "feature_towers"
+
+    @property
+    def tables(self) -> Path:
+        """Folder with a sub-folder for each set of users, items and interactions that was generated."""
+        return self.settings.home / "users-items"
 
     @property
     def embeddings(self) -> Path:
@@ -164,6 +176,24 @@ class Workspace:
             tower_ids = ", ".join(sorted(p.parent.name for p in self.towers.glob(f"*/{CARD_FILE}"))) or "none"
             raise InvalidInput(
                 f"there is no tower {tower_id!r} in {self.towers} (there are: {tower_ids}); train one with `gavel train`"
+            )
+        return folder
+
+    def users_items(self) -> Path:
+        """Return the folder of the newest set of users, items and interactions that was generated."""
+        return _newest(self.tables, "catalog.json", "set of users and items", "`gavel catalog generate users-items`")
+
+    def feature_tower(self, tower_id: str) -> Path:
+        """Return the folder of towers over users and items.
+
+        Raises:
+            InvalidInput: the workspace has no such towers.
+        """
+        folder = self.feature_towers / tower_id
+        if not folder.is_dir():
+            raise InvalidInput(
+                f"tower {tower_id} of the live index is none over users and items in {self.feature_towers}; "
+                "run `gavel train users-items`, then `gavel index`"
             )
         return folder
 

@@ -3,7 +3,7 @@
 It takes SQS messages and direct calls. Both name objects in any of these forms, nested as services wrap them: S3 events,
 EventBridge's "Object Created", SNS notifications, and {"s3_key": …} with an optional "bucket", to send an object again by hand.
 A message that fails, such as one of another form, is delivered again, because the response names it (ReportBatchItemFailures).
-Writing a part twice changes nothing.
+Writing a part twice changes nothing. A direct call with {"s3_key": …} answers with the counts of that object (by_hand.py).
 
 State machines call the function directly before a job: {"ensure_index": {"tower_id": …}}. A schedule sends {"probe": {}} to
 measure the recall of the live index, because the engine merges its segments at any hour.
@@ -17,6 +17,7 @@ from typing import Any
 import boto3
 from aws_lambda_powertools import Logger
 
+from lambdas.bulk_indexer.by_hand import ProcessedObject, check_object, result_of
 from lambdas.bulk_indexer.messages import PART_SUFFIX, is_manifest, objects_of
 from lambdas.bulk_indexer.publishing import Bucket, publish
 from lambdas.bulk_indexer.tower_index import make_index
@@ -35,6 +36,11 @@ def handler(event: Any, context: object) -> dict[str, Any]:
             return make_index(tower_id, store())
         case {"probe": {}}:
             return _probe()
+        case {"s3_key": _} if event.keys() <= {"s3_key", "bucket"}:
+            ((bucket, key),) = objects_of(event)
+            releases = Bucket(bucket, s3())
+            check_object(releases, key, store())
+            return result_of(bucket, key, process_object(bucket, key))
         case {"Records": [{"eventSource": "aws:sqs"}, *_] as messages}:
             return {"batchItemFailures": [{"itemIdentifier": m["messageId"]} for m in messages if not _succeeds(m)]}
     _process(event)
@@ -63,7 +69,7 @@ def _process(message: Any) -> None:
         process_object(bucket, key)
 
 
-def process_object(bucket: str, key: str) -> None:
+def process_object(bucket: str, key: str) -> ProcessedObject:
     """Index a part, or publish the release of a manifest; skip any other object."""
     releases = Bucket(bucket, s3())
     name = PurePosixPath(key).name
@@ -72,11 +78,11 @@ def process_object(bucket: str, key: str) -> None:
         indexed = ingest_part(name, releases.body(key), store())
         releases.put(folder + indexed.key, indexed.to_json())
         logger.info("part indexed", extra={"key": key, **indexed.counts})
-        publish(releases, folder, store(), indexed=indexed)
-    elif is_manifest(name):
-        publish(releases, folder, store(), manifest_key=key)
-    else:
-        logger.info("object passed over", key=key)
+        return ProcessedObject(indexed, publish(releases, folder, store(), indexed=indexed))
+    if is_manifest(name):
+        return ProcessedObject(None, publish(releases, folder, store(), manifest_key=key))
+    logger.info("object passed over", key=key)
+    return ProcessedObject()
 
 
 @cache

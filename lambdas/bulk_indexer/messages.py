@@ -1,7 +1,7 @@
 """Find the objects that a message names, however services have wrapped the message."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from json import loads
 from typing import Any
 from urllib.parse import unquote_plus
@@ -42,8 +42,8 @@ def objects_of(message: Any) -> Iterator[tuple[str, str]]:
             yield bucket, key  # EventBridge, unlike S3, does not quote keys
         case {"source": "aws.s3", "detail-type": "Object Deleted"} | {"Service": "Amazon S3", "Event": "s3:TestEvent"}:
             return
-        case {"s3_key": str(key)} if _is_release_object(key) and isinstance(message.get("bucket", ""), str):
-            yield message.get("bucket") or _own_bucket(), key
+        case {"s3_key": str(key), **others} if _is_release_object(key) and _only_bucket(others):
+            yield _bucket_by_hand(str(others.get("bucket", ""))), key
         case _:
             raise InvalidInput(
                 f"the bulk indexer does not know this message: {str(message)[:200]!r}; send an S3 event, bare or wrapped by SNS, "
@@ -56,6 +56,11 @@ def _is_release_object(key: str) -> bool:
     return key.endswith(PART_SUFFIX) or is_manifest(key.rpartition("/")[2]) is not None
 
 
+def _only_bucket(others: Mapping[Any, Any]) -> bool:
+    """True if a message by hand has no other value than a bucket's name."""
+    return others.keys() <= {"bucket"} and isinstance(others.get("bucket", ""), str)
+
+
 def _parsed(text: str) -> Any:
     try:
         return loads(text)
@@ -63,8 +68,14 @@ def _parsed(text: str) -> Any:
         raise InvalidInput(f'the message is no JSON ({error}): {text[:200]!r}; send an S3 event or {{"s3_key": …}}') from error
 
 
-def _own_bucket() -> str:
-    bucket = Settings.from_env().embeddings_bucket
-    if not bucket:
+def _bucket_by_hand(named: str) -> str:
+    """Return the bucket of an object that is sent by hand: the stage's own, which a message may name."""
+    own = Settings.from_env().embeddings_bucket
+    if not named and not own:
         raise InvalidInput('the message names no bucket: add "bucket", or set GAVEL_EMBEDDINGS_BUCKET')
-    return bucket
+    if named and own and named != own:
+        raise InvalidInput(
+            f"the bulk indexer of this stage reads the bucket {own} alone, not {named!r}; copy the release there "
+            f"(`aws s3 cp --recursive`), or call the indexer of the stage that owns {named!r}"
+        )
+    return named or own

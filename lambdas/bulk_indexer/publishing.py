@@ -21,7 +21,7 @@ from retrieval.contracts.release import (
 )
 from retrieval.errors import ReleaseError
 from retrieval.index.port import IndexStore
-from retrieval.ingestion import publish_release
+from retrieval.ingestion import ReleaseReport, publish_release
 
 logger = Logger(service="bulk-indexer")
 T = TypeVar("T")
@@ -58,7 +58,9 @@ class Bucket:
         self.s3.put_object(Bucket=self.name, Key=key, Body=text.encode())
 
 
-def publish(bucket: Bucket, folder: str, store: IndexStore, *, manifest_key: str = "", indexed: IndexedPart | None = None) -> None:
+def publish(
+    bucket: Bucket, folder: str, store: IndexStore, *, manifest_key: str = "", indexed: IndexedPart | None = None
+) -> ReleaseReport | str:
     """Publish a release if the manifests of all its instances and the records of all its parts are there.
 
     Args:
@@ -68,24 +70,27 @@ def publish(bucket: Bucket, folder: str, store: IndexStore, *, manifest_key: str
         manifest_key: key of the manifest that arrived. A missing part is then an error, so that the manifest is delivered again.
         indexed: record of the part that arrived. If that part is completely indexed, faults of other parts raise no error here;
             they fail only the manifest's message.
+
+    Returns:
+        The report of the release, or the reason why it is not published yet.
     """
     objects = bucket.objects(f"{folder}manifest")
     manifests = {entry["Key"]: entry["LastModified"] for entry in objects if is_manifest(entry["Key"].removeprefix(folder))}
     if not manifests:
-        return
+        return f"{folder}manifest.json is not there yet"
     by_key = {key: _parse(bucket, key, Manifest.from_json, "embed its lots again with `gavel embed`") for key in manifests}
     instances = by_key[manifest_key or max(manifests, key=lambda key: manifests[key])].instances
     shards = [shard for shard in by_key.values() if shard.instances == instances]  # other manifests belong to an earlier run
     if len(shards) < instances:
         logger.info("release waits for other instances", folder=folder, there=len(shards), instances=instances)
-        return
+        return f"{len(shards)} of {instances} manifests are there"
     manifest = merge_manifests(shards)
     written = {entry["Key"] for entry in bucket.objects(f"{folder}{PART_RECEIPTS}/")}
     keys = [key for part in manifest.parts if (key := folder + IndexedPart(part=part.name).key) in written]
     is_complete = indexed is not None and indexed.part not in unproved_parts(manifest, [indexed], indexed.index)
     if is_complete and len(keys) < len(manifest.parts):
         logger.info("release waits for parts", folder=folder, there=len(keys), parts=len(manifest.parts))
-        return
+        return f"{len(keys)} of {len(manifest.parts)} parts are indexed"
     with ThreadPoolExecutor(READERS) as readers:
         parts = list(readers.map(lambda key: _parse(bucket, key, IndexedPart.from_json, "index its part again"), keys))
     bucket.put(folder + INDEX_REJECTS_FILE, rejects_of(parts))
@@ -95,10 +100,11 @@ def publish(bucket: Bucket, folder: str, store: IndexStore, *, manifest_key: str
         if not is_complete:
             raise
         logger.warning("release not published", folder=folder, reason=str(error))  # another part is at fault
-        return
+        return str(error)
     published_before = _published_before(bucket, folder + RECEIPT_FILE, report.index)  # by the last part, before its manifest
     bucket.put(folder + RECEIPT_FILE, replace(report, published=report.published or published_before).to_json())
     logger.info("release checked", index=report.index, lots=report.lots, recall=report.recall_at_10, published=report.published)
+    return report
 
 
 def _published_before(bucket: Bucket, key: str, index: str) -> bool:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.config.settings import Settings
+from retrieval.contracts.tower_card import TowerCard
 from retrieval.encoders.tower_store import tower_card
 from retrieval.index.port import IndexStore
 from retrieval.ingestion import ensure_index
@@ -21,5 +22,13 @@ def make_index(tower_id: str, store: IndexStore) -> dict[str, Any]:
         TowerError: the tower is not in the store of towers.
         IndexUnavailable: the index does not answer.
     """
-    card = tower_card(Settings.from_env().towers, tower_id, CARD_CACHE)
-    return {"index": ensure_index(tower_id, card.dimensions, store).name}
+    return {"index": ensure_index(tower_id, read_card(tower_id).dimensions, store).name}
+
+
+def read_card(tower_id: str) -> TowerCard:
+    """Read the card of a tower from the stage's store of towers.
+
+    Raises:
+        TowerError: the tower is not there.
+    """
+    return tower_card(Settings.from_env().towers, tower_id, CARD_CACHE)

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from retrieval.errors import InvalidInput
 
 UNKNOWN = 0  # the id of a value that is missing or not in the vocabulary
 FURTHEST = 5.0  # standard deviations at which numbers are clipped, because of outliers
+SECONDS_PER_DAY = 86_400
 SKEWED = 1.0  # skewness above which a non-negative number is taken as a logarithm
 
 Row = Mapping[str, Any]  # feature name -> value; None, a missing key or a number that is not finite counts as missing
@@ -74,8 +76,8 @@ class FeatureSpec:
         Args:
             rows: one mapping per item or user.
             categories: names of features to embed; values are compared as text.
-            numbers: names of features to standardise. A number that is never negative and skewed to the right (skewness > 1),
-                as prices and counts are, is taken as log(1 + x).
+            numbers: names of features to standardise; times count as days since 1970. A number that is never negative and skewed to
+                the right (skewness > 1), as prices and counts are, is taken as log(1 + x).
             min_count: minimum count of a category's value; rarer values are unknown.
 
         Returns:
@@ -208,8 +210,17 @@ def _text(value: Any) -> str | None:
 
 def _column(rows: Sequence[Row], name: str) -> NDArray[np.float64]:
     """Return the number `name` of every row, (B,); NaN where it is missing."""
-    values = np.array([math.nan if row.get(name) is None else float(row[name]) for row in rows])
+    values = np.array([_number(row.get(name)) for row in rows], dtype=np.float64)
     return np.where(np.isfinite(values), values, np.nan)
+
+
+def _number(value: Any) -> float:
+    """Return a number as float; a date or time counts as days since 1970, and None is NaN."""
+    if isinstance(value, datetime):
+        return (value.timestamp() if value.tzinfo else value.replace(tzinfo=UTC).timestamp()) / SECONDS_PER_DAY
+    if isinstance(value, date):
+        return float(value.toordinal() - date(1970, 1, 1).toordinal())
+    return math.nan if value is None else float(value)
 
 
 def _scale(values: NDArray[np.float64]) -> Scale:

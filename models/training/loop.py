@@ -258,7 +258,7 @@ class TrainingLoop(Generic[M]):
         self._summed += 1
         self.budget.tick()
         self.budget.steps = self._agree(self.budget.steps)
-        if self.budget.steps_run % TENSORBOARD_STEPS == 0:
+        if writer.is_open and self.budget.steps_run % TENSORBOARD_STEPS == 0:
             norms = gradient_norms(model, norm, self._settings.max_grad_norm)
             curves = {**metrics._asdict(), "learning_rate_factor": factor, **self._task.curves(), **norms}
             writer.show_step(self.budget.steps_run, curves)
@@ -429,10 +429,9 @@ def gradient_norms(model: nn.Module, total: Tensor | None, max_norm: float | Non
     if not squares:
         return {}
     norms = dict(zip(squares, torch.stack(list(squares.values())).sqrt().tolist(), strict=True))
-    if total is None or max_norm is None:
-        return {"gradient_norm": math.hypot(*norms.values()), **{f"gradient_norm/{part}": norm for part, norm in norms.items()}}
-    clipped = max(1.0, float(total) / max_norm)  # the gradients were divided by this
-    return {"gradient_norm": float(total), **{f"gradient_norm/{part}": norm * clipped for part, norm in norms.items()}}
+    whole = math.hypot(*norms.values()) if total is None else float(total)
+    clipped = 1.0 if max_norm is None else max(1.0, whole / max_norm)  # the gradients were divided by this
+    return {"gradient_norm": whole, **{f"gradient_norm/{part}": norm * clipped for part, norm in norms.items()}}
 
 
 class CurveWriter:
@@ -463,6 +462,11 @@ class CurveWriter:
         if self._writer:
             self._writer.close()
 
+    @property
+    def is_open(self) -> bool:
+        """True if points are written anywhere."""
+        return self._writer is not None or bool(self._accelerator and self._accelerator.trackers)
+
     def show_step(self, step: int, values: Mapping[str, Any]) -> None:
         """Write the points of one step."""
         self._show("step", values, step)
@@ -471,7 +475,8 @@ class CurveWriter:
         """Write the points of one epoch, an EpochRecord as a mapping, at the step where it ended."""
         names = ("loss", "in_batch_accuracy", "in_batch_recall_at_10")
         self._show("train", {name: record[name] for name in names}, step)
-        self._show("val", record["metrics"] or {}, step)
+        metrics = record["metrics"]
+        self._show("val", {"selection_metric": metrics} if isinstance(metrics, float) else metrics or {}, step)
 
     def _show(self, group: str, values: Mapping[str, Any], step: int) -> None:
         points = {f"{group}/{name}": float(value) for name, value in values.items()}

@@ -1,7 +1,7 @@
 """Validation metrics of towers during training, by exact search over the validation corpus."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from retrieval.contracts.items import query_text
 from retrieval.evaluation.metrics import RELEVANT_GRADE
 
 BATCH = 128
+MAX_SCORES = 1 << 25  # scores that are ranked at once, so that memory does not grow with the number of queries
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,8 @@ class Validation:
         self._queries: TextTable = TokenTable.build(
             tokenizer, [query_text(text) for text in qrels.queries.values()], config.max_length
         )
-        self._grades = np.zeros((len(qrels.queries), len(items.ids)), dtype=np.int64)
-        for row, query_id in enumerate(qrels.queries):
-            for item_id, grade in qrels.grades.get(query_id, {}).items():
-                if item_id in rows:
-                    self._grades[row, rows[item_id]] = grade
+        graded = (qrels.grades.get(query_id, {}) for query_id in qrels.queries)
+        self._grades = [{rows[item_id]: grade for item_id, grade in grades.items() if item_id in rows} for grades in graded]
 
     def encode_frozen(self, towers: TwoTowers, device: torch.device) -> None:
         """Replace the inputs of frozen encoders by their encodings, so that no measurement encodes them again."""
@@ -110,7 +108,22 @@ class Validation:
             lambda rows: towers.query_tower.encode(text_inputs(self._queries, rows, device)).float().cpu().numpy(),
         )
         towers.train()
-        return ranking_metrics(queries @ items.T, self._grades)
+        return self._rank(queries, items)
+
+    def _rank(self, queries: NDArray[np.float32], items: NDArray[np.float32]) -> ValidationMetrics:
+        """Return the metrics of (Q, D) queries over (N, D) items, computed for some queries at a time."""
+        size = max(1, MAX_SCORES // max(1, len(items)))
+        weights, parts = [], []
+        for start in range(0, max(1, len(queries)), size):
+            grades = np.zeros((min(size, len(queries) - start), len(items)), dtype=np.int64)
+            for row, graded in enumerate(self._grades[start : start + size]):
+                grades[row, list(graded)] = list(graded.values())
+            parts.append(ranking_metrics(queries[start : start + size] @ items.T, grades))
+            weights.append(int((grades >= RELEVANT_GRADE).any(axis=1).sum()))
+        if len(parts) == 1 or not sum(weights):
+            return parts[0]
+        columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(ValidationMetrics)}
+        return ValidationMetrics(**{name: float(np.average(values, weights=weights)) for name, values in columns.items()})
 
     def _encode_items(self, towers: TwoTowers, rows: NDArray[np.int64], device: torch.device) -> NDArray[np.float32]:
         features = self._features.take(torch.from_numpy(rows)).to(device) if self._features else None

@@ -32,8 +32,9 @@ from processing.evaluation.corpus import catalog_moment
 from processing.ranking.histories import BuyerHistories, BuyerQuery
 from processing.ranking.labels import clicked_gains, judged_gains, position_bias
 from retrieval.buyers.attention import load_buyer_tower
-from retrieval.buyers.vector import buyer_vector, personalise
+from retrieval.buyers.vector import BuyerVector, buyer_vector, personalise
 from retrieval.contracts.documents import Vector
+from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import query_text
 from retrieval.contracts.tower_card import split_tower_id
 from retrieval.encoders.query_encoder import QueryEncoder
@@ -105,8 +106,8 @@ def train_reranker(
 
     The rows are the first stage's own candidates, as in serving. With clicks, candidates without an impression are left out,
     because nothing is known about them. With judgments, unjudged candidates count as wrong, as in nDCG. Lists of buyers with
-    earlier interactions are searched as by a shop that sends `recent_interactions`. So `buyer_affinity` is filled as in serving.
-    These lists are trained on if that helps on the validation split. Searches happen at the catalogue's own moment
+    earlier interactions are searched as by a shop that sends `recent_interactions`. So the features of the buyer are filled as in
+    serving. These lists are trained on if that helps on the validation split. Searches happen at the catalogue's own moment
     (catalog_moment()), so that a training is reproducible.
 
     Args:
@@ -137,18 +138,23 @@ def train_reranker(
     train, val = data["train"], data["val"]
     choice, knows_buyers = None, False
     if labels == "clicks":
-        booster, knows_buyers = _fit_clicks(data, seed, parameters)
+        booster, knows_buyers = fit_clicks(data, seed, parameters)
     else:
         booster, choice = fit_few_queries(train + val, seed=seed, parameters=parameters)
     booster.save(path, service.live().index.tower_id)
     return RerankerReport(path, labels, len(train), len(val), train.rows + val.rows, position_bias_exponent, choice, knows_buyers)
 
 
-def _fit_clicks(data: Mapping[str, RankingData], seed: int, parameters: BoosterParameters | None) -> tuple[BoosterRanker, bool]:
+def fit_clicks(data: Mapping[str, RankingData], seed: int, parameters: BoosterParameters | None) -> tuple[BoosterRanker, bool]:
     """Fit a booster on anonymous queries and, if that helps, on lists of known buyers; return it, and True if it helped.
 
     Lists of known buyers help if they improve nDCG on validation lists of known buyers and do not lower nDCG on anonymous
     validation queries.
+
+    Args:
+        data: queries of SPLITS, and lists of KNOWN_BUYERS.
+        seed: seed of the training.
+        parameters: parameters of the trees; None takes the defaults.
     """
     train, val = data["train"], data["val"]
     booster = fit_booster(train, val, seed=seed, parameters=parameters)
@@ -222,35 +228,37 @@ def _rows(
 
 
 def candidate_features(
-    service: SearchService, query: str, now: datetime, *, candidates: int = CANDIDATES
+    service: SearchService, query: str, now: datetime, *, candidates: int = CANDIDATES, recent: Sequence[Interaction] = ()
 ) -> tuple[list[str], np.ndarray]:
-    """Return the re-ranker's input for an unknown buyer, as in serving: ids (N,) in first-stage order, and features (N, F).
+    """Return the re-ranker's input as in serving: ids (N,) in first-stage order, and features (N, F).
 
     Args:
         service: service whose live index is searched.
         query: query as typed.
         now: moment of the search, in UTC; items whose auction has ended by then are not returned.
         candidates: largest number of candidates.
+        recent: the buyer's interactions before the search, at most 200; empty for an unknown buyer.
     """
     live = service.live()
-    return _candidates(live, BuyerQuery(query), live.encoder.encode([query_text(query)])[0], candidates, now)
+    return _candidates(live, BuyerQuery(query, tuple(recent)), live.encoder.encode([query_text(query)])[0], candidates, now)
 
 
 def _candidates(
     live: ActiveIndex, query: BuyerQuery, vector: Vector, candidates: int, now: datetime
 ) -> tuple[list[str], np.ndarray]:
     buyer = _buyer(live, query)
-    target = vector if buyer is None else personalise(vector, buyer)
+    target = vector if buyer is None else personalise(vector, buyer.vector)
     retrieved = retrieve(live.index, SearchRequest(query.query, filters=Filter(now=now)), target, candidates)
-    return [c.item_id for c in retrieved], feature_matrix(query.query, vector, retrieved, now, buyer)  # (N, F)
+    of_buyer = (None, None) if buyer is None else (buyer.vector, buyer.habits)
+    return [c.item_id for c in retrieved], feature_matrix(query.query, vector, retrieved, now, *of_buyer)  # (N, F)
 
 
-def _buyer(live: ActiveIndex, query: BuyerQuery) -> Vector | None:
-    """Return the buyer's vector as a search computes it; None for an unknown buyer, or if all items of `recent` are deleted."""
+def _buyer(live: ActiveIndex, query: BuyerQuery) -> BuyerVector | None:
+    """Return the buyer as a search encodes them; None for an unknown buyer, or if all items of `recent` are deleted."""
     if not query.recent:
         return None
     try:
-        return buyer_vector(query.recent, live.index.fetch, live.buyer_tower).vector
+        return buyer_vector(query.recent, live.index.fetch, live.buyer_tower)
     except InvalidQuery:
         return None
 

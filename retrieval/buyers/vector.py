@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.config.settings import scoring_parameters
+from retrieval.contracts.buyer_habits import BuyerHabits, summarise_habits
 from retrieval.contracts.documents import Vector
 from retrieval.contracts.events import Interaction
 from retrieval.errors import InvalidQuery
@@ -65,17 +66,19 @@ class BuyerVector:
         vector: (dimensions,) float32 of unit length.
         known_items: ids of the items that the vector was made of, each once, in the order of the interactions.
         unknown_items: ids in the interactions that no item has, likewise.
+        habits: categories, brands and prices of the known items.
     """
 
     vector: Vector
     known_items: Sequence[str]
     unknown_items: Sequence[str]
+    habits: BuyerHabits
 
 
 def buyer_vector(
     interactions: Sequence[Interaction], fetch: Callable[[Sequence[str]], list[Candidate]], tower: BuyerTower = AVERAGE
 ) -> BuyerVector:
-    """Encode a buyer from the stored vectors of the items of their interactions.
+    """Encode a buyer from the stored vectors of the items of their interactions, and describe their habits.
 
     Items whose auction has ended count, too, because they say as much about the buyer.
 
@@ -88,16 +91,18 @@ def buyer_vector(
         InvalidQuery: no item is stored, or the vectors cancel each other out.
     """
     item_ids = list(dict.fromkeys(one.item_id for one in interactions))
-    stored = {item.item_id: item.vector for item in fetch(item_ids)}
+    stored = {item.item_id: item for item in fetch(item_ids)}
     usable = sorted((one for one in interactions if one.item_id in stored), key=lambda one: one.timestamp)
     if not usable:
         raise InvalidQuery(f"none of the {len(item_ids)} lots that the buyer acted on is known; send item ids of this index")
     vector = tower.encode(
-        np.stack([stored[one.item_id] for one in usable]).astype(np.float32),  # (N, D)
+        np.stack([stored[one.item_id].vector for one in usable]).astype(np.float32),  # (N, D)
         np.array([one.weight for one in usable]),
         np.array([(usable[-1].timestamp - one.timestamp) / timedelta(days=1) for one in usable]),
     )
-    return BuyerVector(unit_vector(vector), [i for i in item_ids if i in stored], [i for i in item_ids if i not in stored])
+    habits = summarise_habits(usable, {item_id: item.document for item_id, item in stored.items()})
+    known, unknown = [i for i in item_ids if i in stored], [i for i in item_ids if i not in stored]
+    return BuyerVector(unit_vector(vector), known, unknown, habits)
 
 
 def personalise(vector: Vector, buyer: Vector) -> Vector:

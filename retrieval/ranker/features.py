@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.contracts.buyer_habits import BuyerHabits, Label, LabelHabit
 from retrieval.contracts.documents import Vector
 from retrieval.contracts.items import epoch_ms, query_text
 from retrieval.index.fusion import RRF_RANK_CONSTANT
@@ -36,6 +37,7 @@ class RankingContext:
         now: UTC time of the search, for the features in hours.
         candidates: candidates in the order of retrieval.
         vectors: (N, dimensions) float32, the vectors of the candidates.
+        habits: the buyer's habits; None for an unknown buyer.
     """
 
     words: Sequence[str]
@@ -44,6 +46,7 @@ class RankingContext:
     now: datetime
     candidates: Sequence[Candidate]
     vectors: NDArray[np.float32]
+    habits: BuyerHabits | None
 
     def column(self, field: str) -> Column:
         """Return (N,) the numbers in a field of the items' documents; MISSING for a document without the field."""
@@ -125,6 +128,32 @@ def _buyer_affinity(context: RankingContext) -> Column:
     return np.asarray(context.vectors @ context.buyer, dtype=np.float64)  # (N, D) @ (D,) -> (N,)
 
 
+def _buyer_category_count(context: RankingContext) -> Column:
+    """Return log(1 + number of the buyer's interactions with items of the item's category); missing without a buyer."""
+    return _habit(context, "category", lambda habit: math.log1p(habit.count) if habit else 0.0)
+
+
+def _buyer_category_days(context: RankingContext) -> Column:
+    """Return the days from the buyer's latest interaction with the item's category to their latest one; missing without any."""
+    return _habit(context, "category", lambda habit: habit.days if habit else MISSING)
+
+
+def _buyer_brand_count(context: RankingContext) -> Column:
+    """Return log(1 + number of the buyer's interactions with items of the item's brand); missing without a buyer."""
+    return _habit(context, "brand", lambda habit: math.log1p(habit.count) if habit else 0.0)
+
+
+def _buyer_brand_days(context: RankingContext) -> Column:
+    """Return the days from the buyer's latest interaction with the item's brand to their latest one; missing without any."""
+    return _habit(context, "brand", lambda habit: habit.days if habit else MISSING)
+
+
+def _price_to_buyer_median(context: RankingContext) -> Column:
+    """Return log(1 + price) - log(1 + median price of the buyer's items); missing without a buyer or a price."""
+    usual = MISSING if context.habits is None or context.habits.median_price is None else context.habits.median_price
+    return np.log1p(context.column("current_price")) - math.log1p(usual)
+
+
 def _log_price(context: RankingContext) -> Column:
     """Return log(1 + current price)."""
     return np.log1p(context.column("current_price"))
@@ -179,6 +208,11 @@ _BY_NAME: Mapping[str, Feature] = {
     "category_match": _category_match,
     "brand_match": _brand_match,
     "buyer_affinity": _buyer_affinity,
+    "buyer_category_count": _buyer_category_count,
+    "buyer_category_days": _buyer_category_days,
+    "buyer_brand_count": _buyer_brand_count,
+    "buyer_brand_days": _buyer_brand_days,
+    "price_to_buyer_median": _price_to_buyer_median,
     "log_price": _log_price,
     "price_to_category_median": _price_to_category_median,
     "log_bids": _log_bids,
@@ -192,7 +226,12 @@ FEATURES_HASH = hashlib.sha256(",".join(FEATURES).encode()).hexdigest()[:12]
 
 
 def feature_matrix(
-    query: str, vector: Vector, candidates: Sequence[Candidate], now: datetime, buyer: Vector | None = None
+    query: str,
+    vector: Vector,
+    candidates: Sequence[Candidate],
+    now: datetime,
+    buyer: Vector | None = None,
+    habits: BuyerHabits | None = None,
 ) -> NDArray[np.float32]:
     """Compute the features of every candidate of one query.
 
@@ -202,14 +241,24 @@ def feature_matrix(
         candidates: N candidates in the order of retrieval; their vectors are of unit length.
         now: UTC time of the search.
         buyer: (dimensions,) float32 of unit length, the vector of the buyer's history; None without a history.
+        habits: the habits of the buyer's history; None without a history.
 
     Returns:
         (N, len(FEATURES)) float32 in FEATURES order; NaN for missing values.
     """
     if not candidates:
         return np.empty((0, len(FEATURES)), dtype=np.float32)
-    context = RankingContext(words(query_text(query)), vector, buyer, now, candidates, np.stack([c.vector for c in candidates]))
+    vectors = np.stack([c.vector for c in candidates])
+    context = RankingContext(words(query_text(query)), vector, buyer, now, candidates, vectors, habits)
     return np.stack([feature(context) for feature in _BY_NAME.values()], axis=1).astype(np.float32)  # (N, F)
+
+
+def _habit(context: RankingContext, label: Label, value: Callable[[LabelHabit | None], float]) -> Column:
+    """Return a value of the buyer's habit for the label of each item; MISSING without a buyer."""
+    if context.habits is None:
+        return np.full(len(context.candidates), MISSING)
+    by_value = context.habits.by_label[label]
+    return np.array([value(by_value.get(text)) for text in context.texts(label)])
 
 
 def _numbers(values: Any) -> Column:

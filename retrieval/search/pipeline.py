@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.buyers.vector import personalise
+from retrieval.contracts.buyer_habits import BuyerHabits
 from retrieval.contracts.documents import Vector, listed_fields
 from retrieval.contracts.items import query_text
 from retrieval.errors import IndexUnavailable, InvalidInput, InvalidQuery
@@ -37,6 +38,7 @@ class _Query:
         vector: (D,) query vector; None if the query could not be encoded.
         search_vector: (D,) vector to search with: the query vector, moved towards the buyer vector if there is one.
         buyer: (D,) buyer vector; None without interactions.
+        habits: the buyer's habits; None without interactions.
         unknown_items: item ids of the interactions that no item has.
     """
 
@@ -44,6 +46,7 @@ class _Query:
     vector: Vector | None
     search_vector: Vector | None
     buyer: Vector | None = None
+    habits: BuyerHabits | None = None
     unknown_items: Sequence[str] = ()
 
 
@@ -163,7 +166,7 @@ def _personalised(context: SearchContext, request: SearchRequest, vector: Vector
         logger.warning("searching without the buyer's interactions: %s", error)
         context.fail("buyer")
         return query
-    return _Query(request, vector, personalise(vector, buyer.vector), buyer.vector, buyer.unknown_items)
+    return _Query(request, vector, personalise(vector, buyer.vector), buyer.vector, buyer.habits, buyer.unknown_items)
 
 
 def _retrieved(context: SearchContext, query: _Query, text: str) -> _Retrieved:
@@ -195,7 +198,7 @@ def _features(query: _Query, candidates: Sequence[Candidate]) -> NDArray[np.floa
     vector = query.vector
     if vector is None:
         vector = np.full(candidates[0].vector.shape if candidates else (0,), np.nan, dtype=np.float32)
-    return feature_matrix(query.request.query, vector, candidates, query.request.filters.moment(), query.buyer)
+    return feature_matrix(query.request.query, vector, candidates, query.request.filters.moment(), query.buyer, query.habits)
 
 
 def _with_exact_match_and_tail(ranking: Sequence[Scored], retrieved: _Retrieved) -> list[Scored]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from retrieval.buyers.history_store import BuyerStore, merge_interactions, parse_buyer_id
 from retrieval.buyers.vector import BuyerVector
+from retrieval.contracts.buyer_habits import BuyerHabits
 from retrieval.contracts.documents import Vector, listed_fields
 from retrieval.contracts.events import Interaction
 from retrieval.errors import FeedbackUnavailable, InvalidQuery
@@ -219,7 +220,7 @@ class BuyerSearch:
         if vector is None:
             answer = popular_and_fresh(context, k, filters, options)
             return replace(answer, unknown_items=list(dict.fromkeys(one.item_id for one in interactions)))
-        answer = nearest_items(context, vector.vector, k, filters, options)
+        answer = nearest_items(context, vector.vector, k, filters, options, vector.habits)
         return replace(answer, unknown_items=vector.unknown_items, source="history")
 
     def _interactions(self, context: SearchContext, buyer_id: str, sent: Sequence[Interaction]) -> Sequence[Interaction]:
@@ -242,7 +243,14 @@ class BuyerSearch:
             return None
 
 
-def nearest_items(context: SearchContext, vector: Vector, k: int, filters: Filter, options: RankingOptions) -> SearchAnswer:
+def nearest_items(
+    context: SearchContext,
+    vector: Vector,
+    k: int,
+    filters: Filter,
+    options: RankingOptions,
+    habits: BuyerHabits | None = None,
+) -> SearchAnswer:
     """Return the items nearest to a vector, in the order of the options.
 
     The re-ranker gets `vector` as the vector of the query and of the buyer, and a query without words.
@@ -253,6 +261,7 @@ def nearest_items(context: SearchContext, vector: Vector, k: int, filters: Filte
         k: checked number of items.
         filters: checked conditions on the items.
         options: order of the items.
+        habits: the habits of the buyer whose vector it is; None for another vector.
 
     Raises:
         IndexUnavailable: the index does not answer.
@@ -260,7 +269,7 @@ def nearest_items(context: SearchContext, vector: Vector, k: int, filters: Filte
     ranker = context.active.ranker if options.rerank else None
 
     def compute_features(candidates: Sequence[Candidate]) -> NDArray[np.float32]:
-        return feature_matrix("", vector, candidates, filters.moment(), vector)
+        return feature_matrix("", vector, candidates, filters.moment(), vector, habits)
 
     def rank(depth: int) -> _Ranking:
         with context.timed("retrieve"):

@@ -146,7 +146,9 @@ def test_a_part_is_found_in_every_wrapping_of_its_message(bucket, store, monkeyp
     if queued:
         assert [list(FORMS)[int(name.removeprefix("m-"))] for name in failures(handler(sqs_event(*messages), None))] == []
     else:
-        assert [handler(message, None) for message in messages] == [{"batchItemFailures": []}] * len(FORMS)
+        by_hand = [message for message in messages if "s3_key" in message]
+        assert [handler(m, None) for m in messages if m not in by_hand] == [{"batchItemFailures": []}] * (len(FORMS) - 2)
+        assert [handler(message, None)["part"]["indexed"] for message in by_hand] == [2, 2]
     assert store.find(TOWER_ID).count() == 2 * len(FORMS)
 
 
@@ -188,6 +190,7 @@ UNKNOWN = {
     "a subscription": {"Type": "SubscriptionConfirmation", "Message": "You have chosen to subscribe"},
     "a key that is none": {"s3_key": 5},
     "a bucket that is none": {"s3_key": "night/part-00000.ndjson.gz", "bucket": 5},
+    "a part with a word that the indexer does not know": {"s3_key": "night/part-00000.ndjson.gz", "force": True},
     "a key of no part": {"s3_key": "night/part-00000.ndjson"},
     **{
         f"{name} by hand": {"s3_key": f"night/{name}", "bucket": BUCKET}
@@ -214,6 +217,65 @@ def test_a_key_alone_needs_a_bucket(bucket, store, monkeypatch):
     monkeypatch.delenv("GAVEL_EMBEDDINGS_BUCKET", raising=False)
     with pytest.raises(InvalidInput, match=r'names no bucket: add "bucket", or set GAVEL_EMBEDDINGS_BUCKET'):
         handler({"s3_key": FOLDER + put_part(bucket, lots(2)).name}, None)
+
+
+@pytest.fixture
+def own(monkeypatch, tmp_path):
+    """The environment of the deployed function: its own bucket, and a store of towers without a tower."""
+    monkeypatch.setenv("GAVEL_EMBEDDINGS_BUCKET", BUCKET)
+    monkeypatch.setenv("GAVEL_TOWERS_URI", str(tmp_path / "towers"))
+    return tmp_path / "towers"
+
+
+def by_hand(name, **bucket):
+    return handler({"s3_key": FOLDER + name, **bucket}, None)
+
+
+def test_a_part_sent_by_hand_is_searchable_and_its_counts_are_the_answer(bucket, store, own):
+    index = store.create(TOWER_ID, 13)
+    part = put_part(bucket, [*lots(19), replace(lots(20)[19], vector=np.zeros(13, np.float32))])
+    answer = by_hand(part.name)
+    receipt = f"{FOLDER}receipts/{part.name}.receipt"
+    counts = {"indexed": 19, "stale": 0, "refused": 1, "withdrawn": 0}
+    assert answer == {
+        "bucket": BUCKET,
+        "s3_key": FOLDER + part.name,
+        "part": {"index": index.name, "tower_id": TOWER_ID, "receipt": receipt, **counts},
+        "release": {"published": False, "reason": f"{FOLDER}manifest.json is not there yet"},
+    }
+    assert len(index.semantic(lots(1)[0].vector, 3, Filter())) == 3
+    assert IndexedPart.from_json(bucket.Object(receipt).get()["Body"].read().decode()).rejected
+
+
+def test_the_last_part_sent_by_hand_and_its_manifest_publish_the_release(bucket, store, own):
+    store.create(TOWER_ID, 13)
+    parts = [put_part(bucket, lots(30, start=30 * n), n) for n in range(2)]
+    manifest = put_manifest(bucket, *parts)
+    assert by_hand(parts[0].name)["release"] == {"published": False, "reason": "1 of 2 parts are indexed"}
+    told = by_hand(parts[1].name, bucket=BUCKET)["release"]
+    assert (told["published"], told["lots"], told["indexed"]) == (True, 60, 60)
+    again = by_hand(manifest)
+    assert "part" not in again
+    assert (again["release"]["published"], again["release"]["lots"]) == (False, 60), "it was live before"
+
+
+def test_a_wrong_key_by_hand_is_named_with_the_way_to_the_right_one(bucket, store, own):
+    with pytest.raises(InvalidInput, match=r"s3://embeddings/.*/missing.ndjson.gz does not exist; `aws s3 ls s3://embeddings/`"):
+        by_hand("missing.ndjson.gz")
+
+
+def test_a_foreign_bucket_by_hand_is_refused_before_anything_is_read(bucket, store, own):
+    with pytest.raises(InvalidInput, match=r"reads the bucket embeddings alone, not 'others'; copy the release there"):
+        by_hand("part-00000.ndjson.gz", bucket="others")
+
+
+def test_a_part_whose_tower_is_nowhere_makes_no_index(bucket, store, own):
+    part = put_part(bucket, lots(3))
+    with pytest.raises(TowerError, match=f"tower {TOWER_ID}, which no index .* `gavel aws publish {TOWER_ID}`"):
+        by_hand(part.name)
+    assert store.find(TOWER_ID) is None
+    store.create(TOWER_ID, 13)
+    assert by_hand(part.name)["part"]["indexed"] == 3, "an index that is there already has its tower"
 
 
 def test_other_objects_and_removals_are_passed_over(bucket, store):

@@ -16,7 +16,9 @@ from gavel.aws.account import deployed_stage
 from gavel.aws.rankers import upload_ranker
 from gavel.aws.towers import upload_tower
 from gavel.cli import main as cli
+from gavel.workspace.cdk_context import CONTEXT_KEY, name_reranker
 from infra.reranker import SCRIPT_MODE
+from infra.stage import RERANKER_CONTEXT
 from processing.reranker_endpoint import inference
 from retrieval.encoders.tower_store import tower_tuning
 from retrieval.errors import InvalidInput, RankerUnavailable
@@ -111,14 +113,34 @@ def test_the_command_puts_up_the_re_ranker_of_the_current_tower(bucket, tmp_path
     bucket.put_object(Key=f"{TOWER}/tower.json", Body=b"{}")
     trained_booster().save(tmp_path / "home" / "rankers" / f"{TOWER}.ubj")
     monkeypatch.setenv("GAVEL_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("sys.argv", ["gavel", "aws", "publish-ranker", "--json"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 0
-    said = json.loads(capsys.readouterr().out)
-    assert (said["tower_id"], said["uploaded"]) == (TOWER, True)
+    context = tmp_path / "cdk.context.json"
+    context.write_text('{"availability-zones": ["a"]}')
+
+    def publish_ranker():
+        monkeypatch.setattr("sys.argv", ["gavel", "aws", "publish-ranker", "--context", str(context), "--json"])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 0
+        return json.loads(capsys.readouterr().out)
+
+    said = publish_ranker()
+    assert (said["tower_id"], said["uploaded"], said["changed"]) == (TOWER, True, True)
     bucket.Object(said["model_key"]).load()
-    assert "cdk.json" in said["next"]
+    assert json.loads(context.read_text()) == {"availability-zones": ["a"], "gavel:reranker:dev": said["model_key"]}
+    assert "`npx cdk deploy --all -c stage=dev` serves it; commit cdk.context.json" in said["next"]
+    assert (publish_ranker()["uploaded"], publish_ranker()["changed"]) == (False, False)
+
+
+def test_the_context_names_a_re_ranker_as_the_app_reads_it():
+    assert CONTEXT_KEY.format("dev") == f"{RERANKER_CONTEXT}dev"
+
+
+def test_a_context_file_that_is_damaged_is_named_and_stays(tmp_path):
+    for text in ("{oops", "[]"):
+        (tmp_path / "cdk.context.json").write_text(text)
+        with pytest.raises(InvalidInput, match=r"cdk.context.json .*; mend it, or delete it"):
+            name_reranker("dev", "rerankers/a/model.tar.gz", tmp_path / "cdk.context.json")
+        assert (tmp_path / "cdk.context.json").read_text() == text
 
 
 def test_events_are_fetched_once_a_day_or_all(bucket, tmp_path, monkeypatch, capsys):

@@ -34,6 +34,7 @@ TEXTS = {
     **{family: family for family in INDEX_TYPES},
     "pq": "pq:pq_m=8,pq_bits=5,rescore=8",
     "ivf_pq": "ivf_pq:pq_m=8,pq_bits=5,rescore=8",
+    "ivf_pq4": "ivf_pq4:pq_m=8,rescore=16",
     "opq_ivf_pq": "opq_ivf_pq:pq_m=8,pq_bits=5,rescore=8",
     "cut": "ivf_sq8:pca=12,rescore=8",
 }

@@ -126,7 +126,8 @@ def test_ctrl_c_in_the_middle_leaves_nothing_that_a_rerun_trips_over(tmp_path: P
         time.sleep(2)
         run.send_signal(signal.SIGINT)
         said = run.communicate(timeout=300)[1]
-    assert run.returncode == 130, said
+    # CPython ends by the signal itself if it struck while a library ran Python code of its own; a shell calls both 130
+    assert run.returncode in (130, -signal.SIGINT), said
     assert "interrupted" in said
     assert "Traceback" not in said
     again = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=600, check=False)

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from commands_in_process import gavel
 from lots import WORDS
 from rich.console import Console
 from small_tower import small_config
@@ -57,13 +58,6 @@ LOTS = {row["item_id"]: row for row in lots()}
 
 def is_wanted(item_id: str) -> bool:
     return bool(LOTS[item_id]["price"] < 50)
-
-
-def gavel(*arguments: object) -> Any:
-    run = CliRunner().invoke(app, [*map(str, arguments), "--json"])
-    if run.exception:
-        raise run.exception
-    return json.loads(run.stdout)
 
 
 @pytest.fixture(scope="module")

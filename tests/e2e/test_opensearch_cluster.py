@@ -7,6 +7,8 @@ from gavel.opensearch import cluster as opensearch_cluster
 from gavel.opensearch.node import free_port
 from retrieval.errors import InvalidInput
 
+pytestmark = pytest.mark.timeout(900)  # three nodes start, one is killed and comes back: minutes on a busy machine
+
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory, needs_java):

@@ -1,6 +1,9 @@
 """What is OpenSearch's own about its adapter: analysis, native fusion, shards, aliases, and a server that is gone."""
 
+import gzip
+import json
 import time
+import urllib.request
 import uuid
 
 import numpy as np
@@ -10,6 +13,7 @@ from opensearchpy import OpenSearch
 
 from gavel.opensearch.node import free_port
 from retrieval.contracts.documents import Deletion, bulk_lines
+from retrieval.contracts.parts import read_part
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
 from retrieval.index.filters import Filter
 from retrieval.index.fusion import Fusion
@@ -110,6 +114,25 @@ def test_the_servers_own_fusion_gives_the_same_scores_where_nothing_ties(store, 
     ours = index.hybrid(text, query, len(titles), WHERE, fusion)
     assert len(ours) == len(titles)
     assert {c.item_id: c.score for c in ours} == pytest.approx({hit["_id"]: hit["_score"] for hit in native}, rel=1e-6, abs=1e-6)
+
+
+def test_the_bytes_of_a_part_are_a_body_of_bulk_as_curl_posts_it(store, client, opensearch_url, tmp_path):
+    """gzip -dc part-00000.ndjson.gz > part.ndjson && curl --data-binary @part.ndjson <url>/<index>/_bulk"""
+    lots = [lot(f"lot-{n}", f"old {word}", current_price=10.0 + n) for n, word in enumerate(WORDS)]
+    part = tmp_path / "part-00000.ndjson.gz"
+    part.write_bytes(gzip.compress("".join(f"{line}\n" for one in lots for line in bulk_lines(one)).encode()))
+    assert [op.item_id for op in read_part(part)] == [one.item_id for one in lots], "the indexer reads the same file"
+    index = store.create(TOWER_ID, len(lots[0].vector))
+    headers = {"Content-Type": "application/x-ndjson"}
+    request = urllib.request.Request(
+        f"{opensearch_url}/{index.name}/_bulk?refresh=true", gzip.decompress(part.read_bytes()), headers
+    )
+    with urllib.request.urlopen(request, timeout=30) as response:
+        answer = json.load(response)
+    assert (answer["errors"], [item["index"]["status"] for item in answer["items"]]) == (False, [201] * len(lots))
+    store.publish(index.name)
+    best = store.live().hybrid("vase", vector("vase"), 1, WHERE)[0]
+    assert (best.document["title"], best.document["tower_id"]) == ("old vase", TOWER_ID)
 
 
 def test_lots_that_tie_in_both_lists_come_by_id_whatever_the_order_of_writing(store):

@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands_in_process import gavel, small_workspace
 from small_tower import save_small_encoder, small_config
-from typer.testing import CliRunner
 
 from catalog.folder import CatalogFolder, Qrels, SplitData, TrainingPair, write_catalog, write_items
-from gavel.cli.main import app
 from models.artefacts.item_encoder import ItemEncoder
 from models.artefacts.model_card import write_model_card
 from models.config.training import TrainingConfig
-from models.towers.config import PRESETS
 from models.training.two_towers import train_towers
 from processing.evaluation.corpus import release_items
 from retrieval.contracts.item_files import read_items
@@ -52,18 +50,8 @@ def home(tmp_path_factory: pytest.TempPathFactory):
     """A home with the shop; the compact preset is a small one here."""
     home = tmp_path_factory.mktemp("home")
     write_shop(home / "catalogs" / "shop")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GAVEL_HOME", str(home))
-        patch.delenv("GAVEL_TOWERS_URI", raising=False)
-        patch.setitem(PRESETS, "compact", small_config())
+    with small_workspace(home):
         yield home
-
-
-def gavel(*arguments: object) -> Any:
-    run = CliRunner().invoke(app, [*map(str, arguments), "--json"])
-    if run.exception:
-        raise run.exception
-    return json.loads(run.stdout)
 
 
 def train(*more: object) -> Any:
@@ -150,7 +138,7 @@ def pairs() -> list[tuple[str, str]]:
 def test_a_comparison_that_was_interrupted_goes_on_and_ends_in_the_same_tower(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.artefacts.tower_files.export_query_tower", lambda tower, path: path.touch())  # takes seconds
+    monkeypatch.setattr("models.artefacts.tower_files.export_query_tower", lambda tower, path, bits: path.touch())  # takes seconds
     catalog = CatalogFolder.load(home / "catalogs" / "shop")
     config = TrainingConfig(tower=small_config(use_image=False), features="auto", epochs=2, batch_size=16)
     whole = train_towers(catalog, config, tmp_path / "whole")

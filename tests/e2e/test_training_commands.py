@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import xgboost
+from commands_in_process import gavel, small_workspace
 from rich.console import Console
-from small_tower import save_small_encoder, small_config
+from small_tower import save_small_encoder
 from typer.testing import CliRunner
 
 from catalog.synthetic import generate
 from gavel.cli.main import app
-from models.towers.config import PRESETS
 from retrieval.errors import FeatureMismatch, InvalidInput
 
 STAGES = """
@@ -27,18 +27,8 @@ def home(tmp_path_factory: pytest.TempPathFactory):
     home = tmp_path_factory.mktemp("home")
     generate(home / "catalogs" / "synthetic", lots=60, photo_size=8)
     (home / "stages.yaml").write_text(STAGES)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GAVEL_HOME", str(home))
-        patch.delenv("GAVEL_TOWERS_URI", raising=False)
-        patch.setitem(PRESETS, "compact", small_config())
+    with small_workspace(home):
         yield home
-
-
-def gavel(*arguments: object) -> Any:
-    run = CliRunner().invoke(app, [*map(str, arguments), "--json"])
-    if run.exception:
-        raise run.exception
-    return json.loads(run.stdout)
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,9 @@ def train(catalog: Path, out: str, kill: int = 0, photos: bool = False, dropout:
         if done == kill:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with patch("models.artefacts.tower_files.export_query_tower", lambda tower, path: path.touch()):  # the export takes seconds
+    with patch(
+        "models.artefacts.tower_files.export_query_tower", lambda tower, path, bits: path.touch()
+    ):  # the export takes seconds
         report = train_towers(folder, config, Path(out), after_step, negatives=negatives, checkpoint_seconds=seconds)
     losses = [record.loss for record in report.history]
     return {"out": Path(out).name, "tower_id": report.tower_id, "resumed_at": report.resumed_at, "losses": losses}

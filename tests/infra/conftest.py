@@ -44,11 +44,11 @@ class Synthesised:
         return [resource.get("Properties", {}) for resource in self.of_type(kind).values()]
 
 
-def synthesise(name: str, folder: Path, **overrides: Any) -> Synthesised:
-    """Synthesise a stage into a folder, with some of its values replaced."""
+def synthesise(name: str, folder: Path, published_reranker: str | None = None, **overrides: Any) -> Synthesised:
+    """Synthesise a stage into a folder, with some of its values replaced, before or after a re-ranker was published."""
     stages = {**CONTEXT["stages"], name: {**CONTEXT["stages"][name], **overrides}}
     app = App(context={**CONTEXT, "stages": stages, "gavel:bundle": False}, outdir=str(folder))
-    stage = read_stage(stages, name)
+    stage = read_stage(stages, name, published_reranker)
     stacks = compose(app, stage)
     Validations.of(app).add_plugins(AwsSolutionsChecks(app))
     app.synth()

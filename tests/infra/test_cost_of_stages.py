@@ -13,13 +13,6 @@ from gavel.cost.stage_templates import read_templates
 MOST_IDLE_DEV_USD = 120
 MOST_NIGHT_USD = 0.50
 USUAL = Usage(items_per_night=100_000, queries_per_month=10e6)
-RERANKER = {
-    "model_key": "rerankers/a/model.tar.gz",
-    "image": "763104351884.dkr.ecr.${AWS::Region}.${AWS::URLSuffix}/xgboost:1",
-    "instance": "ml.c7i.large",
-    "instances": 1,
-    "most_instances": 2,
-}
 
 
 def bill_of(stage, usage=USUAL):
@@ -33,15 +26,21 @@ def test_every_resource_of_a_stage_has_a_price_or_is_free_for_a_reason(stage):
     assert len(billed) + bill.free == len(read_templates(stage.folder))
 
 
-def test_a_re_ranker_is_priced_with_the_way_to_it(tmp_path):
-    bill = bill_of(synthesise("dev", tmp_path, reranker=RERANKER))
+def with_reranker(name, folder):
+    """A stage as it is deployed once a re-ranker is published."""
+    return synthesise(name, folder, published_reranker="rerankers/a/model.tar.gz")
+
+
+@pytest.mark.parametrize(("name", "instance"), [("dev", "ml.t2.medium"), ("prod", "ml.c7i.large")])
+def test_a_re_ranker_is_priced_with_the_way_to_it(name, instance, tmp_path):
+    bill = bill_of(with_reranker(name, tmp_path))
     assert bill.unpriced == []
-    prices = {line.charge.price.name for line in bill.lines}
-    assert {"sagemaker.ml.c7i.large", "vpc.interface_endpoint"} <= prices
+    assert {f"sagemaker.{instance}", "vpc.interface_endpoint"} <= {line.charge.price.name for line in bill.lines}
 
 
-def test_dev_waits_for_less_than_its_goal_a_month(dev):
-    assert 20 < bill_of(dev, Usage(0, 0)).usd("idle", "night", "kept", "queries") <= MOST_IDLE_DEV_USD
+def test_dev_waits_for_less_than_its_goal_a_month_with_a_re_ranker_too(dev, tmp_path):
+    for stage in (dev, with_reranker("dev", tmp_path)):
+        assert 20 < bill_of(stage, Usage(0, 0)).usd("idle", "night", "kept", "queries") <= MOST_IDLE_DEV_USD
 
 
 def test_a_night_of_dev_is_within_the_goal(dev):
@@ -58,12 +57,14 @@ def test_a_night_of_prod_is_within_the_goal_on_every_type_but_p3(prod):
     assert all(bill.rungs[instance] + rest <= MOST_NIGHT_USD for instance in others)
 
 
+@pytest.mark.parametrize("reranked", [False, True], ids=["", "reranked"])
 @pytest.mark.parametrize("name", ["dev", "prod"])
-def test_the_documented_totals_are_those_of_the_templates(name, request):
+def test_the_documented_totals_are_those_of_the_templates(name, reranked, request, tmp_path):
     text = (ROOT / "docs" / "cost.md").read_text()
-    bill = bill_of(request.getfixturevalue(name))
-    row = re.search(rf"^\| {name} \| (.*) \|$", text, re.MULTILINE)
-    assert row, f"docs/cost.md has no row of {name}"
+    bill = bill_of(with_reranker(name, tmp_path) if reranked else request.getfixturevalue(name))
+    label = f"{name}, re-ranker published" if reranked else name
+    row = re.search(rf"^\| {label} \| (.*) \|$", text, re.MULTILINE)
+    assert row, f"docs/cost.md has no row of {label}"
     shown = [float(cell.strip().strip("$")) for cell in row[1].split("|")]
     counted = [*(bill.usd(when) for when in ("idle", "night", "kept", "queries")), bill.night_usd]
     assert shown == pytest.approx(counted, rel=0.05)  # an alarm more is no news

@@ -1,30 +1,29 @@
-"""The re-rank endpoint: there only when a stage names an artefact, and replaced with a way back."""
+"""The re-rank endpoint: there once a re-ranker is published, and replaced with a way back."""
 
 import json
+import os
+import subprocess
+import sys
 
 import cfnlint.api
 import pytest
-from conftest import Synthesised, synthesise
+from conftest import CONTEXT, ROOT, Synthesised, synthesise
 
+from gavel.workspace.cdk_context import name_reranker, read_context
 from processing.reranker_endpoint import inference
 from processing.reranker_endpoint.packing import SCRIPT
 
-RERANKER = {
-    "model_key": "rerankers/r1/model.tar.gz",
-    "image": "141502667606.dkr.ecr.${AWS::Region}.${AWS::URLSuffix}/sagemaker-xgboost:3.0-5",
-    "instance": "ml.c7i.large",
-    "instances": 2,
-    "most_instances": 6,
-}
+KEY = "rerankers/r1/model.tar.gz"
+RERANKER = {**CONTEXT["stages"]["prod"]["reranker"], "model_key": KEY}
 
 
 @pytest.fixture(scope="module")
 def reranked(tmp_path_factory) -> Synthesised:
-    """prod with a re-ranker."""
-    return synthesise("prod", tmp_path_factory.mktemp("reranked"), reranker=RERANKER)
+    """prod after a re-ranker was published."""
+    return synthesise("prod", tmp_path_factory.mktemp("reranked"), KEY)
 
 
-def test_a_stage_without_an_artefact_deploys_without_an_endpoint(stage):
+def test_a_stage_deploys_without_an_endpoint_until_a_re_ranker_is_published(stage):
     for kind in ("Model", "EndpointConfig", "Endpoint"):
         assert stage.of_type(f"AWS::SageMaker::{kind}") == {}
 
@@ -32,7 +31,7 @@ def test_a_stage_without_an_artefact_deploys_without_an_endpoint(stage):
 def test_the_endpoint_serves_the_artefact_without_a_network(reranked):
     (model,) = reranked.properties("AWS::SageMaker::Model")
     assert model["EnableNetworkIsolation"]
-    assert str(model["PrimaryContainer"]["ModelDataUrl"]).count(RERANKER["model_key"]) == 1
+    assert str(model["PrimaryContainer"]["ModelDataUrl"]).count(KEY) == 1
     (config,) = reranked.properties("AWS::SageMaker::EndpointConfig")
     (variant,) = config["ProductionVariants"]
     assert (variant["InstanceType"], variant["InitialInstanceCount"]) == ("ml.c7i.large", 2)
@@ -69,6 +68,18 @@ def test_one_instance_is_replaced_whole(tmp_path):
     traffic = endpoint["DeploymentConfig"]["BlueGreenUpdatePolicy"]["TrafficRoutingConfiguration"]
     assert traffic["Type"] == "ALL_AT_ONCE"
     assert "CanarySize" not in traffic
+
+
+def test_a_plain_deploy_of_either_stage_serves_the_re_ranker_that_was_published(tmp_path):
+    """The app runs as the CDK's command line runs it, with the context file that `gavel aws publish-ranker` writes."""
+    name_reranker("dev", KEY, tmp_path / "cdk.context.json")
+    context = {**CONTEXT, **read_context(tmp_path / "cdk.context.json"), "gavel:bundle": "false", "stage": "dev"}
+    env = {**os.environ, "CDK_CONTEXT_JSON": json.dumps(context), "CDK_OUTDIR": str(tmp_path / "out")}
+    subprocess.run([sys.executable, "app.py"], cwd=ROOT, env=env, check=True, capture_output=True)
+    template = json.loads((tmp_path / "out" / "Gavel-dev-Serving.template.json").read_text())
+    kinds = {resource["Type"] for resource in template["Resources"].values()}
+    assert {"AWS::SageMaker::Model", "AWS::SageMaker::EndpointConfig", "AWS::SageMaker::Endpoint"} <= kinds
+    assert "RerankerEndpoint" in template["Outputs"]
 
 
 def test_the_query_function_is_told_of_the_endpoint_by_name(reranked, stage):

@@ -1,5 +1,7 @@
 """The values of a stage: whatever is wrong in cdk.json is named."""
 
+from dataclasses import replace
+
 import pytest
 from conftest import CONTEXT
 
@@ -66,9 +68,23 @@ def test_a_value_that_cannot_be_used_is_refused_by_its_name(changed, message):
         read_stage(dev(**changed), "dev")
 
 
-def test_a_stage_has_no_reranker_until_one_is_named():
-    assert read_stage(STAGES, "dev").reranker is None
-    assert read_stage(dev(reranker=RERANKER), "dev").reranker == RerankerArtefact(**RERANKER)
+@pytest.mark.parametrize("name", ["dev", "prod"])
+def test_both_stages_serve_the_reranker_that_was_published_last_and_none_before(name):
+    assert read_stage(STAGES, name).reranker.model_key is None
+    published = read_stage(STAGES, name, "rerankers/b/model.tar.gz").reranker
+    assert published == replace(read_stage(STAGES, name).reranker, model_key="rerankers/b/model.tar.gz")
+
+
+def test_a_reranker_that_cdk_json_names_overrides_the_published_one_and_a_stage_may_have_none():
+    assert read_stage(dev(reranker=RERANKER), "dev", "rerankers/b/model.tar.gz").reranker == RerankerArtefact(**RERANKER)
+    without = {key: value for key, value in STAGES["dev"].items() if key != "reranker"}
+    assert read_stage({"dev": without}, "dev", "rerankers/b/model.tar.gz").reranker is None
+
+
+@pytest.mark.parametrize("key", ["", "reranker.ubj", 5, {"model_key": "a"}])
+def test_a_published_reranker_that_is_no_archive_is_refused_with_the_command_that_writes_it(key):
+    with pytest.raises(StageError, match=r"gavel:reranker:dev of cdk.context.json is .*`gavel aws publish-ranker --stage dev`"):
+        read_stage(STAGES, "dev", key)
 
 
 def test_newer_engines_are_taken():

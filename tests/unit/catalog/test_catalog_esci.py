@@ -6,39 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.quality.esci_data import EXAMPLES_SCHEMA, PRODUCTS_SCHEMA
 from catalog.esci import EXAMPLES_FILE, GRADES, PAIR_WEIGHTS, PRODUCTS_FILE, JudgedQuery, prepare, split_queries
 from catalog.pseudo_queries import fold
 from retrieval.contracts.item_files import read_items
 from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput
-
-EXAMPLES = pa.schema(  # the published files' own schemas
-    {
-        "example_id": pa.int64(),
-        "query": pa.string(),
-        "query_id": pa.int64(),
-        "product_id": pa.string(),
-        "product_locale": pa.string(),
-        "esci_label": pa.string(),
-        "small_version": pa.int64(),
-        "large_version": pa.int64(),
-        "split": pa.string(),
-    }
-)
-PRODUCTS = pa.schema(
-    {
-        name: pa.string()
-        for name in (
-            "product_id",
-            "product_title",
-            "product_description",
-            "product_bullet_point",
-            "product_brand",
-            "product_color",
-            "product_locale",
-        )
-    }
-)
 
 
 def example(query_id: int, product: str, label: str = "E", **fields) -> dict:
@@ -52,8 +25,8 @@ def product(product_id: str, **fields) -> dict:
 
 def write(folder, examples: list[dict], products: list[dict]):
     folder.mkdir(exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(examples, schema=EXAMPLES), folder / EXAMPLES_FILE)
-    pq.write_table(pa.Table.from_pylist(products, schema=PRODUCTS), folder / PRODUCTS_FILE, row_group_size=5)
+    pq.write_table(pa.Table.from_pylist(examples, schema=EXAMPLES_SCHEMA), folder / EXAMPLES_FILE)
+    pq.write_table(pa.Table.from_pylist(products, schema=PRODUCTS_SCHEMA), folder / PRODUCTS_FILE, row_group_size=5)
     return folder
 
 
@@ -115,7 +88,7 @@ def test_locale_and_version_choose_the_judgments(tmp_path):
     assert set(items_of(prepare(data, tmp_path / "c", locale="es"))) == {"C"}
     with pytest.raises(InvalidInput, match="no judgment of locale jp"):
         prepare(data, tmp_path / "c", locale="jp")
-    with pytest.raises(InvalidInput, match="locales are us, es, jp"):
+    with pytest.raises(InvalidInput, match="no locale 'de'; use us, es or jp"):
         prepare(data, tmp_path / "c", locale="de")
 
 
@@ -185,7 +158,38 @@ def test_missing_files_and_columns_are_named(tmp_path):
     assert not (tmp_path / "catalog").exists()
 
 
-def test_an_unknown_label_is_named_with_its_row(tmp_path):
-    data = write(tmp_path / "data", [example(1, "A"), example(1, "B", "X")], [product("A")])
-    with pytest.raises(InvalidInput, match="row 2: expected a query, a label of E, S, C, I"):
+def test_broken_judgments_are_set_aside_with_their_reasons(tmp_path):
+    broken = [example(1, "B", "X"), example(1, "C", split="dev"), example(1, None)]
+    data = write(tmp_path / "data", [example(1, "A"), *broken, example(2, "A", query=" ", product_locale="es")], [product("A")])
+    catalog = prepare(data, tmp_path / "catalog")
+    assert [pair.item_id for pair in catalog.pairs("train")] == ["A"]
+    rejects = [json.loads(line) for line in (catalog.path / "rejects.ndjson").read_text().splitlines()]
+    assert [(reject["source"], reject["line"], reject["reason"]) for reject in rejects] == [
+        (EXAMPLES_FILE, 2, "esci_label is 'X', not one of E, S, C, I"),
+        (EXAMPLES_FILE, 3, "split is 'dev', not train or test"),
+        (EXAMPLES_FILE, 4, "the judgment has no product_id"),
+    ]
+
+
+def test_a_file_of_broken_judgments_is_refused(tmp_path):
+    data = write(tmp_path / "data", [example(1, "A"), *(example(1, f"B{n}", "X") for n in range(4))], [product("A")])
+    with pytest.raises(InvalidInput, match=r"4 of 5 judgments .* are broken, the last one: esci_label is 'X'"):
         prepare(data, tmp_path / "catalog")
+    assert not (tmp_path / "catalog").exists()
+
+
+def test_test_queries_can_search_all_products_of_the_locale(tmp_path):
+    examples = [example(1, "A"), example(2, "B", split="test")]
+    products = [product("A"), product("B"), product("C"), product("C", product_title="Again"), product("D", product_locale="es")]
+    products.append(product("E", product_title=""))
+    catalog = prepare(write(tmp_path / "data", examples, products), tmp_path / "catalog", corpus="all")
+    ids = {
+        split: [item.item_id for path in catalog.item_files(split) for item in read_items(path)]
+        for split in ("train", "val", "test")
+    }
+    assert ids == {"train": ["A", "B"], "val": ["A", "B"], "test": ["A", "B", "C"]}
+    assert catalog.name == "esci-us-small-all"
+    rejects = [json.loads(line) for line in (catalog.path / "rejects.ndjson").read_text().splitlines()]
+    assert [(reject["line"], reject["item_id"]) for reject in rejects] == [(6, "E")]
+    with pytest.raises(InvalidInput, match="no corpus 'every'; use judged or all"):
+        prepare(tmp_path / "data", tmp_path / "catalog", corpus="every")

@@ -115,7 +115,7 @@ def test_an_encoder_is_frozen_when_none_of_it_is_trained(trainable, frozen):
 
 
 def test_heads_train_on_what_frozen_encoders_made_and_the_encoders_stay(tmp_path, monkeypatch):
-    monkeypatch.setattr("models.artefacts.tower_files.export_query_tower", lambda tower, path: path.touch())
+    monkeypatch.setattr("models.artefacts.tower_files.export_query_tower", lambda tower, path, bits: path.touch())
     monkeypatch.setattr("models.artefacts.tower_files.export_image_tower", lambda towers, path: path.touch())
     catalog = write_painted_catalog(tmp_path / "catalog")
     tower = small_config()

@@ -52,7 +52,9 @@ def catalog(tmp_path_factory) -> CatalogFolder:
 
 
 def distil(catalog, tower, out, config=CONFIG, **given):
-    with patch("models.artefacts.tower_files.export_query_tower", lambda tower, path: path.touch()):  # the export takes seconds
+    with patch(
+        "models.artefacts.tower_files.export_query_tower", lambda tower, path, bits: path.touch()
+    ):  # the export takes seconds
         return distil_towers(catalog, tower, config, out, **given)
 
 

@@ -32,7 +32,7 @@ def catalog(tmp_path_factory):
 
 @pytest.fixture
 def quick_export(monkeypatch):
-    monkeypatch.setattr("models.artefacts.tower_files.export_query_tower", lambda tower, path: path.touch())
+    monkeypatch.setattr("models.artefacts.tower_files.export_query_tower", lambda tower, path, bits: path.touch())
     monkeypatch.setattr("models.artefacts.tower_files.export_image_tower", lambda towers, path: path.touch())
 
 

@@ -34,7 +34,7 @@ def catalog(tmp_path_factory):
 @pytest.fixture
 def quick_export(monkeypatch):
     """The export to ONNX takes seconds and has tests of its own."""
-    monkeypatch.setattr("models.artefacts.tower_files.export_query_tower", lambda tower, path: path.touch())
+    monkeypatch.setattr("models.artefacts.tower_files.export_query_tower", lambda tower, path, bits: path.touch())
     monkeypatch.setattr("models.artefacts.tower_files.export_image_tower", lambda towers, path: path.touch())
 
 
@@ -218,7 +218,7 @@ def test_an_interrupted_run_leaves_no_artefact(catalog, tmp_path, quick_export):
 
 
 def test_an_interrupted_save_leaves_no_artefact(catalog, tmp_path, monkeypatch):
-    def interrupt(tower, path):
+    def interrupt(tower, path, bits):
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 

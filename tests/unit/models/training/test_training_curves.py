@@ -53,7 +53,7 @@ def run(tmp_path_factory):
     catalog = write_painted_catalog(tmp_path_factory.mktemp("catalog") / "painted")
     config = TrainingConfig(tower=small_config(use_image=False), epochs=2, batch_size=8, log_with="memory")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("models.artefacts.tower_files.export_query_tower", lambda tower, path: path.touch())
+        patch.setattr("models.artefacts.tower_files.export_query_tower", lambda tower, path, bits: path.touch())
         patch.setitem(LOGGER_TYPE_TO_CLASS, "memory", MemoryTracker)
         report = train_towers(catalog, config, out)
     (tracker,) = MemoryTracker.runs

@@ -138,9 +138,10 @@ def test_training_and_serving_fill_every_feature_alike_with_a_buyer_and_without(
     for query, buyer, hours in asked:
         recent = histories.before(buyer, NOW - hours * HOUR)
         service.search(SearchRequest(query, filters=Filter(now=catalog_moment(catalog)), recent=recent))
-    affinity = [rows[:, FEATURES.index("buyer_affinity")] for rows in watching.seen]
-    assert [bool(np.isnan(column).all()) for column in affinity] == [True] * 5 + [False, True, False]
-    assert not np.isnan(affinity[5]).any()
+    for name in ("buyer_affinity", "buyer_brand_count", "buyer_brand_days", "price_to_buyer_median"):
+        columns = [rows[:, FEATURES.index(name)] for rows in watching.seen]
+        assert [bool(np.isnan(column).all()) for column in columns] == [True] * 5 + [False, True, False], name
+        assert not np.isnan(columns[5]).any()
     assert len(trained) == len(watching.seen)
     for in_training, in_serving in zip(trained, watching.seen, strict=True):
         np.testing.assert_array_equal(in_training, in_serving)

@@ -20,7 +20,7 @@ def catalog(tmp_path_factory):
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr("models.artefacts.tower_files.export_query_tower", lambda tower, path: path.touch())
+    monkeypatch.setattr("models.artefacts.tower_files.export_query_tower", lambda tower, path, bits: path.touch())
     monkeypatch.setattr("models.artefacts.tower_files.export_image_tower", lambda towers, path: path.touch())
     monkeypatch.setattr("models.config.training.find_preset", lambda name: small_config())
 

@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trained_booster import feature_rows, ranking_data, trained_booster
 
+from retrieval.contracts.buyer_habits import BuyerHabits, LabelHabit, summarise_habits
+from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import epoch_ms
 from retrieval.errors import FeatureMismatch, RankerUnavailable
 from retrieval.index.port import Candidate
@@ -112,7 +114,49 @@ def test_what_a_lot_does_not_say_is_missing_rather_than_zero() -> None:
     row = feature_matrix("vase", EAST, [candidate()], NOW)[0]
     missing = {name for name, value in zip(FEATURES, row, strict=True) if np.isnan(value)}
     of_the_lot = {"log_price", "price_to_category_median", "seller_rating", "hours_to_end", "hours_since_listed"}
-    assert missing == of_the_lot | {"bm25_to_best", "keyword_rank", "semantic_rank", "buyer_affinity"}
+    of_the_buyer = {name for name in FEATURES if "buyer" in name}
+    assert len(of_the_buyer) == 6
+    assert missing == of_the_lot | of_the_buyer | {"bm25_to_best", "keyword_rank", "semantic_rank"}
+
+
+HABITS = BuyerHabits(
+    {"category": {"vases": LabelHabit(3, 0.0), "lamps": LabelHabit(1, 4.5)}, "brand": {"Acme": LabelHabit(2, 1.0)}},
+    median_price=20.0,
+)
+
+
+def of_buyer(name: str, *candidates: Candidate) -> list[float]:
+    return feature_matrix("", EAST, candidates, NOW, EAST, HABITS)[:, FEATURES.index(name)].tolist()
+
+
+def test_a_lot_is_held_against_what_the_buyer_did_in_its_category_and_with_its_brand() -> None:
+    lots = [candidate(category="vases", brand="Acme"), candidate(category="lamps"), candidate(category="rings", brand="Other")]
+    assert of_buyer("buyer_category_count", *lots) == pytest.approx([math.log(4), math.log(2), 0])
+    assert of_buyer("buyer_category_days", *lots) == pytest.approx([0, 4.5, math.nan], nan_ok=True)
+    assert of_buyer("buyer_brand_count", *lots) == pytest.approx([math.log(3), 0, 0])
+    assert of_buyer("buyer_brand_days", *lots) == pytest.approx([1, math.nan, math.nan], nan_ok=True)
+
+
+def test_a_price_is_held_against_the_prices_that_the_buyer_is_used_to() -> None:
+    prices = [candidate(current_price=20.0), candidate(current_price=41.0), candidate()]
+    assert of_buyer("price_to_buyer_median", *prices) == pytest.approx([0, math.log(2), math.nan], nan_ok=True)
+    unpriced = feature_matrix("", EAST, prices, NOW, EAST, replace(HABITS, median_price=None))
+    assert np.isnan(unpriced[:, FEATURES.index("price_to_buyer_median")]).all()
+
+
+def test_habits_are_counts_and_ages_of_labels_and_the_median_price_of_the_items() -> None:
+    acts = [Interaction("ann", item, "view", NOW - timedelta(days=days)) for item, days in (("a", 4), ("a", 3), ("b", 1), ("c", 0))]
+    documents = {
+        "a": {"category": "vases", "brand": "Acme", "current_price": 10.0},
+        "b": {"category": "lamps", "current_price": 30.0},
+        "c": {"category": "vases"},
+    }
+    habits = summarise_habits(acts, documents)
+    assert habits.by_label == {
+        "category": {"vases": LabelHabit(3, 0.0), "lamps": LabelHabit(1, 1.0)},
+        "brand": {"Acme": LabelHabit(2, 3.0)},
+    }
+    assert habits.median_price == 20.0
 
 
 def test_a_price_without_others_of_its_kind_is_its_own_median_and_one_that_is_not_known_counts_in_none() -> None:
