@@ -5,7 +5,7 @@ WORKERS := --numprocesses auto --dist loadfile  # of pytest; a file's tests shar
 export HF_HUB_OFFLINE ?= 1
 unexport PYTHONDONTWRITEBYTECODE  # many images set it; without bytecode each start compiles torch and transformers anew, for seconds
 
-.PHONY: help demo serve test lint check fuzz docs format requirements synth rehearse clean
+.PHONY: help demo serve test lint check fuzz docs format requirements synth rehearse wheel clean
 
 help:            ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -53,6 +53,10 @@ synth: .venv/installed-dev node_modules/.bin/cdk            ## CloudFormation te
 rehearse: .venv/installed-dev node_modules/.bin/cdk            ## deploy both stages into an emulated AWS here, run a night, search
 	@$(PYTHON) gavel/prerequisites.py java
 	$(BIN)/python -m gavel.rehearsal
+
+wheel: .venv/installed-dev            ## the package into dist/, with page, prices and the templates of both stages; needs Node.js
+	$(BIN)/python -m gavel.cost.stage_templates
+	$(BIN)/uv build --wheel --out-dir dist
 
 node_modules/.bin/cdk: package.json package-lock.json
 	npm ci --no-audit --no-fund

@@ -99,12 +99,12 @@ def publish_ranker(
     from gavel.aws.account import deployed_stage
     from gavel.aws.rankers import upload_ranker
     from gavel.aws.towers import tower_in_bucket
-    from gavel.workspace.cdk_context import CONTEXT_FILE, name_reranker
+    from gavel.workspace.cdk_context import context_path, name_reranker
 
+    path = context or context_path()  # asked for first: nothing is uploaded where it cannot be named
     deployed = deployed_stage(stage)
     tower_id = tower or tower_in_bucket(deployed, None)
     key, uploaded = upload_ranker(deployed, Workspace(Settings.from_env()).ranker(tower_id), tower_id)
-    path = context or CONTEXT_FILE
     named = name_reranker(stage, key, path)
     answer = {"tower_id": tower_id, "model_key": key, "uploaded": uploaded, "context": str(path), "changed": named}
     report({**answer, "next": DEPLOY_RANKER.format(stage, path.name)}, as_json)

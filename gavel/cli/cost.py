@@ -32,7 +32,8 @@ def cost(
         typer.Option(min=0.1, help="Lots that one instance embeds per second; the price table's assumption by default."),
     ] = None,
     templates: Annotated[
-        Path | None, typer.Option(help="Folder of templates, such as cdk.out/prod; by default the templates are synthesised anew.")
+        Path | None,
+        typer.Option(help="Folder of templates, such as cdk.out/prod; synthesised anew by default, or from the wheel."),
     ] = None,
     reranker: Annotated[
         bool, typer.Option("--reranker", help="Include the re-rank endpoint even if no re-ranker is published yet.")
@@ -43,13 +44,14 @@ def cost(
     from gavel.cost.bill import make_bill
     from gavel.cost.charges import Usage
     from gavel.cost.price_table import load_prices
-    from gavel.cost.stage_templates import read_templates, synthesise
+    from gavel.cost.stage_templates import packaged_templates, read_templates, synthesise
 
+    templates = templates or packaged_templates(stage)
     with tempfile.TemporaryDirectory(prefix="gavel-cost-") as folder:
         if templates is None:
             synthesise(stage, Path(folder), reranker)
         elif reranker:
-            raise InvalidInput("--reranker is for templates that are synthesised anew; leave --templates out")
+            raise InvalidInput("--reranker is for templates that are synthesised anew: in a checkout of Gavel, without --templates")
         resources = read_templates(templates or Path(folder))
     bill = make_bill(resources, load_prices(), Usage(items_per_night, queries_per_month, items_per_second))
     print_json({"stage": stage, **bill.to_dict()}) if as_json else show_bill(stage, bill)

@@ -3,9 +3,10 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from benchmarks.cli.main import bench_app
 from gavel.cli.aws import aws_app
@@ -22,6 +23,7 @@ from gavel.cli.index import index_app
 from gavel.cli.node import down, up
 from gavel.cli.sanity import sanity
 from gavel.cli.serve import serve
+from gavel.cli.status import status
 from gavel.cli.towers import encode, towers_app
 from gavel.cli.train import train
 from gavel.cli.train_towers import adapt, mine
@@ -38,31 +40,47 @@ from retrieval.index.fusion import Fusion
 from retrieval.search.diversification import Diversity
 from retrieval.search.service import Mode, SearchRequest, SearchService
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Find the auction lots to look at.")
-app.add_typer(aws_app, name="aws")
-app.add_typer(bench_app, name="bench")
-app.add_typer(buyers_app, name="buyers")
-app.add_typer(catalog_app, name="catalog")
-app.add_typer(config_app, name="config")
-app.add_typer(distill_app, name="distill")
-app.add_typer(events_app, name="events")
-app.add_typer(export_app, name="export")
-app.add_typer(index_app, name="index")
-app.add_typer(towers_app, name="towers")
-app.add_typer(tune_app, name="tune")
-app.command()(embed)
-app.command()(serve)
-app.command()(up)
-app.command()(down)
-app.command()(train)
-app.command()(adapt)
-app.command()(evaluate)
-app.command()(compare)
-app.command()(sanity)
-app.command()(encode)
-app.command()(mine)
-app.command()(recommend)
-app.command()(cost)
+JOURNEY = {  # panel of `gavel --help` -> its commands, in the order in which a user meets them
+    "Start": ("demo", "status", "search", "serve"),
+    "Data": ("catalog", "events", "buyers", "embed", "index", "export"),
+    "Models": ("train", "adapt", "mine", "distill", "tune", "towers", "encode", "recommend"),
+    "Measure": ("evaluate", "compare", "sanity", "bench"),
+    "Operate": ("config", "up", "down", "aws", "cost"),
+}
+
+
+class _InOrder(TyperGroup):
+    """A command group that lists its commands as JOURNEY does."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [name for names in JOURNEY.values() for name in names]
+
+
+app = typer.Typer(cls=_InOrder, no_args_is_help=True, pretty_exceptions_enable=False, help="Find the auction lots to look at.")
+GROUPS = {
+    "aws": aws_app,
+    "bench": bench_app,
+    "buyers": buyers_app,
+    "catalog": catalog_app,
+    "config": config_app,
+    "distill": distill_app,
+    "events": events_app,
+    "export": export_app,
+    "index": index_app,
+    "towers": towers_app,
+    "tune": tune_app,
+}
+COMMANDS = (embed, serve, up, down, train, adapt, evaluate, compare, sanity, encode, mine, recommend, cost, status)
+
+
+def _panel(name: str) -> str:
+    return next(panel for panel, names in JOURNEY.items() if name in names)
+
+
+for group_name, group in GROUPS.items():
+    app.add_typer(group, name=group_name, rich_help_panel=_panel(group_name))
+for command in COMMANDS:
+    app.command(rich_help_panel=_panel(command.__name__))(command)
 
 PROMPT = "search> "
 
@@ -75,7 +93,7 @@ def settings(
     use_config(config)
 
 
-@app.command()
+@app.command(rich_help_panel=_panel("demo"))
 def demo(
     catalog: Annotated[str, typer.Option(help="synthetic, or grocery (real shop photos).")] = "synthetic",
     data: Annotated[Path | None, typer.Option(help="Folder of the Grocery Store Dataset, for --catalog grocery.")] = None,
@@ -91,7 +109,7 @@ def demo(
     print_json(result.to_dict()) if as_json else show_report(run)
 
 
-@app.command()
+@app.command(rich_help_panel=_panel("search"))
 def search(
     query: Annotated[str | None, typer.Argument(help="Query; without one a prompt opens, `quit` leaves it.")] = None,
     photo: Annotated[

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from gavel.rehearsal.cloud import ACCOUNT, REGION, Cloud
 from gavel.workspace.cdk_context import CONTEXT_KEY
+from gavel.workspace.checkout import require_checkout
 from retrieval.errors import GavelError, MissingPrerequisite
 
-ROOT = Path(__file__).resolve().parents[2]
-CDK = ROOT / "node_modules" / ".bin" / "cdk"
+CDK = Path("node_modules", ".bin", "cdk")  # in the checkout
 QUIET = {"NODE_OPTIONS": "--no-warnings", "JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION": "1", "CDK_DISABLE_VERSION_CHECK": "1"}
-ZIPS = ROOT / "build" / "zips"
+ZIPS = Path("build", "zips")
 LINES_SHOWN = 15
 
 
@@ -41,8 +41,9 @@ def synthesise(stage: str, folder: Path, environment: Mapping[str, str], model_k
 
 def bootstrap(cloud: Cloud, assembly: Path) -> None:
     """Bootstrap the account for an assembly."""
-    ZIPS.mkdir(parents=True, exist_ok=True)
-    (assembly / ".cache").symlink_to(ZIPS)  # the command line looks here for zips of assets by hash
+    zips = require_checkout() / ZIPS
+    zips.mkdir(parents=True, exist_ok=True)
+    (assembly / ".cache").symlink_to(zips)  # the command line looks here for zips of assets by hash
     _cdk(["bootstrap", f"aws://{ACCOUNT}/{REGION}", "--app", str(assembly)], cloud.environment)
 
 
@@ -61,10 +62,16 @@ def deploy(cloud: Cloud, assembly: Path, *stacks: str) -> None:
 
 
 def _cdk(arguments: list[str], environment: Mapping[str, str]) -> None:
-    if not CDK.is_file():
+    checkout = require_checkout()
+    if not (checkout / CDK).is_file():
         raise MissingPrerequisite("the CDK command line is not installed here: `npm ci`")
     process = subprocess.run(
-        [CDK, *arguments], cwd=ROOT, env={**os.environ, **QUIET, **environment}, capture_output=True, text=True, check=False
+        [checkout / CDK, *arguments],
+        cwd=checkout,
+        env={**os.environ, **QUIET, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if process.returncode:
         lines = (process.stdout + process.stderr).strip().splitlines()[-LINES_SHOWN:]

@@ -3,14 +3,15 @@
 import json
 from pathlib import Path
 
+from gavel.workspace.checkout import require_checkout
 from retrieval.errors import InvalidInput
 from retrieval.files import replace_file
 
-CONTEXT_FILE = Path(__file__).resolve().parents[2] / "cdk.context.json"
+CONTEXT_FILE = "cdk.context.json"  # in the checkout
 CONTEXT_KEY = "gavel:reranker:{}"  # RERANKER_CONTEXT of infra/stage.py, which gavel does not import; a test keeps them equal
 
 
-def name_reranker(stage: str, model_key: str, path: Path = CONTEXT_FILE) -> bool:
+def name_reranker(stage: str, model_key: str, path: Path) -> bool:
     """Write the key of a stage's re-ranker into cdk.context.json, so that the next `cdk deploy` serves it.
 
     Args:
@@ -31,7 +32,16 @@ def name_reranker(stage: str, model_key: str, path: Path = CONTEXT_FILE) -> bool
     return True
 
 
-def read_context(path: Path = CONTEXT_FILE) -> dict[str, object]:
+def context_path() -> Path:
+    """Return the path of the checkout's cdk.context.json.
+
+    Raises:
+        MissingPrerequisite: there is no checkout here.
+    """
+    return require_checkout() / CONTEXT_FILE
+
+
+def read_context(path: Path) -> dict[str, object]:
     """Read cdk.context.json; a missing file is empty.
 
     Raises:

@@ -1,0 +1,141 @@
+"""`gavel status`: what the workspace holds, what is live, and the next command."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gavel.workspace.console import console, show_table, show_values
+from gavel.workspace.folders import Workspace
+from gavel.workspace.options import Json, print_json
+from retrieval.config.settings import Settings
+from retrieval.contracts.release import load_release
+from retrieval.contracts.tower_card import CARD_FILE, TowerCard
+from retrieval.errors import GavelError
+
+MANIFESTS = "manifest*.json"  # one for each instance of the embedding job
+SHOWN = 5  # rows of each table; --json has all of them
+
+
+def status(as_json: Json = False) -> None:
+    """Show what the workspace holds, what is live, and what to do next."""
+    settings = Settings.from_env()
+    workspace = Workspace(settings)
+    found: dict[str, Any] = {
+        "home": str(settings.home),
+        "catalogs": [folder.name for folder in _newest_first(workspace.catalogs, "catalog.json")],
+        "towers": [*_towers(workspace)],
+        "releases": [*_releases(workspace)],
+        "live": _live(settings, workspace),
+        "events": len(list(workspace.events.glob("*.ndjson"))),
+    }
+    found["next"] = _next(found)
+    print_json(found) if as_json else _show(found)
+
+
+def _newest_first(root: Path, marker: str) -> list[Path]:
+    """Return the folders below `root` that have the marker file, the newest first. Hidden folders belong to unfinished runs."""
+    markers = sorted(root.glob(f"[!.]*/{marker}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return list(dict.fromkeys(path.parent for path in markers))
+
+
+def _towers(workspace: Workspace) -> Iterator[dict[str, Any]]:
+    settings = workspace.settings
+    if settings.towers.startswith("s3://"):
+        return
+    for folder in _newest_first(workspace.towers, CARD_FILE):
+        try:
+            card = TowerCard.load(folder)
+        except GavelError as error:
+            yield {"tower_id": folder.name, "error": str(error)}
+            continue
+        yield {
+            "tower_id": card.tower_id,
+            "preset": card.preset,
+            "dimensions": card.dimensions,
+            "release": getattr(workspace.release_of(card.tower_id), "name", None),
+            "reranker": workspace.ranker(card.tower_id).is_file(),
+        }
+
+
+def _releases(workspace: Workspace) -> Iterator[dict[str, Any]]:
+    for folder in _newest_first(workspace.embeddings, MANIFESTS):
+        try:
+            release = load_release(folder)
+        except GavelError as error:
+            yield {"release_id": folder.name, "error": str(error)}
+            continue
+        yield {
+            "release_id": folder.name,
+            "tower_id": release.tower_id,
+            "lots": release.items_embedded,
+            "rejected": release.items_rejected,
+            "written": max(path.stat().st_mtime for path in folder.glob(MANIFESTS)),
+        }
+
+
+def _live(settings: Settings, workspace: Workspace) -> dict[str, Any]:
+    """Return the live index by its name, tower and number of lots, or the reason why there is none under "error"."""
+    from gavel.workspace.wiring import open_store
+
+    try:
+        live = open_store(settings).live()
+        values = {"kind": settings.index, "index": live.name, "tower_id": live.tower_id, "lots": live.count()}
+        live.close()
+    except GavelError as error:
+        return {"kind": settings.index, "error": str(error)}
+    written = max((path.stat().st_mtime for path in workspace.index.rglob("*") if path.is_file()), default=None)
+    return {**values, "reranker": workspace.ranker(live.tower_id).is_file(), "written": written}
+
+
+def _next(found: dict[str, Any]) -> list[str]:
+    """Return the commands that go on from here, the first one first."""
+    towers = [tower for tower in found["towers"] if "error" not in tower]
+    releases = [release for release in found["releases"] if "error" not in release]
+    live = found["live"]
+    if "error" not in live:
+        commands = ["gavel serve"]
+        if releases and (releases[0]["tower_id"] != live["tower_id"] or releases[0]["written"] > (live["written"] or math.inf)):
+            commands.insert(0, f"gavel index {releases[0]['release_id']}")
+        if found["events"]:
+            commands.append(f"gavel train reranker --from-events {Path(found['home'], 'events')}")
+        return commands
+    if releases:
+        return [f"gavel index {releases[0]['release_id']}"]
+    if towers:
+        return [f"gavel embed --tower {towers[0]['tower_id']}"]
+    if found["catalogs"]:
+        return ["gavel train"]
+    return ["gavel demo", "gavel catalog prepare --help"]
+
+
+def _show(found: dict[str, Any]) -> None:
+    live = found["live"]
+    events = f"{found['events']} days in {Path(found['home'], 'events')}" if found["events"] else "none"
+    catalogs = ", ".join(found["catalogs"]) or "none"
+    if "error" in live:
+        live_text = f"none ({live['error']})"
+    else:
+        order = "re-ranked" if live["reranker"] else "not re-ranked"
+        live_text = f"{live['index']}: {live['lots']:,} lots of tower {live['tower_id']}, {order}, in the {live['kind']} index"
+    show_values({"workspace": found["home"], "catalogues": catalogs, "live": live_text, "clicks": events})
+    rows = [
+        (tower["tower_id"], *((tower["error"], "") if "error" in tower else (tower["preset"], tower["release"] or "not embedded")))
+        for tower in found["towers"][:SHOWN]
+    ]
+    if rows:
+        show_table(_title("Towers", found["towers"]), ("tower", "preset", "newest release"), rows, right_from=9)
+    rows = [
+        (
+            release["release_id"],
+            *((release["error"], "") if "error" in release else (f"{release['lots']:,}", f"{release['rejected']:,}")),
+        )
+        for release in found["releases"][:SHOWN]
+    ]
+    if rows:
+        show_table(_title("Releases", found["releases"]), ("release", "lots", "rejected"), rows)
+    console.print("next: " + "\n      ".join(found["next"]), markup=False, highlight=False, soft_wrap=True)
+
+
+def _title(name: str, entries: list[Any]) -> str:
+    return name if len(entries) <= SHOWN else f"{name}: the newest {SHOWN} of {len(entries)}; --json has all"
