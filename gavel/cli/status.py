@@ -21,7 +21,7 @@ def status(as_json: Json = False) -> None:
     """Show what the workspace holds, what is live, and what to do next."""
     settings = Settings.from_env()
     workspace = Workspace(settings)
-    found: dict[str, Any] = {
+    state: dict[str, Any] = {
         "home": str(settings.home),
         "catalogs": [folder.name for folder in _newest_first(workspace.catalogs, "catalog.json")],
         "towers": [*_towers(workspace)],
@@ -29,8 +29,8 @@ def status(as_json: Json = False) -> None:
         "live": _live(settings, workspace),
         "events": len(list(workspace.events.glob("*.ndjson"))),
     }
-    found["next"] = _next(found)
-    print_json(found) if as_json else _show(found)
+    state["next"] = _next(state)
+    print_json(state) if as_json else _show(state)
 
 
 def _newest_first(root: Path, marker: str) -> list[Path]:
@@ -88,53 +88,53 @@ def _live(settings: Settings, workspace: Workspace) -> dict[str, Any]:
     return {**values, "reranker": workspace.ranker(live.tower_id).is_file(), "written": written}
 
 
-def _next(found: dict[str, Any]) -> list[str]:
+def _next(state: dict[str, Any]) -> list[str]:
     """Return the commands that go on from here, the first one first."""
-    towers = [tower for tower in found["towers"] if "error" not in tower]
-    releases = [release for release in found["releases"] if "error" not in release]
-    live = found["live"]
+    towers = [tower for tower in state["towers"] if "error" not in tower]
+    releases = [release for release in state["releases"] if "error" not in release]
+    live = state["live"]
     if "error" not in live:
         commands = ["gavel serve"]
         if releases and (releases[0]["tower_id"] != live["tower_id"] or releases[0]["written"] > (live["written"] or math.inf)):
             commands.insert(0, f"gavel index {releases[0]['release_id']}")
-        if found["events"]:
-            commands.append(f"gavel train reranker --from-events {Path(found['home'], 'events')}")
+        if state["events"]:
+            commands.append(f"gavel train reranker --from-events {Path(state['home'], 'events')}")
         return commands
     if releases:
         return [f"gavel index {releases[0]['release_id']}"]
     if towers:
         return [f"gavel embed --tower {towers[0]['tower_id']}"]
-    if found["catalogs"]:
+    if state["catalogs"]:
         return ["gavel train"]
     return ["gavel demo", "gavel catalog prepare --help"]
 
 
-def _show(found: dict[str, Any]) -> None:
-    live = found["live"]
-    events = f"{found['events']} days in {Path(found['home'], 'events')}" if found["events"] else "none"
-    catalogs = ", ".join(found["catalogs"]) or "none"
+def _show(state: dict[str, Any]) -> None:
+    live = state["live"]
+    events = f"{state['events']} days in {Path(state['home'], 'events')}" if state["events"] else "none"
+    catalogs = ", ".join(state["catalogs"]) or "none"
     if "error" in live:
         live_text = f"none ({live['error']})"
     else:
         order = "re-ranked" if live["reranker"] else "not re-ranked"
         live_text = f"{live['index']}: {live['lots']:,} lots of tower {live['tower_id']}, {order}, in the {live['kind']} index"
-    show_values({"workspace": found["home"], "catalogues": catalogs, "live": live_text, "clicks": events})
+    show_values({"workspace": state["home"], "catalogues": catalogs, "live": live_text, "clicks": events})
     rows = [
         (tower["tower_id"], *((tower["error"], "") if "error" in tower else (tower["preset"], tower["release"] or "not embedded")))
-        for tower in found["towers"][:SHOWN]
+        for tower in state["towers"][:SHOWN]
     ]
     if rows:
-        show_table(_title("Towers", found["towers"]), ("tower", "preset", "newest release"), rows, right_from=9)
+        show_table(_title("Towers", state["towers"]), ("tower", "preset", "newest release"), rows, right_from=9)
     rows = [
         (
             release["release_id"],
             *((release["error"], "") if "error" in release else (f"{release['lots']:,}", f"{release['rejected']:,}")),
         )
-        for release in found["releases"][:SHOWN]
+        for release in state["releases"][:SHOWN]
     ]
     if rows:
-        show_table(_title("Releases", found["releases"]), ("release", "lots", "rejected"), rows)
-    console.print("next: " + "\n      ".join(found["next"]), markup=False, highlight=False, soft_wrap=True)
+        show_table(_title("Releases", state["releases"]), ("release", "lots", "rejected"), rows)
+    console.print("next: " + "\n      ".join(state["next"]), markup=False, highlight=False, soft_wrap=True)
 
 
 def _title(name: str, entries: list[Any]) -> str:
