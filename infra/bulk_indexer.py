@@ -42,8 +42,8 @@ class BulkIndexer(Construct):
     """The bulk-index Lambda: one S3 event per call, with a concurrency that the domain can bear.
 
     A message that fails is delivered again (ReportBatchItemFailures), DELIVERIES times in all; then it becomes a dead letter.
-    The event source uses one execution less than the function's concurrency. So throttling loses no delivery, and one execution
-    stays free for the state machines, which call the function directly.
+    The event source bounds how many run at a time. Where concurrency is reserved, it is one execution more, so that throttling
+    loses no delivery and the state machines, which call the function directly, find one free. A young account cannot reserve any.
 
     Attributes:
         function: the Lambda function.
@@ -64,7 +64,7 @@ class BulkIndexer(Construct):
             role=self.role,
             memory_size=stage.indexer_memory_mib,
             timeout=INDEXER_TIMEOUT,
-            reserved_concurrent_executions=stage.indexer_concurrency + 1,
+            reserved_concurrent_executions=stage.indexer_concurrency + 1 if stage.reserve_concurrency else None,
             tracing=lambda_.Tracing.ACTIVE,
             environment=settings.to_env() | stage.numbers.to_env(),
         )

@@ -1,12 +1,13 @@
 """The DynamoDB table of recent interactions, which the query function reads for searches with a buyer_id."""
 
-from aws_cdk import Duration, RemovalPolicy
+from aws_cdk import Duration
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
 from infra.acknowledgements import acknowledge
+from infra.removal import removal_policy
 from infra.stage import Stage
 
 RECOVERY_DAYS = 7  # for this long the table can be restored to any moment, and the backup holds an erased buyer
@@ -32,8 +33,8 @@ class BuyerEvents(Construct):
             sort_key=dynamodb.Attribute(name="act", type=text),
             billing_mode=dynamodb.BillingMode.PAY_PER_REQUEST,
             time_to_live_attribute="expires_at",
-            deletion_protection=stage.retain_data,
-            removal_policy=RemovalPolicy.RETAIN if stage.retain_data else RemovalPolicy.DESTROY,
+            deletion_protection=stage.protect,
+            removal_policy=removal_policy(stage),
             point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
                 point_in_time_recovery_enabled=stage.retain_data,
                 recovery_period_in_days=RECOVERY_DAYS if stage.retain_data else None,

@@ -1,12 +1,13 @@
 """The buckets of Gavel, and the queue of S3 events about new parts and manifests."""
 
-from aws_cdk import Aws, Duration, RemovalPolicy
+from aws_cdk import Aws, Duration
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from infra.acknowledgements import acknowledge
+from infra.removal import removal_policy
 from infra.stage import Stage
 
 INDEXED_SUFFIXES = (".ndjson.gz", ".json")  # parts and manifests; rejects.ndjson is only for people
@@ -62,7 +63,7 @@ class ItemStore(Construct):
             enforce_ssl=True,
             minimum_tls_version=1.2,
             versioned=True,
-            removal_policy=RemovalPolicy.RETAIN if self._stage.retain_data else RemovalPolicy.DESTROY,
+            removal_policy=removal_policy(self._stage),
             server_access_logs_bucket=self.access_logs if logged else None,
             server_access_logs_prefix=f"{id}/" if logged else None,
             lifecycle_rules=[
@@ -90,7 +91,7 @@ class ItemStore(Construct):
             id,
             encryption=sqs.QueueEncryption.SQS_MANAGED,
             enforce_ssl=True,
-            removal_policy=RemovalPolicy.RETAIN if self._stage.retain_data else RemovalPolicy.DESTROY,
+            removal_policy=removal_policy(self._stage),
             retention_period=retention_period,
             visibility_timeout=visibility_timeout,
             dead_letter_queue=dead_letter_queue,

@@ -4,6 +4,7 @@ from aws_cdk import RemovalPolicy
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
+from infra.removal import removal_policy
 from infra.stage import Stage
 
 
@@ -26,7 +27,7 @@ def log_group(scope: Construct, id: str, stage: Stage, name: str | None = None) 
             f"cdk.json: stages.{stage.name}.log_retention_days is {stage.log_retention_days}; "
             f"CloudWatch allows {', '.join(map(str, DAYS))}"
         ) from None
-    removal = RemovalPolicy.RETAIN if stage.retain_data else RemovalPolicy.DESTROY
+    removal = removal_policy(stage) if name is None else RemovalPolicy.DESTROY  # the next deployment needs the name
     return logs.LogGroup(scope, id, log_group_name=name, retention=days, removal_policy=removal)
 
 

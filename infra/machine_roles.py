@@ -92,11 +92,11 @@ def release_role(scope: Construct, id: str, store: ItemStore, places: Places) ->
 
 
 def _allow_jobs(role: iam.Role, places: Places) -> None:
-    """Allow a role to start and stop jobs and to be notified of their end."""
+    """Allow a role what createProcessingJob.sync needs: to start, tag and stop jobs, and to be notified of their end."""
     stack = Stack.of(role)
     jobs = stack.format_arn(service="sagemaker", resource="processing-job", resource_name=JOBS)
-    actions = ["sagemaker:CreateProcessingJob", "sagemaker:DescribeProcessingJob", "sagemaker:StopProcessingJob"]
-    role.add_to_policy(iam.PolicyStatement(actions=actions, resources=[jobs]))
+    actions = ("CreateProcessingJob", "DescribeProcessingJob", "StopProcessingJob", "AddTags")  # Step Functions tags its jobs
+    role.add_to_policy(iam.PolicyStatement(actions=[f"sagemaker:{action}" for action in actions], resources=[jobs]))
     acknowledge(role, {f"IAM5[Resource::{HERE.format('sagemaker')}:<AWS::AccountId>:processing-job/{JOBS}]": NAMED})
     rule = "StepFunctionsGetEventsForSageMakerProcessingJobsRule"
     watched = stack.format_arn(service="events", resource="rule", resource_name=rule)

@@ -18,6 +18,7 @@ from infra.nightly_batch import NightlyBatch
 from infra.query_api import QueryApi
 from infra.rebuild import Rebuild
 from infra.stage import Stage
+from infra.vector_index import VectorIndex
 
 NAMESPACE = "Gavel"
 RUN_BOOK = "docs/operations.md"
@@ -50,6 +51,7 @@ class StageMonitoring(Construct):
         *,
         stage: Stage,
         store: ItemStore,
+        index: VectorIndex,
         nightly: NightlyBatch,
         rebuild: Rebuild,
         indexer: BulkIndexer,
@@ -62,7 +64,7 @@ class StageMonitoring(Construct):
         self._stage, self._nightly = stage, nightly
         self._tell = actions.SnsAction(nightly.notices)
         self.alarms: dict[str, cloudwatch.Alarm] = {}
-        domain = f"gavel-{stage.name}"
+        domain = index.domain.ref  # its name
         releases = self._logged(indexer, "Releases", "release checked", "1")
         indexed = self._logged(indexer, "Indexed", "part indexed", "$.indexed")
         self._watch_queries(api)

@@ -32,8 +32,9 @@ class Network(Construct):
         self.vpc = ec2.Vpc(
             self,
             "Vpc",
-            # zones by number, because a stack without a region knows two zones at most
-            availability_zones=[Fn.select(number, Fn.get_azs()) for number in range(stage.azs)],
+            # without names by number, because a stack without a region knows two zones at most
+            availability_zones=stage.zones or [Fn.select(number, Fn.get_azs()) for number in range(stage.azs)],
+            ip_addresses=ec2.IpAddresses.cidr(stage.vpc_cidr) if stage.vpc_cidr else None,
             nat_gateways=0,
             create_internet_gateway=False,
             subnet_configuration=[

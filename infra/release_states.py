@@ -3,6 +3,8 @@
 The state's data holds date, items (prefix in the bucket of new items), tower_id and release_id.
 """
 
+from collections.abc import Sequence
+
 from infra.bulk_indexer import RECEIPTS
 from infra.embedding_job import JobSize, Places, State, job_parameters
 from infra.item_store import DELIVERIES, VISIBILITY
@@ -24,6 +26,10 @@ THROTTLED = [
     "SageMaker.InternalServerException",
     "SageMaker.SdkClientException",
 ]
+# patterns of the same in the cause: where Step Functions knows no name, the error is SageMaker.AmazonSageMakerException
+THROTTLED_CAUSES = ("*hrottling*", "*Rate exceeded*", "*TooManyRequests*", "*RequestLimitExceeded*")
+THROTTLE_WAIT_S = 60
+MAX_THROTTLES = 20  # of one run
 # the function is busy with parts, Lambda has a transient error, or OpenSearch does not answer
 INDEXER_BUSY = [
     "Lambda.TooManyRequestsException",
@@ -49,7 +55,10 @@ def release_states(places: Places, size: JobSize, following: str) -> dict[str, S
     release_record = {"Bucket": places.embeddings, "Key.$": f"States.Format('{{}}/{RECEIPTS}', $.release_id)"}
     return {
         FIRST: _make_index(places),
-        "ForgetReceipt": s3_call(places, "deleteObject", release_record, {"ResultPath": None, "Next": _rung(0), **on_failure()}),
+        "ForgetReceipt": s3_call(
+            places, "deleteObject", release_record, {"ResultPath": None, "Next": "CountThrottles", **on_failure()}
+        ),
+        "CountThrottles": {"Type": "Pass", "Result": {"count": 0}, "ResultPath": "$.throttles", "Next": _rung(0)},
         **_ladder(places, size),
         **_count(places, size.instances),
         "WaitUntilIndexed": _wait(places, release_record, following),
@@ -58,7 +67,7 @@ def release_states(places: Places, size: JobSize, following: str) -> dict[str, S
 
 def longest_s(size: JobSize) -> int:
     """Return the timeout in seconds of a machine with the states of release_states()."""
-    return (size.hours * len(size.ladder) + 1) * 3600 + UNTIL_INDEXED_S
+    return (size.hours * len(size.ladder) + 1) * 3600 + MAX_THROTTLES * THROTTLE_WAIT_S + UNTIL_INDEXED_S
 
 
 def _make_index(places: Places) -> State:
@@ -77,10 +86,12 @@ def _make_index(places: Places) -> State:
 
 
 def _ladder(places: Places, size: JobSize) -> dict[str, State]:
-    """Define the states that run the job on the ladder's instance types in turn. Only a lack of capacity leads to the next type."""
+    """Define the states that run the job on the ladder's instance types in turn.
+
+    A lack of capacity leads to the next type, throttling to the same one after a while, anything else to the failure.
+    """
     states: dict[str, State] = {}
     for rung, instance in enumerate(size.ladder):
-        last = rung == len(size.ladder) - 1
         states[_rung(rung)] = {
             "Type": "Task",
             "Resource": f"arn:{places.partition}:states:::sagemaker:createProcessingJob.sync",
@@ -89,29 +100,51 @@ def _ladder(places: Places, size: JobSize) -> dict[str, State]:
             "TimeoutSeconds": (size.hours + 1) * 3600,
             "ResultPath": None,
             "Retry": retry(THROTTLED, first_s=30),
-            "Catch": [{"ErrorEquals": ["States.ALL"], "ResultPath": "$.failure", "Next": "TellFailure" if last else f"Why{rung}"}],
+            "Catch": [{"ErrorEquals": ["States.ALL"], "ResultPath": "$.failure", "Next": f"Why{rung}"}],
             "Next": "ListManifests",
         }
-        if not last:
-            states[f"Why{rung}"] = _why(rung)
+        states |= _after_refusal(rung, last=rung == len(size.ladder) - 1)
     return states
 
 
-def _why(rung: int) -> State:
-    patterns = [{"Variable": "$.failure.Cause", "StringMatches": pattern} for pattern in NOT_TO_BE_HAD]
-    by_name = {"Variable": "$.failure.Error", "StringMatches": "*ResourceLimitExceeded*"}
-    return {"Type": "Choice", "Choices": [{"Or": [by_name, *patterns], "Next": _rung(rung + 1)}], "Default": "TellFailure"}
+def _after_refusal(rung: int, *, last: bool) -> dict[str, State]:
+    """Define the states that read why a job was not started, or failed, on one type of the ladder."""
+    few = {"Variable": "$.throttles.count", "NumericLessThan": MAX_THROTTLES}
+    choices: list[State] = [{"And": [few, {"Or": _cause_matches(THROTTLED_CAUSES)}], "Next": f"Throttled{rung}"}]
+    if not last:
+        by_name = {"Variable": "$.failure.Error", "StringMatches": "*ResourceLimitExceeded*"}
+        choices.append({"Or": [by_name, *_cause_matches(NOT_TO_BE_HAD)], "Next": _rung(rung + 1)})
+    return {
+        f"Why{rung}": {"Type": "Choice", "Choices": choices, "Default": "TellFailure"},
+        f"Throttled{rung}": {
+            "Type": "Pass",
+            "Parameters": {"count.$": "States.MathAdd($.throttles.count, 1)"},
+            "ResultPath": "$.throttles",
+            "Next": f"Pause{rung}",
+        },
+        f"Pause{rung}": {"Type": "Wait", "Seconds": THROTTLE_WAIT_S, "Next": _rung(rung)},
+    }
+
+
+def _cause_matches(patterns: Sequence[str]) -> list[State]:
+    return [{"Variable": "$.failure.Cause", "StringMatches": pattern} for pattern in patterns]
 
 
 def _count(places: Places, instances: int) -> dict[str, State]:
-    """Define the states that check that every instance wrote its manifest, and that each manifest accounts for all rows."""
-    listed = {"ResultSelector": {"keys.$": "$.Contents[*].Key", "count.$": "$.KeyCount"}, "ResultPath": "$.manifests"}
+    """Define the states that check that every instance wrote its manifest, and that each manifest accounts for all rows.
+
+    The keys are selected in a state of their own, after the count. Where nothing is listed there are none, and a path to a missing
+    field ends a machine without a notice, because no Catch sees it.
+    """
     where = {"Bucket": places.embeddings, "Prefix.$": "States.Format('{}/manifest', $.release_id)"}
-    enough = {"Variable": "$.manifests.count", "NumericGreaterThanEquals": instances, "Next": "CountEach"}
+    count = {"ResultSelector": {"count.$": "$.KeyCount"}, "ResultPath": "$.manifests", "Next": "AllInstances"}
+    keys = {"ResultSelector": {"keys.$": "$.Contents[*].Key"}, "ResultPath": "$.manifests", "Next": "CountEach"}
+    enough = {"Variable": "$.manifests.count", "NumericGreaterThanEquals": instances, "Next": "NameManifests"}
     return {
-        "ListManifests": s3_call(places, "listObjectsV2", where, {**listed, "Next": "AllInstances", **on_failure()}),
+        "ListManifests": s3_call(places, "listObjectsV2", where, {**count, **on_failure()}),
         "AllInstances": {"Type": "Choice", "Choices": [enough], "Default": "ManifestsMissing"},
         "ManifestsMissing": failure("ManifestsMissing", f"the job ended without the manifests of its {instances} instances"),
+        "NameManifests": s3_call(places, "listObjectsV2", where, {**keys, **on_failure()}),
         "CountEach": {
             "Type": "Map",
             "ItemsPath": "$.manifests.keys",

@@ -28,7 +28,7 @@ class Storage(Stack):
     """The stack of the data that must never be lost: buckets, buyers' interactions, OpenSearch, and the network."""
 
     def __init__(self, app: App, stage: Stage, **settings: Any) -> None:
-        super().__init__(app, f"Gavel-{stage.name}-Storage", termination_protection=stage.retain_data, **settings)
+        super().__init__(app, f"Gavel-{stage.name}-Storage", termination_protection=stage.protect, **settings)
         self.network = Network(self, "Network", stage=stage)
         self.store = ItemStore(self, "ItemStore", stage=stage)
         self.buyers = BuyerEvents(self, "BuyerEvents", stage=stage)
@@ -147,6 +147,7 @@ class Monitoring(Stack):
             "Monitoring",
             stage=stage,
             store=storage.store,
+            index=storage.index,
             nightly=batch.nightly,
             rebuild=batch.rebuild,
             indexer=serving.indexer,

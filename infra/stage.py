@@ -1,5 +1,6 @@
 """The settings of a stage, read from cdk.json and checked."""
 
+import ipaddress
 import types
 import typing
 from collections.abc import Mapping
@@ -45,8 +46,13 @@ class Stage:
 
     Attributes:
         name: dev, prod or another key of `stages`.
-        retain_data: True if data outlives the stack, which is then protected against deletion.
+        retain_data: True if data outlives the stack.
+        protect: True protects the storage stack and the table of interactions against deletion. A first deployment that failed
+            can be repeated only without it.
         azs: availability zones of the network, 1 to 3.
+        zones: their names, such as ["us-west-1a", "us-west-1c"], for regions where some zones lack services; None (absent in
+            cdk.json) takes the region's first ones.
+        vpc_cidr: addresses of the network, such as "10.0.0.0/16"; None (absent in cdk.json) takes these.
         opensearch_version: engine version, 2.19 or newer.
         opensearch_instance: instance type of the data nodes.
         opensearch_nodes: number of data nodes, a multiple of azs.
@@ -60,6 +66,7 @@ class Stage:
         query_tower: query tower that encodes queries: "full", or "small" if every published tower has a small query tower.
         indexer_memory_mib: memory of the bulk-index Lambda in MiB.
         indexer_concurrency: parts that are indexed at a time, >= 2 (the minimum of an SQS event source).
+        reserve_concurrency: True reserves the bulk-index Lambda's concurrency. The account must keep 100 executions unreserved.
         requests_per_second: steady rate of requests of one API key.
         request_burst: requests above the steady rate that are let through at once.
         requests_per_day: daily quota of requests of one API key.
@@ -89,7 +96,10 @@ class Stage:
 
     name: str
     retain_data: bool
+    protect: bool
     azs: int
+    zones: list[str] | None
+    vpc_cidr: str | None
     opensearch_version: str
     opensearch_instance: str
     opensearch_nodes: int
@@ -103,6 +113,7 @@ class Stage:
     query_tower: QueryTowerKind
     indexer_memory_mib: int
     indexer_concurrency: int
+    reserve_concurrency: bool
     requests_per_second: int
     request_burst: int
     requests_per_day: int
@@ -130,6 +141,12 @@ class Stage:
     def __post_init__(self) -> None:
         rules = (
             (1 <= self.azs <= 3, "azs", "1 to 3"),
+            (self.zones is None or len(set(self.zones)) == self.azs, "zones", f"{self.azs} different names, as azs says"),
+            (
+                self.vpc_cidr is None or _holds_subnets(self.vpc_cidr, self.azs),
+                "vpc_cidr",
+                "IPv4 networks from /16, with a /24 for each zone",
+            ),
             (_version(self.opensearch_version) >= (2, 19), "opensearch_version", "2.19 or newer"),
             (self.opensearch_nodes > 0 and self.opensearch_nodes % self.azs == 0, "opensearch_nodes", "multiples of azs"),
             (self.opensearch_dedicated_masters in (0, 3), "opensearch_dedicated_masters", "0 or 3"),
@@ -224,6 +241,15 @@ def _checked(value: Any, field_type: Any, where: str) -> Any:
     if type(value) not in plain:  # type(), because isinstance takes a bool for an int
         raise StageError(f"cdk.json: {where} is {value!r}; it must be {' or '.join(kind.__name__ for kind in plain)}")
     return value
+
+
+def _holds_subnets(cidr: str, subnets: int) -> bool:
+    """True for an IPv4 network with room for so many subnets of 256 addresses."""
+    try:
+        network = ipaddress.IPv4Network(cidr)
+    except ValueError:
+        return False
+    return 16 <= network.prefixlen <= 24 and 2 ** (24 - network.prefixlen) >= subnets
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from aws_cdk import CfnTag, CustomResource, Duration, RemovalPolicy, Stack
+from aws_cdk import CfnTag, CfnUpdatePolicy, CustomResource, Duration, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
@@ -16,6 +16,7 @@ from infra.log_group import log_group
 from infra.network import Network
 from infra.permissions import allow_below
 from infra.python_asset import source_code
+from infra.removal import removal_policy
 from infra.stage import Stage
 from retrieval.index.opensearch.mapping import HYBRID_PIPELINE, pipeline_name, template_body
 
@@ -59,6 +60,7 @@ class VectorIndex(Construct):
         self.domain = self._domain()
         self.url = f"https://{self.domain.attr_domain_endpoint}"
         self._access = self._access_function()
+        self._grants: list[CustomResource] = []
         self._before_the_first_lot()
 
     def connect(self, role: iam.Role) -> None:
@@ -78,7 +80,7 @@ class VectorIndex(Construct):
             {**given, "index_patterns": [pattern.format(alias=self.alias) for pattern in given["index_patterns"]]}
             for given in permissions["index_permissions"]
         ]
-        return CustomResource(
+        access = CustomResource(
             scope,
             id,
             service_token=self._access.function_arn,
@@ -89,6 +91,10 @@ class VectorIndex(Construct):
                 "Permissions": {**permissions, "index_permissions": index_permissions},
             },
         )
+        if self._grants:
+            access.node.add_dependency(self._grants[-1])  # all roles are one document; two writers at once are a conflict
+        self._grants.append(access)
+        return access
 
     def _before_the_first_lot(self) -> None:
         """Add the pipeline of hybrid queries, and the index template, without which a stray write would create guessed mappings."""
@@ -104,21 +110,20 @@ class VectorIndex(Construct):
             ("Template", f"/_index_template/{self.alias}", template),
             ("Pipeline", f"/_search/pipeline/{pipeline_name(self.alias)}", HYBRID_PIPELINE),
         ):
-            CustomResource(
+            resource = CustomResource(
                 self,
                 id,
                 service_token=self._access.function_arn,
                 resource_type="Custom::IndexResource",
                 properties={"Path": path, "Body": json.dumps(body)},
             )
+            resource.node.add_dependency(self._network)  # its deletion needs the network, too, to answer CloudFormation
 
     def _domain(self) -> opensearch.CfnDomain:
         stack, stage = Stack.of(self), self._stage
-        name = f"gavel-{stage.name}"
         domain = opensearch.CfnDomain(
             self,
             "Domain",
-            domain_name=name,
             engine_version=f"OpenSearch_{stage.opensearch_version}",
             cluster_config=self._cluster(),
             ebs_options={"ebsEnabled": True, "volumeType": "gp3", "volumeSize": stage.opensearch_volume_gib},
@@ -134,13 +139,14 @@ class VectorIndex(Construct):
                 "internalUserDatabaseEnabled": False,
                 "masterUserOptions": {"masterUserArn": self._admin.role_arn},
             },
-            access_policies=_account_only(stack, f"{stack.format_arn(service='es', resource='domain', resource_name=name)}/*"),
+            access_policies=_account_only(stack),
             log_publishing_options={
                 kind: {"cloudWatchLogsLogGroupArn": group.log_group_arn, "enabled": True} for kind, group in self._logs.items()
             },
             tags=[CfnTag(key="gavel:stage", value=stage.name)],
         )
-        domain.apply_removal_policy(RemovalPolicy.RETAIN if stage.retain_data else RemovalPolicy.DESTROY)
+        domain.apply_removal_policy(removal_policy(stage))
+        domain.cfn_options.update_policy = CfnUpdatePolicy(enable_version_upgrade=True)  # otherwise a new version is a new domain
         domain.node.add_dependency(self._log_policy())
         _acknowledge_small(domain, stage)
         return domain
@@ -183,7 +189,7 @@ class VectorIndex(Construct):
             handler="handler.handler",
             code=source_code("lambdas/index_setup"),
             role=self._admin,
-            timeout=Duration.minutes(2),
+            timeout=Duration.minutes(4),
             environment={"GAVEL_OPENSEARCH_URL": self.url},
         )
         return function
@@ -192,8 +198,12 @@ class VectorIndex(Construct):
 LOG_KINDS = ("SEARCH_SLOW_LOGS", "INDEX_SLOW_LOGS", "ES_APPLICATION_LOGS")
 
 
-def _account_only(stack: Stack, domain_arn: str) -> dict[str, Any]:
-    """Return a resource policy that leaves access to this account's identity policies and admits nobody else, nothing unsigned."""
+def _account_only(stack: Stack) -> dict[str, Any]:
+    """Return a resource policy that leaves access to this account's identity policies and admits nobody else, nothing unsigned.
+
+    It names no domain, because it is part of one that has no name yet.
+    """
+    domain_arn = stack.format_arn(service="es", resource="domain", resource_name="*/*")
     root = stack.format_arn(service="iam", region="", resource="root")
     statement = {"Effect": "Allow", "Principal": {"AWS": root}, "Action": "es:ESHttp*", "Resource": domain_arn}
     return {"Version": "2012-10-17", "Statement": [statement]}

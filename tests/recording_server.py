@@ -13,12 +13,12 @@ class Recording:
 
     Attributes:
         url: where the server answers.
-        statuses: (method, path) -> status of the answer, 200 for others.
+        statuses: (method, path) -> status of the answer, 200 for others; a list is used up, then 200.
         asked: (method, path, headers, body) of every request.
     """
 
     url: str = ""
-    statuses: dict[tuple[str, str], int] = field(default_factory=dict)
+    statuses: dict[tuple[str, str], int | list[int]] = field(default_factory=dict)
     asked: list[tuple[str, str, Mapping[str, str], bytes]] = field(default_factory=list)
 
 
@@ -31,7 +31,10 @@ def recording_server() -> Iterator[Recording]:
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             recording.asked.append((self.command, self.path, dict(self.headers), body))
-            self.send_response(recording.statuses.get((self.command, self.path), 200))
+            status = recording.statuses.get((self.command, self.path), 200)
+            if isinstance(status, list):
+                status = status.pop(0) if status else 200
+            self.send_response(status)
             self.send_header("Content-Length", "0")
             self.end_headers()
 

@@ -6,6 +6,7 @@ from cloud import LADDER, TOWER, cloud_of, instance_of, jobs_asked
 
 from infra.embedding_job import JobSize
 from infra.nightly_states import embed_day, find_day
+from infra.release_states import MAX_THROTTLES
 
 DATE = "2026-11-21"
 RELEASE = f"{DATE}-{TOWER}"
@@ -22,7 +23,7 @@ def embed(cloud):
     """The machine that embeds a day."""
     definition = embed_day(cloud.places, JobSize(LADDER, 1, 2))
     # the machine forgets old receipts before the job; what the job and the indexer write is laid down before it starts
-    definition["States"]["ForgetReceipt"] = {"Type": "Pass", "Next": "Embed0"}
+    definition["States"]["ForgetReceipt"] = {"Type": "Pass", "Next": "CountThrottles"}
     cloud.put("towers", "current.json", {"tower_id": TOWER})
     return cloud.machine("embed", definition)
 
@@ -104,16 +105,19 @@ def test_a_night_ends_with_a_record_and_a_notice(cloud, embed, day):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """The parameters of every job that was asked for; `refusals` says which types cannot be had, and in what words."""
-    refusals = {}
+    """The parameters of every job that was asked for; which types are refused, in what words; how often, if not always."""
+    refusals, times = {}, {}
 
     def run(job):
         code, message = refusals.get(instance_of(job), (None, None))
-        if code:
+        left = times.get(instance_of(job), 1)
+        if code and left:
+            if instance_of(job) in times:
+                times[instance_of(job)] = left - 1
             answer = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": 400, "RequestId": "1"}}
             raise ClientError(answer, "CreateProcessingJob")
 
-    return jobs_asked(monkeypatch, run), refusals
+    return jobs_asked(monkeypatch, run), refusals, times
 
 
 QUOTA = ("ResourceLimitExceeded", "The account-level service limit 'ml.p3.2xlarge for processing job usage' is 0 Instances")
@@ -122,6 +126,8 @@ UNSUPPORTED = (
     "ValidationException",
     "Value 'ml.p3.2xlarge' at 'instanceType' failed to satisfy constraint: Member must satisfy enum",
 )
+THROTTLED = ("AmazonSageMakerException", "ThrottlingException (Service: SageMaker, Status Code: 400)")
+RATE = ("AmazonSageMakerException", "Rate exceeded (Service: SageMaker, Status Code: 400)")
 OTHER = ("ValidationException", "Could not access the image")
 
 
@@ -144,6 +150,23 @@ def test_the_job_is_started_once_on_the_first_type_of_the_ladder(cloud, embed, d
         "packages": "s3://assets/packages.zip",
     }
     assert len(job["ProcessingJobName"]) <= 63
+
+
+@pytest.mark.parametrize("refusal", [THROTTLED, RATE])
+def test_a_throttled_start_is_tried_again_on_the_same_type(cloud, embed, day, asked, refusal):
+    indexed(cloud)
+    asked[1][LADDER[0]] = refusal
+    asked[2][LADDER[0]] = 2
+    assert cloud.run(embed, {"date": DATE})["status"] == "SUCCEEDED"
+    assert [instance_of(job) for job in asked[0]] == [LADDER[0]] * 3
+
+
+def test_throttling_without_an_end_fails_the_night_and_is_told(cloud, embed, day, asked):
+    asked[1][LADDER[0]] = RATE
+    ended = cloud.run(embed, {"date": DATE})
+    assert (ended["status"], "Rate exceeded" in ended["cause"]) == ("FAILED", True)
+    assert [instance_of(job) for job in asked[0]] == [LADDER[0]] * (1 + MAX_THROTTLES)
+    assert ["Rate exceeded" in notice for notice in cloud.notices()] == [True]
 
 
 @pytest.mark.parametrize("refusal", [QUOTA, CAPACITY, UNSUPPORTED])

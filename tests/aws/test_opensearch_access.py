@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from recording_server import recording_server
 
+from lambdas.index_setup import handler as handler_module
 from lambdas.index_setup.handler import handler
 from retrieval.config.settings import Settings
 from retrieval.errors import IndexMissing, InvalidSettings
@@ -13,6 +14,7 @@ from retrieval.index.opensearch.store import open_store
 
 ROLE = "arn:aws:iam::111111111111:role/query"
 PERMISSIONS = {"cluster_permissions": ["cluster_composite_ops_ro"], "index_permissions": []}
+LIVE = "/auction-items-*/_alias/auction-items?local=true"  # with indices in the path: access is judged over these alone
 CONTEXT = SimpleNamespace(log_stream_name="the-stream")
 
 
@@ -43,14 +45,14 @@ def signed(headers):
 
 
 def test_requests_to_the_domain_are_signed(server):
-    server.statuses["HEAD", "/_alias/auction-items?local=true"] = 404
+    server.statuses["GET", LIVE] = 404
     with pytest.raises(IndexMissing):
         open_store(Settings(opensearch_url=server.url, opensearch_auth="sigv4")).live()
     assert [signed(headers) for _, _, headers, _ in server.asked] == [True]
 
 
 def test_requests_to_a_node_of_ones_own_are_not(server):
-    server.statuses["HEAD", "/_alias/auction-items?local=true"] = 404
+    server.statuses["GET", LIVE] = 404
     with pytest.raises(IndexMissing):
         open_store(Settings(opensearch_url=server.url)).live()
     assert [signed(headers) for _, _, headers, _ in server.asked] == [False]
@@ -92,10 +94,53 @@ def test_a_role_that_goes_is_let_out_even_when_it_was_never_in(server):
     assert json.loads(server.asked[-1][3])["Status"] == "SUCCESS"
 
 
-def test_a_refusal_reaches_cloudformation_with_where_to_look(server):
-    server.statuses["PUT", "/_plugins/_security/api/roles/gavel_reader"] = 403
+ROLES = "/_plugins/_security/api/roles/gavel_reader"
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Repeated requests follow each other at once, and end after a second."""
+    monkeypatch.setattr(handler_module, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(handler_module, "MAX_WAIT_S", 0.02)
+    monkeypatch.setattr(handler_module, "RETRY_S", 1.0)
+
+
+def asked_of(server):
+    return [(method, path) for method, path, _, _ in server.asked]
+
+
+@pytest.mark.parametrize("status", [401, 403, 409, 429, 500, 503])
+def test_what_a_young_domain_answers_is_tried_again_and_signed_anew(server, quick, status):
+    server.statuses["PUT", ROLES] = [status] * 3
+    handler(event("Create", server), CONTEXT)
+    assert json.loads(server.asked[-1][3])["Status"] == "SUCCESS"
+    assert asked_of(server).count(("PUT", ROLES)) == 4
+    assert all(signed(headers) for _, path, headers, _ in server.asked if path == ROLES)
+
+
+def test_a_wrong_request_is_not_repeated(server, quick):
+    server.statuses["PUT", ROLES] = 400
+    handler(event("Create", server), CONTEXT)
+    assert asked_of(server).count(("PUT", ROLES)) == 1
+    assert json.loads(server.asked[-1][3])["Status"] == "FAILED"
+
+
+def test_a_refusal_that_stays_reaches_cloudformation_with_where_to_look(server, quick):
+    server.statuses["PUT", ROLES] = 403
     handler(event("Create", server), CONTEXT)
     answer = json.loads(server.asked[-1][3])
     assert answer["Status"] == "FAILED"
     assert "403" in answer["Reason"]
     assert "the-stream" in answer["Reason"]
+
+
+def test_a_domain_that_cannot_be_reached_is_told_without_waiting_for_ever(server, quick, monkeypatch):
+    monkeypatch.setenv("GAVEL_OPENSEARCH_URL", "http://127.0.0.1:9")
+    handler(event("Create", server), CONTEXT)
+    assert "does not answer" in json.loads(server.asked[-1][3])["Reason"]
+
+
+def test_a_deletion_never_keeps_the_stack(server, quick):
+    server.statuses["DELETE", ROLES] = 403
+    handler(event("Delete", server), CONTEXT)
+    assert json.loads(server.asked[-1][3])["Status"] == "SUCCESS"

@@ -36,6 +36,27 @@ WITHOUT_RESOURCE = {
     "logs:DescribeLogGroups",
     "ecr:GetAuthorizationToken",
 }
+# integration of Step Functions -> what it calls beside the action in its name
+IMPLIED = {
+    "sagemaker:createProcessingJob.sync": {
+        "sagemaker:CreateProcessingJob",
+        "sagemaker:AddTags",
+        "sagemaker:DescribeProcessingJob",
+        "sagemaker:StopProcessingJob",
+        "iam:PassRole",
+        "events:PutTargets",
+        "events:PutRule",
+        "events:DescribeRule",
+    },
+    "lambda:invoke": {"lambda:InvokeFunction"},
+    "sns:publish": {"sns:Publish"},
+    "states:startExecution": {"states:StartExecution"},
+    "aws-sdk:s3:getObject": {"s3:GetObject", "s3:ListBucket"},  # without ListBucket a missing object is a 403
+    "aws-sdk:s3:putObject": {"s3:PutObject"},
+    "aws-sdk:s3:deleteObject": {"s3:DeleteObject"},
+    "aws-sdk:s3:listObjectsV2": {"s3:ListBucket"},
+    "aws-sdk:s3:headObject": {"s3:GetObject", "s3:ListBucket"},
+}
 # the CDK has a function wait for its role, which its ARN does already
 LINT_OFF = ["W3005"]
 
@@ -156,3 +177,21 @@ def test_the_app_itself_needs_no_account_and_no_network(tmp_path):
     subprocess.run([sys.executable, "app.py"], cwd=ROOT, env=env, check=True, capture_output=True)
     names = sorted(path.name.removesuffix(".template.json") for path in tmp_path.glob("*.template.json"))
     assert names == ["Gavel-prod-Batch", "Gavel-prod-Monitoring", "Gavel-prod-Serving", "Gavel-prod-Storage"]
+
+
+def test_the_role_of_a_machine_may_do_what_its_integrations_imply(stage):
+    machines = stage.of_type("AWS::StepFunctions::StateMachine")
+    assert len(machines) == 3
+    for machine in machines.values():
+        role = machine["Properties"]["RoleArn"]["Fn::GetAtt"][0]
+        allowed = {
+            action
+            for policy in stage.properties("AWS::IAM::Policy")
+            if {"Ref": role} in policy["Roles"]
+            for statement in policy["PolicyDocument"]["Statement"]
+            for action in as_list(statement["Action"])
+        }
+        text = "".join(part if isinstance(part, str) else "x" for part in machine["Properties"]["DefinitionString"]["Fn::Join"][1])
+        called = set(re.findall(r':states:::([^"]+)"', text))
+        assert called
+        assert not {(name, action) for name in called for action in IMPLIED[name] - allowed}

@@ -35,15 +35,50 @@ def test_buckets_are_encrypted_versioned_and_closed_to_the_public(stage):
 def test_prod_keeps_its_data_when_the_stack_goes(prod):
     for kind in STATEFUL:
         for resource in prod.of_type(kind, "Storage").values():
-            assert (resource["DeletionPolicy"], resource["UpdateReplacePolicy"]) == ("Retain", "Retain")
+            assert (resource["DeletionPolicy"], resource["UpdateReplacePolicy"]) == ("RetainExceptOnCreate", "Retain")
 
 
-def test_prod_storage_cannot_be_deleted_by_mistake_and_dev_can(dev, prod):
+def test_what_stays_has_no_fixed_name_so_that_the_next_deployment_finds_none_taken(prod):
+    for template in prod.templates.values():
+        for resource in template["Resources"].values():
+            if resource.get("DeletionPolicy", "Delete") not in ("Delete", "Snapshot"):
+                names = {"BucketName", "QueueName", "TableName", "DomainName", "LogGroupName"} & set(resource.get("Properties", {}))
+                assert not names, resource
+
+
+def test_a_new_version_of_the_engine_is_an_update_in_place(stage):
+    (domain,) = stage.of_type("AWS::OpenSearchService::Domain").values()
+    assert domain["UpdatePolicy"] == {"EnableVersionUpgrade": True}
+
+
+def test_the_set_up_of_opensearch_goes_before_the_network_that_it_needs(stage):
+    """A deletion whose answer finds no way to CloudFormation waits an hour and fails."""
+    for resource in stage.of_type("Custom::IndexResource", "Storage").values():
+        kinds = {stage.templates["Storage"]["Resources"][name]["Type"] for name in resource["DependsOn"]}
+        assert {"AWS::EC2::VPCEndpoint", "AWS::EC2::SecurityGroupEgress", "AWS::EC2::SubnetRouteTableAssociation"} <= kinds
+
+
+def test_roles_of_opensearch_are_written_one_after_the_other(stage):
+    grants = stage.of_type("Custom::IndexAccess")
+    waiting = [name for name, grant in grants.items() if set(grant.get("DependsOn", [])) & set(grants)]
+    assert len(waiting) == len(grants) - 1 > 0
+
+
+def test_storage_is_protected_where_the_stage_says_so(dev, tmp_path):
     def protected(stage):
         manifest = json.loads((stage.folder / "manifest.json").read_text())
-        return manifest["artifacts"][f"Gavel-{stage.stage.name}-Storage"]["properties"].get("terminationProtection", False)
+        stack = manifest["artifacts"]["Gavel-dev-Storage"]["properties"].get("terminationProtection", False)
+        (table,) = stage.properties("AWS::DynamoDB::Table")
+        return stack, table.get("DeletionProtectionEnabled", False)
 
-    assert (protected(dev), protected(prod)) == (False, True)
+    assert protected(dev) == (False, False)
+    assert protected(synthesise("dev", tmp_path, protect=True)) == (True, True)
+
+
+def test_zones_and_addresses_are_those_of_the_stage(tmp_path):
+    named = synthesise("dev", tmp_path, zones=["us-west-1c"], vpc_cidr="10.20.0.0/20")
+    assert [subnet["AvailabilityZone"] for subnet in named.properties("AWS::EC2::Subnet")] == ["us-west-1c"]
+    assert [vpc["CidrBlock"] for vpc in named.properties("AWS::EC2::VPC")] == ["10.20.0.0/20"]
 
 
 def test_towers_and_the_record_of_releases_never_expire(stage):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from opensearchpy import OpenSearch, Urllib3AWSV4SignerAuth
+from opensearchpy.exceptions import NotFoundError
 
 from retrieval.config.settings import Settings
 from retrieval.errors import IndexMissing, InvalidInput, InvalidSettings
@@ -145,10 +146,12 @@ class OpenSearchStore:
 
     def _live_name(self, *, local: bool = False) -> str | None:
         params = {"local": "true"} if local else {}
+        indices = f"{self._alias}-*"  # fine-grained access control judges a request without an index in its path over all indices
         with opensearch_errors(self._url):
-            if not retry_read(lambda: self._client.indices.exists_alias(name=self._alias, params=dict(params))):
+            try:
+                names = retry_read(lambda: self._client.indices.get_alias(index=indices, name=self._alias, params=dict(params)))
+            except NotFoundError:
                 return None
-            names = retry_read(lambda: self._client.indices.get_alias(name=self._alias, params=dict(params)))
         return max(names, default=None)
 
     def _index(self, name: str, meta: Mapping[str, Any]) -> OpenSearchIndex:
