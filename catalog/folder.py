@@ -52,6 +52,7 @@ _ITEM_SCHEMA = pa.schema(
         "ends_at": _TIME,
         "updated_at": _TIME,
         "seller": pa.string(),
+        "attributes": pa.string(),  # JSON
     }
 )
 _PAIR_SCHEMA = pa.schema(
@@ -334,7 +335,8 @@ def write_item_files(folder: Path, names: Sequence[str], items: Iterable[tuple[s
     with ExitStack() as stack:
         files = {name: stack.enter_context(_open(folder / name, _ITEM_SCHEMA)) for name in names}
         for name, item in items:
-            rows[name].append(_flat(item))
+            attributes = json.dumps(dict(item.attributes), ensure_ascii=False) if item.attributes else None
+            rows[name].append(_flat(item) | {"attributes": attributes})
             if len(rows[name]) == ITEM_BATCH_ROWS:
                 files[name].write_table(pa.Table.from_pylist(rows[name], schema=_ITEM_SCHEMA))
                 rows[name].clear()

@@ -12,9 +12,10 @@ from retrieval.config.settings import ITEM_FILE_VARIABLES
 from retrieval.contracts.item_columns import parse_columns
 from retrieval.contracts.item_files import ReadOptions
 from retrieval.contracts.text_encoding import check_encoding
-from retrieval.errors import GavelError
+from retrieval.errors import GavelError, InvalidInput
 
 EXIT_USAGE = 2
+NO_ATTRIBUTES = "none"  # value of --attributes that keeps none
 CONTAINER = Path("/opt/ml/processing")  # the folders of a SageMaker processing job
 
 CatalogOption = Annotated[Path, typer.Option("--catalog", help="The catalogue's folder.")]
@@ -56,16 +57,36 @@ EncodingOption = Annotated[
         "--encoding", envvar=ITEM_FILE_VARIABLES["encoding"], help="Encoding of text files, such as cp1252; by default it is found."
     ),
 ]
+AttributesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--attributes",
+        envvar=ITEM_FILE_VARIABLES["attributes"],
+        help="Attribute to keep, such as colour; may be repeated. By default all are kept; none keeps none.",
+        metavar="NAME|none",
+    ),
+]
 
 
-def read_options(columns: Sequence[str] | None, decimal: str | None, dates: str | None, encoding: str | None) -> ReadOptions:
+def read_options(
+    columns: Sequence[str] | None,
+    decimal: str | None,
+    dates: str | None,
+    encoding: str | None,
+    attributes: Sequence[str] | None = None,
+) -> ReadOptions:
     """Return the options of reading catalogue files, from the options above.
 
     Raises:
         InvalidInput: a value is not allowed.
     """
     encoding = check_encoding(encoding) if encoding else None
-    return ReadOptions(tuple(parse_columns(columns or ()).items()), decimal, dates, encoding)
+    kept = tuple(attributes) if attributes else None
+    if kept is not None and NO_ATTRIBUTES in kept:
+        if len(kept) > 1:
+            raise InvalidInput(f"--attributes {NO_ATTRIBUTES} keeps no attribute; leave it out, or the other names")
+        kept = ()
+    return ReadOptions(tuple(parse_columns(columns or ()).items()), decimal, dates, encoding, kept)
 
 
 def run_job(job: Callable[..., int], arguments: Sequence[str] | None, name: str, *, log_level: int | None = logging.INFO) -> int:

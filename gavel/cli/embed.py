@@ -9,7 +9,7 @@ from gavel.workspace.console import notes, progress, show_table
 from gavel.workspace.entry import EXIT_ERROR, say
 from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, report
-from processing.command_line import ColumnsOption, DatesOption, DecimalOption, EncodingOption, read_options
+from processing.command_line import AttributesOption, ColumnsOption, DatesOption, DecimalOption, EncodingOption, read_options
 from processing.embedding.rejects import RejectedKind, summarise_rejects
 from retrieval.config.settings import Settings
 from retrieval.contracts.item_files import ReadingLog, ReadOptions
@@ -46,6 +46,7 @@ def embed(
     decimal: DecimalOption = None,
     dates: DatesOption = None,
     encoding: EncodingOption = None,
+    attributes: AttributesOption = None,
     as_json: Json = False,
 ) -> None:
     """Embed lots into a release: bulk files with vectors, and a file of the rows that were rejected."""
@@ -53,7 +54,7 @@ def embed(
     from gavel.workspace import pipeline
 
     workspace = Workspace(Settings.from_env())
-    options = read_options(columns, decimal, dates, encoding)
+    options = read_options(columns, decimal, dates, encoding, attributes)
     listing = list_item_files(source) if source else FolderListing(CatalogFolder.load(workspace.catalog(None)).item_files())
     folder = workspace.tower(tower)
     plan: _Plan = {"release_id": release, "dimensions": dimensions, "photos": photos or [], "options": options}
@@ -112,6 +113,7 @@ def _describe(
         values |= {
             "rejected_by_reason": {kind.reason: kind.count for kind in kinds},
             "empty_values": dict(log.empty_values),
+            "attributes_left_out": dict(log.attributes_left_out),
             "files_without_lots": list(log.without_items),
             "passed_over": log.passed_over,
             "notices": log.notices,

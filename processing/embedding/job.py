@@ -21,7 +21,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from processing.command_line import CONTAINER, ColumnsOption, DatesOption, DecimalOption, EncodingOption, read_options, run_job
+from processing.command_line import (
+    CONTAINER,
+    AttributesOption,
+    ColumnsOption,
+    DatesOption,
+    DecimalOption,
+    EncodingOption,
+    read_options,
+    run_job,
+)
 from processing.embedding.parts import PartRecord
 from processing.embedding.photos import PhotoLoader, PhotoState
 from processing.embedding.pipeline import EmbeddingSteps, plan_parts
@@ -270,6 +279,7 @@ def run_embedding(
     decimal: DecimalOption = None,
     dates: DatesOption = None,
     encoding: EncodingOption = None,
+    attributes: AttributesOption = None,
 ) -> int:
     """Embed catalogue files and their photos into a release of embedding parts.
 
@@ -292,7 +302,7 @@ def run_embedding(
         instance=instance,
         instances=instances,
         photos=photos or ([] if inputs else [SAGEMAKER / "input/items"]),
-        options=read_options(columns, decimal, dates, encoding),
+        options=read_options(columns, decimal, dates, encoding, attributes),
         log=log,
     )
     for line in log.lines():

@@ -17,7 +17,7 @@ from retrieval.encoders.photos import locate_photo
 from retrieval.errors import InvalidPhoto
 from retrieval.files import replace_file, replacing, seal_json, sha256_of, unseal_json
 
-FORMAT = 2  # version of the bytes in a part; another number invalidates every record
+FORMAT = 3  # version of the bytes in a part; another number invalidates every record
 COMPRESSION = 4  # gzip level: half the time of level 6 for 7 % more bytes
 
 

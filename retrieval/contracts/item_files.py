@@ -2,16 +2,17 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from retrieval.contracts.item_columns import Column, ColumnMap, map_columns, require_fields, unique_names
-from retrieval.contracts.items import ALIASES, REQUIRED, Item, Reject, parse_item
+from retrieval.contracts.attributes import read_attributes
+from retrieval.contracts.item_columns import MAX_LISTED, Column, ColumnMap, map_columns, require_fields, unique_names
+from retrieval.contracts.items import ALIASES, REQUIRED, AttributeValue, Item, Reject, parse_item
 from retrieval.contracts.table_files import TableFile, open_table
 from retrieval.contracts.written_values import (
     DATE_ORDERS,
@@ -26,6 +27,7 @@ from retrieval.contracts.written_values import (
     read_number,
 )
 from retrieval.errors import InvalidInput
+from retrieval.text.analysis import fold_name
 
 MAX_ID_CHARS = 100  # a longer id of a rejected row is cut in the report
 MAX_NAMES = 10_000  # names of columns that are collected from the objects of a JSON file
@@ -45,12 +47,14 @@ class ReadOptions:
         decimal: decimal sign of numbers that are text, "comma" or "point"; None decides by the whole column.
         dates: order of dates such as 03/04/2026, "day-first" or "month-first"; None decides by the whole column.
         encoding: encoding of text files; None finds it.
+        attributes: names of the attributes to keep; None keeps all, and an empty tuple none.
     """
 
     columns: tuple[tuple[str, tuple[str, ...]], ...] = ()
     decimal: str | None = None
     dates: str | None = None
     encoding: str | None = None
+    attributes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for option, value, allowed in (("decimal", self.decimal, DECIMAL_SIGNS), ("dates", self.dates, DATE_ORDERS)):
@@ -68,12 +72,14 @@ class ReadingLog:
     Attributes:
         notices: notice -> names of the files that it is about.
         empty_values: field -> number of its values that stand for none, such as NULL or NaN.
+        attributes_left_out: reason -> number of values that were not kept as attributes.
         without_items: names of files that gave no item -> number of their rows.
         passed_over: what was passed over in folders, with the reason.
     """
 
     notices: dict[str, list[str]] = field(default_factory=dict)
     empty_values: Counter[str] = field(default_factory=Counter)
+    attributes_left_out: Counter[str] = field(default_factory=Counter)
     without_items: dict[str, int] = field(default_factory=dict)
     passed_over: list[str] = field(default_factory=list)
 
@@ -86,6 +92,9 @@ class ReadingLog:
         if self.empty_values:
             counts = ", ".join(f"{field} {count:,}" for field, count in self.empty_values.most_common())
             lines.append(f"values such as NULL, NaN, inf and 0000-00-00 were read as empty: {counts}")
+        if self.attributes_left_out:
+            counts = ", ".join(f"{count:,} for {reason}" for reason, count in self.attributes_left_out.most_common())
+            lines.append(f"attributes that were left out: {counts}")
         if self.passed_over:
             more = f" and {len(self.passed_over) - 5:,} more" if len(self.passed_over) > 5 else ""
             lines.append(f"passed over: {', '.join(self.passed_over[:5])}{more}")
@@ -102,6 +111,7 @@ class ReadingPlan:
         columns: column of each field.
         conventions: field -> convention of the texts in its column.
         folders: values from the names of the file's folders, such as {"category": "vases"} of category=vases/.
+        kept_attributes: folded names of the attributes to keep; None keeps all.
         notices: what the user should know.
     """
 
@@ -110,6 +120,7 @@ class ReadingPlan:
     columns: ColumnMap
     conventions: Mapping[str, Convention]
     folders: Mapping[str, str]
+    kept_attributes: frozenset[str] | None
     notices: tuple[str, ...]
 
     def rows(self) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
@@ -117,7 +128,8 @@ class ReadingPlan:
         used = self.columns.keys()
         stored = [key for key in used if key not in self.folders]
         last = self.keys[-1] if self.keys and self.table.kind == "csv" else None
-        for line, row in self.table.rows(self.keys, stored):
+        of_attributes = [key for column in self.columns.attributes for key in (column.key, column.name_key) if key]
+        for line, row in self.table.rows(self.keys, [*stored, *of_attributes]):
             if last is not None and not isinstance(row, str) and row[last] is None and any(row[key] is None for key in stored):
                 cells = sum(value is not None for value in row.values())
                 yield line, f"the row has {cells} cells, the header {len(row)}: it was cut, or a separator is missing"
@@ -146,6 +158,13 @@ class ReadingPlan:
                 values[name] = self._convert(name, value)
                 break
         return values
+
+    def attributes(self, row: Mapping[str, Any], left_out: Counter[str]) -> dict[str, AttributeValue]:
+        """Return the attributes of a row; `left_out` counts, by reason, values that cannot be kept."""
+        attributes = read_attributes((column.named_value(row) for column in self.columns.attributes), left_out)
+        if self.kept_attributes is None:
+            return attributes
+        return {name: value for name, value in attributes.items() if fold_name(name) in self.kept_attributes}
 
     def _convert(self, name: str, value: Any) -> Any:
         if name in ("title", "description") and isinstance(value, str):
@@ -199,7 +218,7 @@ def numbered_items(
             values = plan.values(row, log.empty_values)
             if item_id and item_id == previous and not str(values.get("title", "")).strip():
                 raise InvalidInput("the row has the id of the row before and no title: a further variant or photo of that lot")
-            item = parse_item(values)
+            item = parse_item(values, attributes=plan.attributes(row, log.attributes_left_out))
             items += 1
             yield line, item
         except InvalidInput as error:
@@ -234,15 +253,41 @@ def _plan_reading(path: Path, options: ReadOptions, size: int, mtime_ns: int) ->
     columns = map_columns([*names, *folders], chosen, str(path))
     if keys is not None:
         require_fields(columns, names, str(path))
+    columns = _with_attributes(columns, options.attributes, {*folders, *table.unread_columns}, str(path))
+    kept = None if options.attributes is None else frozenset(map(fold_name, options.attributes))
     choices: dict[str, tuple[Any, ...]] = {
         **dict.fromkeys(NUMBER_FIELDS, (DECIMAL_SIGNS, "--decimal", read_number, options.decimal)),
         **dict.fromkeys(TIME_FIELDS, (DATE_ORDERS, "--dates", read_date, options.dates)),
     }
     conventions = {name: Convention(name, *choices[name]) for name in choices if name in columns.fields}
-    plan = ReadingPlan(table, keys, columns, conventions, folders, ())
+    plan = ReadingPlan(table, keys, columns, conventions, folders, kept, ())
     currencies = _observe(plan)
     _decide(conventions, path)
-    return ReadingPlan(table, keys, columns, conventions, folders, tuple(_notices(plan, currencies)))
+    return replace(plan, notices=tuple(_notices(plan, currencies)))
+
+
+def _with_attributes(columns: ColumnMap, kept: Sequence[str] | None, unread: Collection[str], where: str) -> ColumnMap:
+    """Leave out columns that hold no attribute to keep; they are unused.
+
+    Args:
+        columns: columns of a file.
+        kept: names of the attributes to keep; None keeps all.
+        unread: columns that hold no attribute.
+        where: name of the file, for the message.
+
+    Raises:
+        InvalidInput: no column can hold an attribute to keep.
+    """
+    readable = [column for column in columns.attributes if column.key not in unread]
+    names = None if kept is None else set(map(fold_name, kept))
+    held = [column for column in readable if names is None or (names and (not column.name or fold_name(column.name) in names))]
+    by_name = {fold_name(column.name) for column in held}
+    missing = [name for name in kept or () if fold_name(name) not in by_name]
+    if missing and all(column.name for column in held):
+        listed = ", ".join(f"`{column.name}`" for column in readable[:MAX_LISTED]) or "none"
+        raise InvalidInput(f"{where} has no attribute `{missing[0]}`, which --attributes names; it has {listed}")
+    others = [key for column in columns.attributes if column not in held for key in (column.name_key, column.key) if key]
+    return replace(columns, attributes=tuple(held), unused=(*columns.unused, *others))
 
 
 def _names_of_objects(table: TableFile) -> list[str]:
@@ -318,11 +363,12 @@ def _notices(plan: ReadingPlan, currencies: Counter[str]) -> Iterator[str]:
             yield f"{name} is read with a decimal comma"
     if len(currencies) > 1:
         yield f"current_price is written in several currencies, which are not converted: {', '.join(sorted(currencies))}"
-    unused = [name for name in plan.columns.unused_with_guesses() if name.strip("`") not in plan.folders]
-    if unused:
-        yield f"columns that are not used: {', '.join(unused)}" + (
-            "; --column FIELD=COLUMN takes one" if any("did you mean" in name for name in unused) else ""
-        )
+    attributes = [column.key for column in plan.columns.attributes]
+    unused = [name for name in plan.columns.unused if name not in plan.folders]
+    for names, what in ((attributes, "kept as attributes"), (unused, "not used")):
+        if described := plan.columns.with_guesses(names):
+            remedy = "; --column FIELD=COLUMN takes one" if any("did you mean" in name for name in described) else ""
+            yield f"columns that are {what}: {', '.join(described)}{remedy}"
 
 
 def hive_values(path: Path) -> dict[str, str]:

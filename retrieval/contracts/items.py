@@ -6,7 +6,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -49,6 +49,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "seller": ("seller", "seller_id", "metadata.seller"),
 }
 REQUIRED = ("item_id", "title")
+AttributeValue = str | int | float | list[str | int | float]
+Attributes = Mapping[str, AttributeValue]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Item:
         ends_at: UTC end of the auction; None if it never ends.
         updated_at: UTC time of this version of the item; None if unknown.
         seller: id or name of the seller; empty if unknown.
+        attributes: name -> value of its other facts, as attributes.read_attributes() reads them.
     """
 
     item_id: str
@@ -84,6 +87,7 @@ class Item:
     ends_at: datetime | None = None
     updated_at: datetime | None = None
     seller: str = ""
+    attributes: Attributes = field(default_factory=dict, hash=False)
 
     @property
     def version(self) -> int:
@@ -144,12 +148,13 @@ def latest_version(now: datetime | None = None) -> int:
     return epoch_ms((now or datetime.now(UTC)) + ZONE_SLACK)
 
 
-def parse_item(row: Mapping[str, Any], now: datetime | None = None) -> Item:
+def parse_item(row: Mapping[str, Any], now: datetime | None = None, attributes: Attributes | None = None) -> Item:
     """Read one row of a catalogue file.
 
     Args:
         row: column name -> value, with the names in ALIASES; None, NaN and blank text count as missing.
         now: present time in UTC, which the item's version may exceed by ZONE_SLACK at most; None takes this machine's clock.
+        attributes: attributes of the item, as attributes.read_attributes() returns them.
 
     Returns:
         The item. Its texts are in NFC, but otherwise as the seller wrote them.
@@ -158,9 +163,9 @@ def parse_item(row: Mapping[str, Any], now: datetime | None = None) -> Item:
         InvalidInput: a required field is missing, or a value is not in its range; the message names field and value.
     """
     values = {field: first_value(row, names) for field, names in ALIASES.items()}
-    for field in REQUIRED:
-        if values[field] is None or (field == "title" and not clean_text(str(values[field]))):
-            raise InvalidInput(f"{field} is missing (accepted column names: {', '.join(ALIASES[field])})")
+    for name in REQUIRED:
+        if values[name] is None or (name == "title" and not clean_text(str(values[name]))):
+            raise InvalidInput(f"{name} is missing (accepted column names: {', '.join(ALIASES[name])})")
     item = Item(
         item_id=parse_id("item_id", values["item_id"]),
         title=parse_text("title", values["title"], MAX_TITLE_CHARS),
@@ -175,6 +180,7 @@ def parse_item(row: Mapping[str, Any], now: datetime | None = None) -> Item:
         ends_at=parse_time("ends_at", values["ends_at"]),
         updated_at=parse_time("updated_at", values["updated_at"]),
         seller=parse_text("seller", values["seller"], MAX_TITLE_CHARS),
+        attributes=attributes or {},
     )
     if item.version > latest_version(now):
         field = "updated_at" if item.updated_at else "listed_at"  # a lot may be listed later, if its row says when it was written
@@ -287,10 +293,18 @@ def _lookup(row: Mapping[str, Any], name: str) -> Any:
     if name in row or "." not in name:
         return row.get(name)
     outer, inner = name.split(".", 1)
-    nested = row.get(outer)
-    if isinstance(nested, str):
-        nested = _object(outer, nested)
-    return nested.get(inner) if isinstance(nested, Mapping) else None
+    nested = object_of(outer, row.get(outer))
+    return None if nested is None else nested.get(inner)
+
+
+def object_of(field: str, value: Any) -> Mapping[str, Any] | None:
+    """Return the object in a cell: an object, its JSON, or what pandas writes of a dict; None for another value.
+
+    Raises:
+        InvalidInput: the text begins with "{", but is no object.
+    """
+    read = _object(field, value) if isinstance(value, str) else value
+    return read if isinstance(read, Mapping) else None
 
 
 def _object(field: str, text: str) -> Any:

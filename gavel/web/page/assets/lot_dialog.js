@@ -7,7 +7,7 @@ import { explanation } from "./explain.js";
 import { bids, label } from "./format.js";
 
 const NAMES = { listed_at: "Listed", item_id: "Lot" };
-const TOLD = ["item_id", "title", "description", "description_cut", "image", "has_image", "current_price", "bid_count", "ends_at", "updated_at"];
+const TOLD = ["item_id", "title", "description", "description_cut", "image", "has_image", "current_price", "bid_count", "ends_at", "updated_at", "attributes_cut"];
 
 /** Show a lot over the page; `close()` is called when the buyer leaves it. */
 export function openLot(api, result, { close, similar }) {
@@ -24,6 +24,7 @@ export function openLot(api, result, { close, similar }) {
         h("p", { class: "bidding" }, h("span", {}, bids(fields.bid_count ?? 0)), countdown(fields.ends_at)),
         fields.description ? description(api, result) : null,
         h("dl", { class: "details" }, details(result)),
+        attributes(api, result),
         api.can.similar ? h("button", { type: "button", class: "go", onclick: () => { leave(); similar(result); } }, "More like this") : null,
         h("details", { class: "because" }, h("summary", {}, "Why is it here?"), explanation(result)))));
   dialog.onclose = close;
@@ -38,6 +39,16 @@ function description(api, { item_id: itemId, fields }) {
     api.item(itemId).then((whole) => { text.textContent = whole.fields.description; }, () => {}); // the beginning stays
   }
   return text;
+}
+
+/** The attributes of a lot; of many a list has the first, and the rest is asked for. */
+function attributes(api, { item_id: itemId, fields }) {
+  const list = h("dl", { class: "details attributes" });
+  const show = (values) => list.replaceChildren(...Object.entries(values ?? {}).flatMap(([name, value]) => [
+    h("dt", { dir: "auto" }, label(name)), h("dd", { dir: "auto" }, [value].flat().join(", "))]));
+  show(fields.attributes);
+  if (fields.attributes_cut && api.can.item) api.item(itemId).then((whole) => show(whole.fields.attributes), () => {}); // the first stay
+  return fields.attributes || fields.attributes_cut ? list : null;
 }
 
 function details({ item_id: itemId, fields }) {
