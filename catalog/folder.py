@@ -53,6 +53,7 @@ _ITEM_SCHEMA = pa.schema(
         "updated_at": _TIME,
         "seller": pa.string(),
         "attributes": pa.string(),  # JSON
+        "more_images": pa.string(),  # JSON
     }
 )
 _PAIR_SCHEMA = pa.schema(
@@ -336,7 +337,8 @@ def write_item_files(folder: Path, names: Sequence[str], items: Iterable[tuple[s
         files = {name: stack.enter_context(_open(folder / name, _ITEM_SCHEMA)) for name in names}
         for name, item in items:
             attributes = json.dumps(dict(item.attributes), ensure_ascii=False) if item.attributes else None
-            rows[name].append(_flat(item) | {"attributes": attributes})
+            more_images = json.dumps(item.more_images, ensure_ascii=False) if item.more_images else None
+            rows[name].append(_flat(item) | {"attributes": attributes, "more_images": more_images})
             if len(rows[name]) == ITEM_BATCH_ROWS:
                 files[name].write_table(pa.Table.from_pylist(rows[name], schema=_ITEM_SCHEMA))
                 rows[name].clear()

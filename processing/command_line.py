@@ -66,6 +66,18 @@ AttributesOption = Annotated[
         metavar="NAME|none",
     ),
 ]
+FetchOption = Annotated[
+    bool,
+    typer.Option("--fetch/--no-fetch", envvar=ITEM_FILE_VARIABLES["fetch"], help="Fetch photos that lots name by http(s) address."),
+]
+PhotoHostOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--photo-host",
+        envvar=ITEM_FILE_VARIABLES["photo_host"],
+        help="Host, such as photos.intranet or 127.0.0.1:8080, that may have no public address; may be repeated.",
+    ),
+]
 
 
 def read_options(

@@ -71,15 +71,18 @@ def read_attributes(named: Iterable[tuple[str, Any]], left_out: Counter[str]) ->
 
 
 def attribute_text(attributes: Attributes) -> str:
-    """Return the text of attributes for keyword search: their values, without addresses; for "yes" and "true" the name."""
+    """Return the text of attributes for keyword search: names and values, each once.
+
+    Addresses are left out, "yes" and "true" stand for the name alone, and "no" and "false" leave it out.
+    """
     texts: dict[str, None] = {}
     for name, value in attributes.items():
         for part in value if isinstance(value, list) else [value]:
             text = str(part)
-            answer = text.lower()
-            if answer in _AFFIRMED:
-                texts[name] = None
-            elif answer not in _DENIED and not _ADDRESS.fullmatch(text):
+            if text.lower() in _DENIED or _ADDRESS.fullmatch(text):
+                continue
+            texts[name.replace("_", " ").replace(".", " ")] = None
+            if text.lower() not in _AFFIRMED:
                 texts[text] = None
     return fold_text(". ".join(texts))
 

@@ -108,7 +108,7 @@ class UpsertReport:
 
 def document_of(item: Item, *, has_image: bool, tower_id: str, release_id: str) -> dict[str, Any]:
     """Return the document of an item: its non-empty fields, with times in ms since 1970, its search text, tower and release."""
-    fields = {name: value for name, value in asdict(item).items() if value not in (None, "", {})}
+    fields = {name: value for name, value in asdict(item).items() if value not in (None, "", {}, ())}
     if item.attributes:
         fields |= {
             ATTRIBUTE_TEXT_FIELD: attribute_text(item.attributes),

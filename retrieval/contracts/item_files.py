@@ -35,6 +35,8 @@ CACHED_FILES = 4_096
 HIVE_FOLDER = re.compile(r"([A-Za-z_][\w.-]*)=(.+)")
 HIVE_EMPTY = "__HIVE_DEFAULT_PARTITION__"
 _PHOTO_LIST = re.compile(r"\s*[,;|]\s*")
+_ADDRESS_START = re.compile(r"(?:https?|s3)://", re.IGNORECASE)
+_BEFORE_ADDRESS = re.compile(r"[\s,;|]+(?=(?:https?|s3)://)", re.IGNORECASE)  # an address may have commas itself
 _PHOTO = re.compile(r"(?:https?|s3)://\S+|.+\.(?:jpe?g|png|webp|gif|bmp|tiff?|avif|heic)", re.IGNORECASE)
 
 
@@ -169,8 +171,8 @@ class ReadingPlan:
     def _convert(self, name: str, value: Any) -> Any:
         if name in ("title", "description") and isinstance(value, str):
             return html_text(value)
-        if name == "image":
-            return first_photo(value)
+        if name in ("image", "more_images"):
+            return photo_list(value)
         if name == "category":
             return _category(value)
         if name == "current_price" and isinstance(value, Mapping):
@@ -383,21 +385,21 @@ def hive_values(path: Path) -> dict[str, str]:
     return values
 
 
-def first_photo(value: Any) -> Any:
-    """Return the first photo of a list, of the JSON text of a list, or of several paths in one text; other values as they are."""
+def photo_list(value: Any) -> list[Any]:
+    """Return the photos of a cell: of a list, of the JSON of a list, or of several paths or addresses in one text."""
     if isinstance(value, str):
         text = value.strip()
         if text.startswith("[") and text.endswith("]"):
-            parts = [part.strip().strip("\"'") for part in text[1:-1].split(",")]
-            return first_photo(parts)
+            return photo_list([part.strip().strip("\"'") for part in text[1:-1].split(",")])
+        if _ADDRESS_START.match(text):
+            return [part.rstrip(" ,;|") for part in _BEFORE_ADDRESS.split(text)]
         parts = _PHOTO_LIST.split(text)
-        return parts[0] if len(parts) > 1 and all(_PHOTO.fullmatch(part) for part in parts) else value
+        return parts if len(parts) > 1 and all(_PHOTO.fullmatch(part) for part in parts) else [value]
     if isinstance(value, Mapping):
-        return value.get("src") or value.get("url") or value
+        return [value.get("src") or value.get("url") or value]
     if isinstance(value, (list, tuple)):
-        photos = (first_photo(part) for part in value if part)
-        return next((photo for photo in photos if photo), None)
-    return value
+        return [photo for part in value if part for photo in photo_list(part)]
+    return [value]
 
 
 def _category(value: Any) -> Any:

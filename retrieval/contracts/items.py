@@ -16,6 +16,8 @@ from retrieval.text.analysis import UNSEEN_IN_WORDS, check_text, clean_text, com
 
 MAX_ID_BYTES = 512  # OpenSearch rejects a longer _id
 MAX_TITLE_CHARS = 1_000
+MAX_PHOTOS = 12  # per item; further ones are left out
+MAX_PHOTO_CHARS = 2_000  # of a path or an address
 MAX_DESCRIPTION_CHARS = 100_000
 MAX_SELLER_RATING = 5.0
 MAX_PRICE = 1e12  # far below the largest 32-bit float of an index
@@ -38,6 +40,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "title": ("title", "name"),
     "description": ("description",),
     "image": ("image", "image_uri", "image_url"),
+    "more_images": ("more_images", "additional_images", "additional_image_link"),
     "category": ("category", "catalog_id", "metadata.catalog_id"),
     "brand": ("brand", "metadata.brand"),
     "current_price": ("current_price", "price"),
@@ -61,7 +64,7 @@ class Item:
         item_id: unique id, 1 to 512 bytes of UTF-8, in NFC.
         title: title, 1 to 1,000 characters.
         description: description, 0 to 100,000 characters.
-        image: s3:// URI of the photo, or its path, relative to the catalogue file; None without a photo.
+        image: s3:// URI or http(s) address of the photo, or its path, relative to the catalogue file; None without a photo.
         category: name or catalogue id of the category; empty if there is none.
         brand: name of the maker; empty if unknown.
         current_price: highest bid, 0 to 10^12, in the shop's one currency; None if unknown.
@@ -72,6 +75,7 @@ class Item:
         updated_at: UTC time of this version of the item; None if unknown.
         seller: id or name of the seller; empty if unknown.
         attributes: name -> value of its other facts, as attributes.read_attributes() reads them.
+        more_images: further photos, likewise; with `image` at most MAX_PHOTOS.
     """
 
     item_id: str
@@ -88,6 +92,12 @@ class Item:
     updated_at: datetime | None = None
     seller: str = ""
     attributes: Attributes = field(default_factory=dict, hash=False)
+    more_images: tuple[str, ...] = ()
+
+    @property
+    def photos(self) -> tuple[str, ...]:
+        """Return all photos, the first one first."""
+        return (self.image, *self.more_images) if self.image else ()
 
     @property
     def version(self) -> int:
@@ -166,11 +176,18 @@ def parse_item(row: Mapping[str, Any], now: datetime | None = None, attributes: 
     for name in REQUIRED:
         if values[name] is None or (name == "title" and not clean_text(str(values[name]))):
             raise InvalidInput(f"{name} is missing (accepted column names: {', '.join(ALIASES[name])})")
+    photos = [
+        photo
+        for field in ("image", "more_images")
+        for value in (values[field] if isinstance(values[field], (list, tuple)) else [values[field]])
+        if (photo := _as_written(field, value, MAX_PHOTO_CHARS))
+    ]
+    photos = list(dict.fromkeys(photos))[:MAX_PHOTOS]
     item = Item(
         item_id=parse_id("item_id", values["item_id"]),
         title=parse_text("title", values["title"], MAX_TITLE_CHARS),
         description=parse_text("description", values["description"], MAX_DESCRIPTION_CHARS),
-        image=_as_written("image", values["image"], MAX_TITLE_CHARS) or None,
+        image=photos[0] if photos else None,
         category=parse_text("category", values["category"], MAX_TITLE_CHARS),
         brand=parse_text("brand", values["brand"], MAX_TITLE_CHARS),
         current_price=_number("current_price", values["current_price"], MAX_PRICE),
@@ -181,6 +198,7 @@ def parse_item(row: Mapping[str, Any], now: datetime | None = None, attributes: 
         updated_at=parse_time("updated_at", values["updated_at"]),
         seller=parse_text("seller", values["seller"], MAX_TITLE_CHARS),
         attributes=attributes or {},
+        more_images=tuple(photos[1:]),
     )
     if item.version > latest_version(now):
         field = "updated_at" if item.updated_at else "listed_at"  # a lot may be listed later, if its row says when it was written

@@ -34,7 +34,7 @@ class FieldBoosts:
     title: float = 0.0
     brand: float = 0.0
     category: float = 0.0
-    attributes: float = 0.3
+    attributes: float = 0.2
     attributes_k1: float = 0.6
     attributes_b: float = 0.75
 

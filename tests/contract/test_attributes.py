@@ -88,6 +88,6 @@ def test_an_opensearch_index_from_before_attributes_is_read_and_a_filter_names_t
     older.upsert(LOTS)
     older.refresh()
     assert len(older.keyword("lot", 10, EVERYTHING)) == 5
-    with pytest.raises(InvalidQuery, match="built before lots had attributes.*gavel index --rebuild"):
+    with pytest.raises(InvalidQuery, match=r"built before lots had attributes.*gavel index --rebuild"):
         older.semantic(axis(0), 10, replace(EVERYTHING, attributes=parse_attribute_filters(["colour:red"])))
     next(stores, None)

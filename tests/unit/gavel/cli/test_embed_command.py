@@ -38,7 +38,7 @@ def test_rejects_are_summed_up_by_reason_and_all_that_was_noticed_is_told(lots):
     run = embed(lots)
     assert run.exit_code == 0
     for notice in (
-        "lots.csv: columns that are not used: `Pic`: did you mean image?; --column FIELD=COLUMN takes one",
+        "lots.csv: columns that are kept as attributes: `Pic`: did you mean image?; --column FIELD=COLUMN takes one",
         "lots.csv: current_price is read with a decimal comma",
         "were read as empty: brand 1",
         "passed over: ~$lots.csv (a lock of a spreadsheet)",

@@ -112,7 +112,7 @@ def test_what_is_out_of_bounds_is_left_out_and_counted_but_rejects_no_lot(row, r
     assert log.lines()[-1] == f"attributes that were left out: 1 for {reason}"
 
 
-def test_words_are_the_values_and_the_names_of_what_is_true():
+def test_words_are_names_and_values_without_addresses_and_denials():
     attributes = {
         "colour": ["Red", "blue"],
         "waterproof": "yes",
@@ -121,7 +121,7 @@ def test_words_are_the_values_and_the_names_of_what_is_true():
         "link": "https://a.b/c",
         "img": "a.jpg",
     }
-    assert attribute_text(attributes) == "Red. blue. waterproof. 42"
+    assert attribute_text(attributes) == "colour. Red. blue. waterproof. size. 42"
 
 
 def test_terms_of_numbers_are_in_the_order_of_the_numbers():

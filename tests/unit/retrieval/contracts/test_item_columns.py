@@ -15,6 +15,7 @@ from retrieval.contracts.items import Item, Reject
 from retrieval.errors import InvalidInput
 
 VASE = [Item("1", "Vase")]
+A_B = ("http://a.b/w_3,h_2/1.jpg", "http://a.b/2", "http://a.b/3", "http://a.b/4")
 
 
 def read(path, log=None, **options):
@@ -41,7 +42,7 @@ EXPORTS = {
     "WooCommerce": (
         "ID,Type,SKU,Name,Published,Short description,Description,Sale price,Regular price,Categories,Images,Brands\n"
         '7,simple,S1,Vase,1,x,Blue,"9,90","12,50",Home > Vases,"https://a.b/1.jpg, https://a.b/2.jpg",Acme\n',
-        Item("7", "Vase", "Blue", "https://a.b/1.jpg", "Home > Vases", "Acme", 9.9),
+        Item("7", "Vase", "Blue", "https://a.b/1.jpg", "Home > Vases", "Acme", 9.9, more_images=("https://a.b/2.jpg",)),
     ),
     "Google Merchant": (
         "id\ttitle\tdescription\tlink\timage_link\tprice\tbrand\tgoogle_product_category\tproduct_type\texpiration_date\n"
@@ -65,7 +66,7 @@ EXPORTS = {
     "eBay, upload template": (
         "*Action(SiteID=US|Version=1193),CustomLabel,*Category,*Title,PicURL,*Description,*StartPrice,C:Brand\n"
         "Add,S1,101,Vase,https://a.b/1.jpg|https://a.b/2.jpg,Blue,0.99,Acme\n",
-        Item("S1", "Vase", "Blue", "https://a.b/1.jpg", "101", "Acme", 0.99),
+        Item("S1", "Vase", "Blue", "https://a.b/1.jpg", "101", "Acme", 0.99, more_images=("https://a.b/2.jpg",)),
     ),
 }
 
@@ -235,7 +236,12 @@ def test_prices_in_several_currencies_are_told(tmp_path):
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        ({"image": ["a.jpg", "b.jpg"]}, {"image": "a.jpg"}),
+        ({"image": ["a.jpg", "b.jpg"]}, {"image": "a.jpg", "more_images": ("b.jpg",)}),
+        ({"image": "a.jpg|b.jpg, a.jpg"}, {"photos": ("a.jpg", "b.jpg")}),
+        ({"image": "http://a.b/w_3,h_2/1.jpg http://a.b/2|http://a.b/3;http://a.b/4"}, {"photos": A_B}),
+        ({"image": "my photo.jpg"}, {"photos": ("my photo.jpg",)}),
+        ({"image": "a.jpg", "additional_image_link": "b.jpg,c.jpg"}, {"photos": ("a.jpg", "b.jpg", "c.jpg")}),
+        ({"image": [f"{n}.jpg" for n in range(20)]}, {"photos": tuple(f"{n}.jpg" for n in range(12))}),
         ({"image": '["a.jpg", "b.jpg"]'}, {"image": "a.jpg"}),
         ({"image": [{"src": "a.jpg"}]}, {"image": "a.jpg"}),
         ({"image": []}, {"image": None}),
