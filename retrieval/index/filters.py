@@ -138,7 +138,7 @@ def parse_attribute_filters(texts: Iterable[str]) -> tuple[AttributeFilter, ...]
     Raises:
         InvalidQuery: a text names no attribute or no value.
     """
-    values: dict[str, list[str]] = {}
+    values: dict[str, tuple[str, list[str]]] = {}  # folded name -> name, values
     ranges: list[AttributeFilter] = []
     for text in texts:
         name, _, value = (part.strip() for part in text.partition(":"))
@@ -147,8 +147,8 @@ def parse_attribute_filters(texts: Iterable[str]) -> tuple[AttributeFilter, ...]
         if (limits := _RANGE.fullmatch(value)) and (limits[1] or limits[2]):
             ranges.append(AttributeFilter(name, (), *(float(limit) if limit else None for limit in limits.groups())))
         else:
-            values.setdefault(name, []).append(value)
-    return (*(AttributeFilter(name, tuple(several)) for name, several in values.items()), *ranges)
+            values.setdefault(fold_name(name), (name, []))[1].append(value)
+    return (*(AttributeFilter(name, tuple(several)) for name, several in values.values()), *ranges)
 
 
 def has_ended(document: Mapping[str, Any], filters: Filter) -> bool:
