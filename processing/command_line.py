@@ -93,12 +93,12 @@ def read_options(
         InvalidInput: a value is not allowed.
     """
     encoding = check_encoding(encoding) if encoding else None
-    kept = tuple(attributes) if attributes else None
-    if kept is not None and NO_ATTRIBUTES in kept:
-        if len(kept) > 1:
+    names = tuple(attributes) if attributes else None
+    if names is not None and NO_ATTRIBUTES in names:
+        if len(names) > 1:
             raise InvalidInput(f"--attributes {NO_ATTRIBUTES} keeps no attribute; leave it out, or the other names")
-        kept = ()
-    return ReadOptions(tuple(parse_columns(columns or ()).items()), decimal, dates, encoding, kept)
+        names = ()
+    return ReadOptions(tuple(parse_columns(columns or ()).items()), decimal, dates, encoding, names)
 
 
 def run_job(job: Callable[..., int], arguments: Sequence[str] | None, name: str, *, log_level: int | None = logging.INFO) -> int:

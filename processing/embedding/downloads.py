@@ -95,24 +95,24 @@ class Downloads:
 
     def _get(self, url: str) -> bytes:
         deadline = time.monotonic() + TOTAL_TIMEOUT_S
-        asked = url
+        original = url
         for _ in range(MAX_REDIRECTS + 1):
-            parts, host, port = _parse(url, asked)
+            parts, host, port = _parse(url, original)
             place = f"{host}:{port}"
             if _failures[place] >= MAX_HOST_FAILURES:
-                raise InvalidPhoto(f"{asked} was not fetched: {host} did not answer {MAX_HOST_FAILURES} times", "unreachable")
+                raise InvalidPhoto(f"{original} was not fetched: {host} did not answer {MAX_HOST_FAILURES} times", "unreachable")
             try:
                 answer = self._ask(parts, host, port, deadline)
             except (OSError, http.client.HTTPException, ValueError) as error:
                 _failures[place] += 1
                 late = time.monotonic() >= deadline
                 reason = f"it took more than {TOTAL_TIMEOUT_S:g} seconds" if late else str(error) or type(error).__name__
-                raise InvalidPhoto(f"{asked} cannot be fetched: {reason}", "unreachable") from error
+                raise InvalidPhoto(f"{original} cannot be fetched: {reason}", "unreachable") from error
             _failures[place] = 0
             if isinstance(answer, bytes):
                 return answer
             url = urljoin(url, answer)
-        raise InvalidPhoto(f"{asked} is redirected more than {MAX_REDIRECTS} times", "unreachable")
+        raise InvalidPhoto(f"{original} is redirected more than {MAX_REDIRECTS} times", "unreachable")
 
     def _ask(self, parts: SplitResult, host: str, port: int, deadline: float) -> bytes | str:
         """Return the body of the answer, or the address that it redirects to."""
@@ -147,8 +147,8 @@ class Downloads:
             InvalidPhoto: one of them is not public, and the host is not among `hosts`.
             OSError: the name has no address.
         """
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = list(dict.fromkeys(str(info[4][0]) for info in infos))
         if not {host, f"{host}:{port}"} & self.hosts:
             for address in addresses:
                 if not is_public(address):
@@ -172,7 +172,7 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast
 
 
-def _parse(url: str, asked: str) -> tuple[SplitResult, str, int]:
+def _parse(url: str, original: str) -> tuple[SplitResult, str, int]:
     try:
         parts = urlsplit(url.strip())
         port = parts.port or PORTS[parts.scheme]
@@ -181,7 +181,7 @@ def _parse(url: str, asked: str) -> tuple[SplitResult, str, int]:
             raise ValueError("it names no host, or a user")
     except (ValueError, KeyError) as error:
         reason = "it is redirected to another scheme" if isinstance(error, KeyError) else error
-        raise InvalidPhoto(f"{asked} is no address of a photo ({reason}); mend it", "address") from error
+        raise InvalidPhoto(f"{original} is no address of a photo ({reason}); mend it", "address") from error
     return parts, host.lower(), port
 
 

@@ -184,10 +184,10 @@ def _find(image: str, place: PhotoPlace, fetched: Fetched) -> Path:
     if is_address(image):
         if place.downloads is None:
             raise InvalidPhoto(f"{image[:200]} was not fetched; run the job with --fetch", "not_fetched")
-        found = fetched.get(image) or place.downloads.fetch(image)
-        if isinstance(found, InvalidPhoto):
-            raise found
-        return found
+        result = fetched.get(image) or place.downloads.fetch(image)
+        if isinstance(result, InvalidPhoto):
+            raise result
+        return result
     if SCHEME.match(image):
         raise InvalidPhoto(f"{image[:200]!r} is neither a path nor an address of http(s):// or s3://", "other_scheme")
     return locate_photo(image, place.folder, place.opened)

@@ -50,8 +50,8 @@ def read_attributes(named: Iterable[tuple[str, Any]], left_out: Counter[str]) ->
     attributes: dict[str, AttributeValue] = {}
     chars = 0
     for name, raw in named:
-        for written, found in _flatten(name, raw, left_out):
-            value = _value(found, left_out)
+        for written, cell in _flatten(name, raw, left_out):
+            value = _value(cell, left_out)
             if value is None:
                 continue
             label = clean_text(written)

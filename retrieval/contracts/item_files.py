@@ -113,7 +113,7 @@ class ReadingPlan:
         columns: column of each field.
         conventions: field -> convention of the texts in its column.
         folders: values from the names of the file's folders, such as {"category": "vases"} of category=vases/.
-        kept_attributes: folded names of the attributes to keep; None keeps all.
+        chosen_attributes: folded names of the attributes to keep; None keeps all.
         notices: what the user should know.
     """
 
@@ -122,7 +122,7 @@ class ReadingPlan:
     columns: ColumnMap
     conventions: Mapping[str, Convention]
     folders: Mapping[str, str]
-    kept_attributes: frozenset[str] | None
+    chosen_attributes: frozenset[str] | None
     notices: tuple[str, ...]
 
     def rows(self) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
@@ -164,9 +164,9 @@ class ReadingPlan:
     def attributes(self, row: Mapping[str, Any], left_out: Counter[str]) -> dict[str, AttributeValue]:
         """Return the attributes of a row; `left_out` counts, by reason, values that cannot be kept."""
         attributes = read_attributes((column.named_value(row) for column in self.columns.attributes), left_out)
-        if self.kept_attributes is None:
+        if self.chosen_attributes is None:
             return attributes
-        return {name: value for name, value in attributes.items() if fold_name(name) in self.kept_attributes}
+        return {name: value for name, value in attributes.items() if fold_name(name) in self.chosen_attributes}
 
     def _convert(self, name: str, value: Any) -> Any:
         if name in ("title", "description") and isinstance(value, str):
@@ -256,24 +256,24 @@ def _plan_reading(path: Path, options: ReadOptions, size: int, mtime_ns: int) ->
     if keys is not None:
         require_fields(columns, names, str(path))
     columns = _with_attributes(columns, options.attributes, {*folders, *table.unread_columns}, str(path))
-    kept = None if options.attributes is None else frozenset(map(fold_name, options.attributes))
+    names_chosen = None if options.attributes is None else frozenset(map(fold_name, options.attributes))
     choices: dict[str, tuple[Any, ...]] = {
         **dict.fromkeys(NUMBER_FIELDS, (DECIMAL_SIGNS, "--decimal", read_number, options.decimal)),
         **dict.fromkeys(TIME_FIELDS, (DATE_ORDERS, "--dates", read_date, options.dates)),
     }
     conventions = {name: Convention(name, *choices[name]) for name in choices if name in columns.fields}
-    plan = ReadingPlan(table, keys, columns, conventions, folders, kept, ())
+    plan = ReadingPlan(table, keys, columns, conventions, folders, names_chosen, ())
     currencies = _observe(plan)
     _decide(conventions, path)
     return replace(plan, notices=tuple(_notices(plan, currencies)))
 
 
-def _with_attributes(columns: ColumnMap, kept: Sequence[str] | None, unread: Collection[str], where: str) -> ColumnMap:
+def _with_attributes(columns: ColumnMap, selection: Sequence[str] | None, unread: Collection[str], where: str) -> ColumnMap:
     """Leave out columns that hold no attribute to keep; they are unused.
 
     Args:
         columns: columns of a file.
-        kept: names of the attributes to keep; None keeps all.
+        selection: names of the attributes to keep; None keeps all.
         unread: columns that hold no attribute.
         where: name of the file, for the message.
 
@@ -281,10 +281,10 @@ def _with_attributes(columns: ColumnMap, kept: Sequence[str] | None, unread: Col
         InvalidInput: no column can hold an attribute to keep.
     """
     readable = [column for column in columns.attributes if column.key not in unread]
-    names = None if kept is None else set(map(fold_name, kept))
+    names = None if selection is None else set(map(fold_name, selection))
     held = [column for column in readable if names is None or (names and (not column.name or fold_name(column.name) in names))]
     by_name = {fold_name(column.name) for column in held}
-    missing = [name for name in kept or () if fold_name(name) not in by_name]
+    missing = [name for name in selection or () if fold_name(name) not in by_name]
     if missing and all(column.name for column in held):
         listed = ", ".join(f"`{column.name}`" for column in readable[:MAX_LISTED]) or "none"
         raise InvalidInput(f"{where} has no attribute `{missing[0]}`, which --attributes names; it has {listed}")
