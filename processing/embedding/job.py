@@ -138,8 +138,9 @@ def embed_with(
             steps = EmbeddingSteps(encoder, photos, name, run.batch_size, report, watch)
             records = steps.write_parts(plan_parts(rows, folder, run.part_items, again=force), folder)
         manifest = _manifest(run, name, encoder.card, rows, records, inputs_hash)
-        misses = "".join(f"{json.dumps(miss, ensure_ascii=False)}\n" for record in records for miss in record.misses)
-        replace_file(run.output / name / rejects_name(run.instance, run.instances, MISSING_PHOTOS_FILE), misses)
+        misses = sorted((miss for record in records for miss in record.misses), key=lambda miss: (miss["source"], miss["line"]))
+        lines = "".join(f"{json.dumps(miss, ensure_ascii=False)}\n" for miss in misses)
+        replace_file(run.output / name / rejects_name(run.instance, run.instances, MISSING_PHOTOS_FILE), lines)
         folder.commit(manifest)
         _log_photos(manifest, records)
         if progress:

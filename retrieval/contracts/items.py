@@ -39,7 +39,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "item_id": ("item_id", "id", "product_id"),
     "title": ("title", "name"),
     "description": ("description",),
-    "image": ("image", "image_uri", "image_url"),
+    "image": ("image", "image_uri", "image_url", "images", "image_urls"),
     "more_images": ("more_images", "additional_images", "additional_image_link"),
     "category": ("category", "catalog_id", "metadata.catalog_id"),
     "brand": ("brand", "metadata.brand"),
