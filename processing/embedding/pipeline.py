@@ -163,10 +163,14 @@ def plan_parts(rows: Rows, folder: PartFolder, part_items: int, *, again: bool =
         part_items: largest number of items in a part.
         again: True reuses no part.
     """
-    for number, chunk in enumerate(batches(rows.items(), part_items, _chars, PART_CHARS)):
+    for number, chunk in enumerate(batches(rows.items(), part_items, _stored_chars, PART_CHARS)):
         fingerprint = folder.fingerprint(chunk)
         yield PlannedPart(number, chunk, fingerprint, None if again else folder.find(number, fingerprint), rows.read)
 
 
 def _chars(located: LocatedItem) -> int:
     return len(located.item.title) + len(located.item.description)
+
+
+def _stored_chars(located: LocatedItem) -> int:
+    return _chars(located) + sum(len(name) + len(str(value)) for name, value in located.item.attributes.items())

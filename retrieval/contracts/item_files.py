@@ -1,5 +1,6 @@
 """Items of catalogue files: columns as people have them, values by what the whole column says, every row an item or a reject."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -390,7 +391,7 @@ def photo_list(value: Any) -> list[Any]:
     if isinstance(value, str):
         text = value.strip()
         if text.startswith("[") and text.endswith("]"):
-            return photo_list([part.strip().strip("\"'") for part in text[1:-1].split(",")])
+            return photo_list(_json_list(text) or [part.strip().strip("\"'") for part in text[1:-1].split(",")])
         if _ADDRESS_START.match(text):
             return [part.rstrip(" ,;|") for part in _BEFORE_ADDRESS.split(text)]
         parts = _PHOTO_LIST.split(text)
@@ -400,6 +401,14 @@ def photo_list(value: Any) -> list[Any]:
     if isinstance(value, (list, tuple)):
         return [photo for part in value if part for photo in photo_list(part)]
     return [value]
+
+
+def _json_list(text: str) -> list[Any] | None:
+    try:
+        read = json.loads(text)
+    except (ValueError, RecursionError):
+        return None  # such as "[a.jpg, b.jpg]"
+    return read if isinstance(read, list) else None
 
 
 def _category(value: Any) -> Any:
