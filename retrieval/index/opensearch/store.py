@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 logging.getLogger("opensearch").setLevel(logging.ERROR)  # its warnings are stack traces of errors that are raised anyway
 
 DEFAULT_TIMEOUT_S = 10.0
+PLAIN_BM25 = range(3, 7)  # versions whose BM25 lacks the factor k1 + 1; version 7 is what an OpenSearch 1 or 2 may call itself
 SIGNING_NAME = "es"  # name of Amazon OpenSearch Service in signatures
 
 
@@ -76,7 +77,7 @@ class OpenSearchStore:
         """Create an empty index for a tower and the alias's hybrid pipeline, and return the index; it is not live."""
         name = index_name(self._alias, tower_id, utc_now())
         with opensearch_errors(self._url):
-            version = str(self._client.info()["version"]["number"])
+            major = int(str(self._client.info()["version"]["number"]).partition(".")[0])
         body = index_body(
             tower_id,
             dimensions,
@@ -85,7 +86,7 @@ class OpenSearchStore:
             replicas=self._replicas,
             language=self._language,
             boosts=self._tuning(tower_id).boosts,
-            scaled_bm25=not version.startswith("3."),
+            scaled_bm25=major not in PLAIN_BM25,
         )
         with opensearch_errors(self._url):
             self._client.search_pipeline.put(id=pipeline_name(self._alias), body=HYBRID_PIPELINE)
