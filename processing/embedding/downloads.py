@@ -22,7 +22,8 @@ from pathlib import Path
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from retrieval.encoders.photos import MAX_BYTES
-from retrieval.errors import InvalidPhoto
+from retrieval.errors import InvalidInput, InvalidPhoto
+from retrieval.files import shortage
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 10.0  # without a byte
@@ -68,15 +69,20 @@ class Downloads:
 
         Raises:
             InvalidPhoto: the address is not public or not well-formed, or the photo cannot be had within the bounds.
+            InvalidInput: the folder cannot be written.
         """
         path = self.path(url)
         if path.is_file():
             return path
         data = self._get(url)
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{os.getpid()}-{threading.get_ident()}-{path.name}")
-        partial.write_bytes(data)
-        partial.replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(data)
+            partial.replace(path)
+        except OSError as error:
+            reason = shortage(path, error) or f"{path} cannot be written ({error})"
+            raise InvalidInput(f"{reason}; mend it, or add --no-fetch to do without photos of addresses") from error
         return path
 
     def fetch_all(self, urls: Iterable[str]) -> Mapping[str, Path | InvalidPhoto]:

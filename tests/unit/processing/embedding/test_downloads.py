@@ -13,7 +13,7 @@ from PIL import Image
 from processing.embedding import downloads
 from processing.embedding.downloads import Downloads, is_public
 from processing.embedding.photos import PhotoLoader, PhotoPlace, PhotoState, load_photo
-from retrieval.errors import InvalidPhoto
+from retrieval.errors import InvalidInput, InvalidPhoto
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
@@ -230,6 +230,12 @@ def test_a_host_that_does_not_answer_is_not_asked_for_ever(tmp_path: Path) -> No
     reasons = [fault(silent, f"http://{place}/{number}.png")[1] for number in range(6)]
     assert "refused" in reasons[4]
     assert "127.0.0.1 did not answer 5 times" in reasons[5]
+
+
+def test_a_folder_that_cannot_be_written_is_told_with_a_remedy(shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "photos").write_text("a file")
+    with pytest.raises(InvalidInput, match=r"photos/.* cannot be written .*; mend it, or add --no-fetch"):
+        Downloads(tmp_path / "photos", frozenset({shop.place})).fetch(shop.url("/red.png"))
 
 
 def test_a_status_is_told(shop: Shop, allowed: Downloads) -> None:
