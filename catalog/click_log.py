@@ -133,7 +133,8 @@ def read_items(
             elif row.item_id in items:
                 rejects.append(Reject(path.name, line, "the item_id occurred before", row.item_id))
             else:
-                items[row.item_id] = replace(row, image=_absolute(row.image, path))
+                more_images = tuple(_absolute(image, path) for image in row.more_images)
+                items[row.item_id] = replace(row, image=row.image and _absolute(row.image, path), more_images=more_images)
     return list(items.values()), rejects
 
 
@@ -275,8 +276,8 @@ def _position(value: Any) -> int:
     return int(number)
 
 
-def _absolute(image: str | None, path: Path) -> str | None:
-    if image is None or "://" in image:
+def _absolute(image: str, path: Path) -> str:
+    if "://" in image:
         return image
     check_text(absolute := str(path.absolute().parent / image), "the path of a photo")
     return absolute

@@ -52,6 +52,8 @@ _ITEM_SCHEMA = pa.schema(
         "ends_at": _TIME,
         "updated_at": _TIME,
         "seller": pa.string(),
+        "attributes": pa.string(),  # JSON
+        "more_images": pa.string(),  # JSON
     }
 )
 _PAIR_SCHEMA = pa.schema(
@@ -334,7 +336,9 @@ def write_item_files(folder: Path, names: Sequence[str], items: Iterable[tuple[s
     with ExitStack() as stack:
         files = {name: stack.enter_context(_open(folder / name, _ITEM_SCHEMA)) for name in names}
         for name, item in items:
-            rows[name].append(_flat(item))
+            attributes = json.dumps(dict(item.attributes), ensure_ascii=False) if item.attributes else None
+            more_images = json.dumps(item.more_images, ensure_ascii=False) if item.more_images else None
+            rows[name].append(_flat(item) | {"attributes": attributes, "more_images": more_images})
             if len(rows[name]) == ITEM_BATCH_ROWS:
                 files[name].write_table(pa.Table.from_pylist(rows[name], schema=_ITEM_SCHEMA))
                 rows[name].clear()

@@ -77,7 +77,8 @@ class Stage:
         instance_ladder: instance types of the embedding job; the first available type is used.
         instance_count: number of instances of the embedding job.
         embedding_hours: hours after which the embedding job is stopped.
-        item_files: how the job reads catalogue files: decimal, dates, encoding, and column (a list such as ["image=img"]); None, or
+        item_files: how the job reads catalogue files: decimal, dates, encoding, attributes, fetch ("true" fetches photos of http(s)
+            addresses), photo_host, and column (a list such as ["image=img"]); None, or
             left out, if the files tell it themselves.
         isolate_job: True if the job has no network. Then photos must be in the bucket of new items, not behind s3:// URIs.
         rebuild_instance_count: number of instances of the job that embeds all items with a new tower.

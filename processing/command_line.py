@@ -12,9 +12,10 @@ from retrieval.config.settings import ITEM_FILE_VARIABLES
 from retrieval.contracts.item_columns import parse_columns
 from retrieval.contracts.item_files import ReadOptions
 from retrieval.contracts.text_encoding import check_encoding
-from retrieval.errors import GavelError
+from retrieval.errors import GavelError, InvalidInput
 
 EXIT_USAGE = 2
+NO_ATTRIBUTES = "none"  # value of --attributes that keeps none
 CONTAINER = Path("/opt/ml/processing")  # the folders of a SageMaker processing job
 
 CatalogOption = Annotated[Path, typer.Option("--catalog", help="The catalogue's folder.")]
@@ -56,16 +57,48 @@ EncodingOption = Annotated[
         "--encoding", envvar=ITEM_FILE_VARIABLES["encoding"], help="Encoding of text files, such as cp1252; by default it is found."
     ),
 ]
+AttributesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--attributes",
+        envvar=ITEM_FILE_VARIABLES["attributes"],
+        help="Attribute to keep, such as colour; may be repeated. By default all are kept; none keeps none.",
+        metavar="NAME|none",
+    ),
+]
+FetchOption = Annotated[
+    bool,
+    typer.Option("--fetch/--no-fetch", envvar=ITEM_FILE_VARIABLES["fetch"], help="Fetch photos that lots name by http(s) address."),
+]
+PhotoHostOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--photo-host",
+        envvar=ITEM_FILE_VARIABLES["photo_host"],
+        help="Host, such as photos.intranet or 127.0.0.1:8080, that may have no public address; may be repeated.",
+    ),
+]
 
 
-def read_options(columns: Sequence[str] | None, decimal: str | None, dates: str | None, encoding: str | None) -> ReadOptions:
+def read_options(
+    columns: Sequence[str] | None,
+    decimal: str | None,
+    dates: str | None,
+    encoding: str | None,
+    attributes: Sequence[str] | None = None,
+) -> ReadOptions:
     """Return the options of reading catalogue files, from the options above.
 
     Raises:
         InvalidInput: a value is not allowed.
     """
     encoding = check_encoding(encoding) if encoding else None
-    return ReadOptions(tuple(parse_columns(columns or ()).items()), decimal, dates, encoding)
+    names = tuple(attributes) if attributes else None
+    if names is not None and NO_ATTRIBUTES in names:
+        if len(names) > 1:
+            raise InvalidInput(f"--attributes {NO_ATTRIBUTES} keeps no attribute; leave it out, or the other names")
+        names = ()
+    return ReadOptions(tuple(parse_columns(columns or ()).items()), decimal, dates, encoding, names)
 
 
 def run_job(job: Callable[..., int], arguments: Sequence[str] | None, name: str, *, log_level: int | None = logging.INFO) -> int:

@@ -39,7 +39,7 @@ class InvalidQuery(InvalidInput):
     """A value of a search request is not allowed."""
 
 
-PhotoFault = Literal["unreadable", "format", "too_large", "outside"]
+PhotoFault = Literal["unreadable", "format", "too_large", "outside", "other_scheme", "address", "unreachable", "not_fetched"]
 
 
 class InvalidPhoto(InvalidQuery):
@@ -47,7 +47,9 @@ class InvalidPhoto(InvalidQuery):
 
     Attributes:
         fault: kind of the fault, by which faults are counted. unreadable: missing or damaged. format: not JPEG, PNG or WebP.
-            too_large: too many pixels or bytes. outside: not in the folders that may be read.
+            too_large: too many pixels or bytes. outside: not in the folders that may be read. other_scheme: neither a path,
+            http(s) nor s3://. address: an address that is not public or not well-formed. unreachable: its host does not give
+            it. not_fetched: an address, and addresses are not fetched.
     """
 
     def __init__(self, message: str, fault: PhotoFault = "unreadable") -> None:

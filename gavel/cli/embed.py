@@ -1,7 +1,10 @@
 """`gavel embed`: embed lots into a release."""
 
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, TypedDict
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
@@ -9,12 +12,24 @@ from gavel.workspace.console import notes, progress, show_table
 from gavel.workspace.entry import EXIT_ERROR, say
 from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, report
-from processing.command_line import ColumnsOption, DatesOption, DecimalOption, EncodingOption, read_options
+from processing.command_line import (
+    AttributesOption,
+    ColumnsOption,
+    DatesOption,
+    DecimalOption,
+    EncodingOption,
+    FetchOption,
+    PhotoHostOption,
+    read_options,
+)
 from processing.embedding.rejects import RejectedKind, summarise_rejects
 from retrieval.config.settings import Settings
 from retrieval.contracts.item_files import ReadingLog, ReadOptions
 from retrieval.contracts.item_folders import FolderListing, list_item_files
-from retrieval.contracts.release import REJECTS_FILE, Manifest, load_release
+from retrieval.contracts.release import MISSING_PHOTOS_FILE, REJECTS_FILE, Manifest, load_release
+
+if TYPE_CHECKING:  # photos bring Pillow
+    from processing.embedding.photos import PhotoState
 
 SHOWN_REASONS = 8
 ALREADY_THERE = "already there, unchanged; --force embeds again"
@@ -25,6 +40,7 @@ class _Plan(TypedDict):
     dimensions: int | None
     photos: list[Path]
     options: ReadOptions
+    photo_hosts: Sequence[str] | None
 
 
 def embed(
@@ -46,6 +62,9 @@ def embed(
     decimal: DecimalOption = None,
     dates: DatesOption = None,
     encoding: EncodingOption = None,
+    attributes: AttributesOption = None,
+    fetch: FetchOption = True,
+    photo_hosts: PhotoHostOption = None,
     as_json: Json = False,
 ) -> None:
     """Embed lots into a release: bulk files with vectors, and a file of the rows that were rejected."""
@@ -53,10 +72,16 @@ def embed(
     from gavel.workspace import pipeline
 
     workspace = Workspace(Settings.from_env())
-    options = read_options(columns, decimal, dates, encoding)
+    options = read_options(columns, decimal, dates, encoding, attributes)
     listing = list_item_files(source) if source else FolderListing(CatalogFolder.load(workspace.catalog(None)).item_files())
     folder = workspace.tower(tower)
-    plan: _Plan = {"release_id": release, "dimensions": dimensions, "photos": photos or [], "options": options}
+    plan: _Plan = {
+        "release_id": release,
+        "dimensions": dimensions,
+        "photos": photos or [],
+        "options": options,
+        "photo_hosts": (photo_hosts or []) if fetch else None,
+    }
     log = ReadingLog(passed_over=listing.passed_over)
     committed = None if force else pipeline.find_release(workspace, listing.files, folder, log=log, **plan)
     if committed is None:
@@ -65,17 +90,35 @@ def embed(
             written = pipeline.embed(workspace, listing.files, folder, workers=workers, force=force, progress=step, log=log, **plan)
     path = committed or written
     manifest = load_release(path)
-    kinds = summarise_rejects(path / REJECTS_FILE)
+    kinds, missing = summarise_rejects(path / REJECTS_FILE), _missing_photos(path)
     for line in log.lines():
         notes.print(line, markup=False, highlight=False, soft_wrap=True)
-    report(_describe(path, manifest, committed is not None, log, kinds, as_json), as_json)
+    report(_describe(path, manifest, committed is not None, log, kinds, missing, as_json), as_json)
     if kinds and not as_json:
         rows = [(f"{kind.count:,}", kind.reason, kind.first, kind.example) for kind in kinds[:SHOWN_REASONS]]
         more = f", the {SHOWN_REASONS} most frequent reasons of {len(kinds)}" if len(kinds) > SHOWN_REASONS else ""
         show_table(f"\nrows that were rejected{more}", ("rows", "why", "first", "in words"), rows, right_from=9)
+    if missing and not as_json:
+        from processing.embedding.photos import PHOTO_FAULTS
+
+        faults = [(f"{count:,}", PHOTO_FAULTS[fault], example) for fault, (count, example) in missing.items()]
+        show_table(
+            f"\nphotos that are missing; {path / MISSING_PHOTOS_FILE} has all", ("photos", "why", "first"), faults, right_from=9
+        )
     if fault := _fault(path, manifest, log):
         say(fault)
         raise typer.Exit(EXIT_ERROR)
+
+
+def _missing_photos(folder: Path) -> dict["PhotoState", tuple[int, str]]:
+    """Return kind of fault -> number of photos and the reason of the first, the most frequent first."""
+    from processing.embedding.photos import PhotoState
+
+    path = folder / MISSING_PHOTOS_FILE
+    misses = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    firsts = {PhotoState(miss["fault"]): f"{miss['source']}:{miss['line']}: {miss['reason']}" for miss in reversed(misses)}
+    counts = Counter(PhotoState(miss["fault"]) for miss in misses)
+    return {fault: (count, firsts[fault]) for fault, count in counts.most_common()}
 
 
 def _fault(folder: Path, manifest: Manifest, log: ReadingLog) -> str:
@@ -94,7 +137,13 @@ def _fault(folder: Path, manifest: Manifest, log: ReadingLog) -> str:
 
 
 def _describe(
-    folder: Path, manifest: Manifest, already: bool, log: ReadingLog, kinds: list[RejectedKind], as_json: bool
+    folder: Path,
+    manifest: Manifest,
+    already: bool,
+    log: ReadingLog,
+    kinds: list[RejectedKind],
+    missing: Mapping["PhotoState", tuple[int, str]],
+    as_json: bool,
 ) -> dict[str, object]:
     rejected: object = manifest.items_rejected
     if manifest.items_rejected and not as_json:
@@ -111,7 +160,9 @@ def _describe(
     if as_json:
         values |= {
             "rejected_by_reason": {kind.reason: kind.count for kind in kinds},
+            "photos_missing": {fault.value: count for fault, (count, _) in missing.items()},
             "empty_values": dict(log.empty_values),
+            "attributes_left_out": dict(log.attributes_left_out),
             "files_without_lots": list(log.without_items),
             "passed_over": log.passed_over,
             "notices": log.notices,

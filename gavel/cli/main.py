@@ -35,7 +35,7 @@ from gavel.workspace.entry import run_command, say
 from gavel.workspace.options import Json, QueryTower, Seed, print_json
 from retrieval.config.settings import QueryExpansion, Settings
 from retrieval.errors import GavelError
-from retrieval.index.filters import Filter
+from retrieval.index.filters import Filter, parse_attribute_filters
 from retrieval.index.fusion import Fusion
 from retrieval.search.diversification import Diversity
 from retrieval.search.service import Mode, SearchRequest, SearchService
@@ -127,6 +127,10 @@ def search(
     min_price: Annotated[float | None, typer.Option(help="Only lots at this price or above.")] = None,
     max_price: Annotated[float | None, typer.Option(help="Only lots at this price or below.")] = None,
     min_seller_rating: Annotated[float | None, typer.Option(help="Only sellers rated at least this, 0 to 5.")] = None,
+    attribute: Annotated[
+        list[str] | None,
+        typer.Option(help="Only lots with this attribute, as colour:red, or size:40..44 for numbers; may be repeated."),
+    ] = None,
     rerank: Annotated[bool, typer.Option(help="Let the re-ranker order the answer.")] = True,
     fusion: Annotated[
         str, typer.Option(help="rrf, min_max or l2, with optional weights, such as min_max:0.7,0.3; as tuned by default.")
@@ -150,6 +154,7 @@ def search(
     from gavel.workspace.wiring import search_service
 
     settings, fused = Settings.from_env(), Fusion.parse(fusion) if fusion else None
+    conditions = parse_attribute_filters(attribute or ())
     diversify = Diversity(diversity, most_per_brand, most_per_seller, most_per_category)
     tower_kind = query_tower or settings.query_tower
     settings = replace(
@@ -163,7 +168,12 @@ def search(
 
     def run_query(text: str) -> None:
         filters = Filter(
-            category=category, brand=brand, min_price=min_price, max_price=max_price, min_seller_rating=min_seller_rating
+            category=category,
+            brand=brand,
+            min_price=min_price,
+            max_price=max_price,
+            min_seller_rating=min_seller_rating,
+            attributes=conditions,
         )
         request = SearchRequest(text, k, mode, filters, rerank, fusion=fused, diversity=diversify)
         _answer(service, request, as_json, photo)

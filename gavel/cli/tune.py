@@ -28,7 +28,7 @@ def tune_hybrid(
     catalog: CatalogOption = None,
     split: Annotated[str, typer.Option(help="Split of the queries to tune on; never the split of the report.")] = "val",
     release: Annotated[Path | None, typer.Option(help="Release folder or release_id; the newest one by default.")] = None,
-    boosts: Annotated[bool, typer.Option(help="Also try boosts of title, brand and category.")] = True,
+    boosts: Annotated[bool, typer.Option(help="Also try boosts of title, brand, category and attributes.")] = True,
     write: Annotated[bool, typer.Option(help="Save the choice beside the tower, where searches read it.")] = True,
     as_json: Json = False,
 ) -> None:

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Response
+from fastapi import APIRouter, FastAPI, Query, Response
 from fastapi.responses import FileResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
@@ -17,7 +17,7 @@ from gavel.web.suggestions import Suggestions
 from lambdas.query_api.problems import RETRY_AFTER_S
 from lambdas.query_api.strict_route import StrictRoute
 from processing.embedding.thumbnails import Side
-from retrieval.contracts.items import require_id
+from retrieval.contracts.items import MAX_PHOTOS, require_id
 from retrieval.errors import UnknownItem
 from retrieval.search.service import SearchService
 
@@ -84,13 +84,13 @@ def add_page(app: FastAPI, service: Callable[[], SearchService], photos: PhotoFi
         return suggestions.of(service().live().index)
 
     @data.get("/photos/{item_id:path}")
-    async def photo(item_id: str, side: Side = Side.LARGE) -> Response:
+    async def photo(item_id: str, side: Side = Side.LARGE, number: Annotated[int, Query(ge=0, lt=MAX_PHOTOS)] = 0) -> Response:
         required_id = require_id("item_id", item_id)
         items = await run_in_threadpool(lambda: service().live().index.fetch([required_id]))
         if not items:
             raise UnknownItem(f"no lot {item_id!r} is in the index; ask for one that a search answered with")
         try:
-            jpeg = await photos.jpeg(items[0].document, side)
+            jpeg = await photos.jpeg(items[0].document, side, number)
         except TimeoutError:
             detail = "the photo is still to be drawn, and others are before it; ask again"
             raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, detail, {"Retry-After": str(RETRY_AFTER_S)}) from None

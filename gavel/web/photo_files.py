@@ -16,6 +16,7 @@ from fastapi import FastAPI
 
 from catalog.folder import photo_folders
 from gavel.workspace.folders import Workspace
+from processing.embedding.downloads import Downloads, is_address
 from processing.embedding.photos import yield_to_searches
 from processing.embedding.thumbnails import Side, Thumbnails
 from retrieval.encoders.photos import locate_photo
@@ -50,18 +51,23 @@ class PhotoFiles:
         """
         self._workspace = workspace
         self._opened = list(opened)
-        self._thumbnails = Thumbnails(workspace.thumbnails)
+        self._thumbnails, self._downloads = Thumbnails(workspace.thumbnails), Downloads(workspace.downloads)
         self._warned: set[str] = set()
         self._draw_lock = asyncio.Lock()
         self._drawer: ProcessPoolExecutor | None = None
 
-    async def jpeg(self, document: Mapping[str, Any], side: Side) -> bytes | None:
-        """Return the photo of an item as a square JPEG, or None if the item has no photo that may be shown.
+    async def jpeg(self, document: Mapping[str, Any], side: Side, number: int = 0) -> bytes | None:
+        """Return a photo of an item as a square JPEG, or None if the item has no such photo that may be shown.
+
+        Args:
+            document: document of the item.
+            side: side of the square in pixels.
+            number: number of the photo, from 0.
 
         Raises:
             TimeoutError: the thumbnail could not be drawn in time, because others are drawn first.
         """
-        path = await asyncio.to_thread(self._locate, document)
+        path = await asyncio.to_thread(self._locate, document, number)
         if path is None:
             return None
         try:
@@ -103,8 +109,12 @@ class PhotoFiles:
         except OSError as error:
             logger.warning("no thumbnail can be stored: %s", error)
 
-    def _locate(self, document: Mapping[str, Any]) -> Path | None:
-        image = str(document.get("image") or "")
+    def _locate(self, document: Mapping[str, Any], number: int) -> Path | None:
+        photos = [document.get("image"), *document.get("more_images", ())]
+        image = str(photos[number] or "") if number < len(photos) else ""
+        if is_address(image):
+            fetched = self._downloads.path(image)
+            return fetched.resolve() if fetched.is_file() else None
         if not image or "://" in image:
             return None
         own = self._sources(str(document.get("release_id") or ""))

@@ -21,6 +21,7 @@ from retrieval.files import replace_file, shortage
 # <home>/embeddings/<release_id>/  embedding parts and their manifest
 # <home>/sources/<release_id>.json folders of a release's catalogue files, which also hold its photos
 # <home>/thumbnails/              square thumbnails for the page; may be deleted at any time
+# <home>/photos/                  photos that were fetched from addresses; may be deleted at any time
 # <home>/events/<day>.ndjson       feedback of buyers on lists that were served
 # <home>/events.keys               keys that sign served lists, the newest first
 # <home>/buyers.sqlite             recent interactions of each buyer
@@ -117,6 +118,11 @@ class Workspace:
     def buyers(self) -> Path:
         """SQLite file of each buyer's recent interactions, read for `buyer_id`."""
         return self.settings.home / "buyers.sqlite"
+
+    @property
+    def downloads(self) -> Path:
+        """Folder of photos that were fetched from http(s) addresses."""
+        return self.settings.home / "photos"
 
     @property
     def thumbnails(self) -> Path:

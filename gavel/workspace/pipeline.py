@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from models.config.training import TrainingConfig
     from models.data.hard_negatives import HardNegatives
     from models.training.adaptation import DistillationReport
+    from processing.embedding.downloads import Downloads
     from processing.ranking.train_from_events import EventsReport
     from processing.ranking.train_job import Labels, RerankerReport
     from processing.training.buyers import BuyersReport
@@ -219,6 +220,7 @@ def find_release(
     photos: Sequence[Path] = (),
     options: ReadOptions = DEFAULT_OPTIONS,
     log: ReadingLog | None = None,
+    photo_hosts: Sequence[str] | None = None,
 ) -> Path | None:
     """Return the folder of the committed release that embed() would write again, or None if there is none or an input changed."""
     from processing.embedding.job import find_release
@@ -226,7 +228,15 @@ def find_release(
 
     card = TowerCard.load(tower, verify=True).at(dimensions)
     log = log or ReadingLog()
-    run = EmbeddingRun(list(inputs), workspace.embeddings, release_id=release_id, photos=photos, options=options, log=log)
+    run = EmbeddingRun(
+        list(inputs),
+        workspace.embeddings,
+        release_id=release_id,
+        photos=photos,
+        options=options,
+        log=log,
+        downloads=_downloads(workspace, photo_hosts),
+    )
     release = find_release(run, card)
     if release is None:
         return None
@@ -247,6 +257,7 @@ def embed(
     photos: Sequence[Path] = (),
     options: ReadOptions = DEFAULT_OPTIONS,
     log: ReadingLog | None = None,
+    photo_hosts: Sequence[str] | None = None,
 ) -> Path:
     """Embed catalogue files into a release.
 
@@ -264,6 +275,7 @@ def embed(
         photos: further folders of photos.
         options: what the user says about the columns and values of the files.
         log: gets what the user should know about the files.
+        photo_hosts: hosts whose photos are fetched although they have no public address; None fetches from no host at all.
 
     Returns:
         The release's folder.
@@ -283,9 +295,16 @@ def embed(
         progress=progress,
         options=options,
         log=log or ReadingLog(),
+        downloads=_downloads(workspace, photo_hosts),
     )
     workspace.remember_sources(manifest.release_id, [*inputs, *photos])
     return workspace.embeddings / manifest.release_id
+
+
+def _downloads(workspace: Workspace, hosts: Sequence[str] | None) -> "Downloads | None":
+    from processing.embedding.downloads import Downloads
+
+    return None if hosts is None else Downloads(workspace.downloads, frozenset(hosts))
 
 
 def index(settings: Settings, release: Path, *, progress: Step, overwrite: bool = False, force: bool = False) -> ReleaseReport:

@@ -48,7 +48,8 @@ class Item(BaseModel):
     score: float
     similarity: float | None
     fields: dict[str, Any] = Field(
-        description="Fields of the lot. A long description is cut, and `description_cut` is true; `/items/{item_id}` has all of it."
+        description="Fields of the lot. A long description is cut, and `description_cut` is true; of many `attributes` the first "
+        "stay, and `attributes_cut` is true. `/items/{item_id}` has all of both."
     )
     explanation: Explanation | None
     proof: str | None = Field(None, description="Sent back to `/events` with what a buyer did with the lot.")

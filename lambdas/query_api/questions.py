@@ -18,13 +18,14 @@ from pydantic import (
     Tag,
 )
 
+from retrieval.contracts.attributes import MAX_NAME_CHARS, MAX_VALUE_CHARS
 from retrieval.contracts.events import EventType, Interaction
 from retrieval.contracts.items import MAX_ID_BYTES, MAX_PRICE, MAX_SELLER_RATING, MAX_TITLE_CHARS, require_id
-from retrieval.index.filters import BlockList, Filter
+from retrieval.index.filters import AttributeFilter, BlockList, Filter, parse_attribute_filters
 from retrieval.index.fusion import Fusion
 from retrieval.search.diversification import MAX_PER_LABEL, Diversity
 from retrieval.search.recommendations import Exclude, RankingOptions
-from retrieval.search.request import MAX_BLOCKED
+from retrieval.search.request import MAX_ATTRIBUTE_FILTER_VALUES, MAX_ATTRIBUTE_FILTERS, MAX_BLOCKED
 from retrieval.search.response import RankBy
 from retrieval.search.service import MAX_INTERACTIONS, MAX_K, MAX_OFFSET, MAX_QUERIES, MAX_QUERY_CHARS, Mode, SearchRequest
 
@@ -44,6 +45,8 @@ def _check_is_text(value: Any) -> Any:
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Price = Annotated[float, Field(ge=0, le=MAX_PRICE, allow_inf_nan=False)]
 Name = Annotated[str, Field(max_length=MAX_TITLE_CHARS)]
+AttributeName = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)]
+AttributeText = Annotated[str, Field(min_length=1, max_length=MAX_VALUE_CHARS)]
 Moment = Annotated[AwareDatetime, BeforeValidator(_check_is_text)]  # without the check a number would be read as a time
 Cap = Annotated[int, Field(ge=1, le=MAX_PER_LABEL)]
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES), AfterValidator(partial(require_id, "item_id"))]
@@ -69,16 +72,53 @@ class Filters(BaseModel):
     min_price: Price | None = Field(None, description="Only lots with a current price from here on.")
     max_price: Price | None = Field(None, description="Only lots with a current price up to here.")
     min_seller_rating: float | None = Field(None, ge=0, le=MAX_SELLER_RATING, allow_inf_nan=False)
+    attribute: list[AttributeText] = Field(
+        default=[],
+        max_length=MAX_ATTRIBUTE_FILTERS,
+        description="Only lots with this attribute: `colour:red`, or a range of numbers: `size:40..44`, `size:40..`, `size:..44`. "
+        "May be repeated: several values of one attribute allow any of them, and all attributes must match. Case makes no "
+        "difference, nor do spaces and marks of the name.",
+        examples=[["colour:red"]],
+    )
 
     def to_filter(self) -> Filter:
-        """Convert to the filters of the core."""
+        """Convert to the filters of the core.
+
+        Raises:
+            InvalidQuery: an attribute is not written as `name:value`.
+        """
         return Filter(
             category=self.category,
             brand=self.brand,
             min_price=self.min_price,
             max_price=self.max_price,
             min_seller_rating=self.min_seller_rating,
+            attributes=parse_attribute_filters(self.attribute),
         )
+
+
+class NumberRange(BaseModel):
+    """Limits of a number."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    min: Number | None = Field(None, description="Lowest number.")
+    max: Number | None = Field(None, description="Highest number.")
+
+
+AttributeCondition = (
+    AttributeText
+    | Number
+    | NumberRange
+    | Annotated[list[AttributeText | Number], Field(min_length=1, max_length=MAX_ATTRIBUTE_FILTER_VALUES)]
+)
+
+
+def _to_attribute_filter(name: str, condition: AttributeCondition) -> AttributeFilter:
+    if isinstance(condition, NumberRange):
+        return AttributeFilter(name, (), condition.min, condition.max)
+    several = condition if isinstance(condition, list) else [condition]
+    return AttributeFilter(name, tuple(value if isinstance(value, str) else f"{value:.15g}" for value in several))
 
 
 class Nearest(Filters):
@@ -88,8 +128,14 @@ class Nearest(Filters):
 
 
 class BlockLists(Filters):
-    """Filters with block lists. Only bodies have them, because an address has no room for lists."""
+    """Filters with block lists and an object of attributes. Only bodies have them, because an address has no room for lists."""
 
+    attributes: dict[AttributeName, AttributeCondition] = Field(
+        default={},
+        max_length=MAX_ATTRIBUTE_FILTERS,
+        description="Only lots with these attributes: name -> a value, a list of which any is allowed, or a range of numbers.",
+        examples=[{"colour": ["red", "blue"], "size": {"min": 40, "max": 44}}],
+    )
     blocked_items: list[ItemId] = Field(default=[], max_length=MAX_BLOCKED, description="Ids of lots that never come back.")
     blocked_sellers: list[Name] = Field(
         default=[], max_length=MAX_BLOCKED, description="No lots of these sellers, written as in the lots."
@@ -105,7 +151,9 @@ class BlockLists(Filters):
             categories=frozenset(self.blocked_categories),
             brands=frozenset(self.blocked_brands),
         )
-        return replace(super().to_filter(), blocked=blocked)
+        filters = super().to_filter()
+        conditions = (_to_attribute_filter(name, condition) for name, condition in self.attributes.items())
+        return replace(filters, blocked=blocked, attributes=(*filters.attributes, *conditions))
 
 
 def _describe_product_id(schema: dict[str, Any]) -> None:

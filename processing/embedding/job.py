@@ -17,13 +17,26 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from processing.command_line import CONTAINER, ColumnsOption, DatesOption, DecimalOption, EncodingOption, read_options, run_job
+from processing.command_line import (
+    CONTAINER,
+    AttributesOption,
+    ColumnsOption,
+    DatesOption,
+    DecimalOption,
+    EncodingOption,
+    FetchOption,
+    PhotoHostOption,
+    read_options,
+    run_job,
+)
+from processing.embedding.downloads import Downloads
 from processing.embedding.parts import PartRecord
-from processing.embedding.photos import PhotoLoader, PhotoState
+from processing.embedding.photos import PHOTO_FAULTS, PhotoLoader, PhotoState
 from processing.embedding.pipeline import EmbeddingSteps, plan_parts
 from processing.embedding.plan import BATCH_SIZE, PART_ITEMS, EmbeddingRun, rejects_name
 from processing.embedding.prefetch import Stopwatch
@@ -31,11 +44,10 @@ from processing.embedding.rejects import summarise_rejects
 from processing.embedding.rows import Rows, scan_inputs
 from processing.embedding.thumbnails import Thumbnails
 from retrieval.contracts.item_files import ReadingLog
-from retrieval.contracts.release import REJECTS_FILE, Manifest, load_release
+from retrieval.contracts.release import MISSING_PHOTOS_FILE, REJECTS_FILE, Manifest, load_release
 from retrieval.contracts.tower_card import TowerCard
-from retrieval.encoders.photos import MAX_BYTES, MAX_PIXELS
 from retrieval.errors import InvalidInput, ReleaseError
-from retrieval.files import replacing
+from retrieval.files import replace_file, replacing
 from retrieval.progress import Progress
 
 if TYPE_CHECKING:  # torch is imported with the tower, because processes that decode photos import this file without it
@@ -46,13 +58,7 @@ logger = logging.getLogger(__name__)
 SAGEMAKER = CONTAINER
 RESOURCE_CONFIG = Path("/opt/ml/config/resourceconfig.json")
 EXIT_NOTHING_EMBEDDED = 1
-PHOTO_FAULTS = {
-    PhotoState.UNREADABLE: "missing, damaged or not to be read",
-    PhotoState.FORMAT: "neither JPEG, PNG nor WebP",
-    PhotoState.TOO_LARGE: f"of more than {MAX_PIXELS:,} pixels or {MAX_BYTES:,} bytes",
-    PhotoState.OUTSIDE: "outside the folder of their file (--photos opens another)",
-    PhotoState.OTHER_SCHEME: "neither a path nor s3://",
-}
+PHOTO_CACHE = Path(gettempdir()) / "gavel-photos"
 
 
 def embed(
@@ -121,7 +127,8 @@ def embed_with(
             partial.open("wb") as rejects,
             PhotoLoader(encoder.card.image_size, run.workers, watch, thumbnails) as photos,
         ):
-            rows, total = Rows(files, own, rejects, run.photos, run.options, run.log), sum(row_counts[file] for file in own)
+            rows = Rows(files, own, rejects, run.photos, run.options, run.log, run.downloads)
+            total = sum(row_counts[file] for file in own)
 
             def report(done: int) -> None:
                 if progress:
@@ -131,6 +138,9 @@ def embed_with(
             steps = EmbeddingSteps(encoder, photos, name, run.batch_size, report, watch)
             records = steps.write_parts(plan_parts(rows, folder, run.part_items, again=force), folder)
         manifest = _manifest(run, name, encoder.card, rows, records, inputs_hash)
+        misses = sorted((miss for record in records for miss in record.misses), key=lambda miss: (miss["source"], miss["line"]))
+        lines = "".join(f"{json.dumps(miss, ensure_ascii=False)}\n" for miss in misses)
+        replace_file(run.output / name / rejects_name(run.instance, run.instances, MISSING_PHOTOS_FILE), lines)
         folder.commit(manifest)
         _log_photos(manifest, records)
         if progress:
@@ -155,7 +165,7 @@ def find_release(run: EmbeddingRun, card: TowerCard) -> Manifest | None:
         release = load_release(run.output / name)
     except ReleaseError:
         return None
-    rows, records = Rows(files, own, io.BytesIO(), run.photos, run.options, run.log), []
+    rows, records = Rows(files, own, io.BytesIO(), run.photos, run.options, run.log, run.downloads), []
     for part in plan_parts(rows, run.part_folder(name, card.tower_id), run.part_items):
         if part.record is None:
             return None
@@ -270,6 +280,10 @@ def run_embedding(
     decimal: DecimalOption = None,
     dates: DatesOption = None,
     encoding: EncodingOption = None,
+    attributes: AttributesOption = None,
+    fetch: FetchOption = False,
+    photo_hosts: PhotoHostOption = None,
+    photo_cache: Annotated[Path, typer.Option(help="Folder of the photos that are fetched.")] = PHOTO_CACHE,
 ) -> int:
     """Embed catalogue files and their photos into a release of embedding parts.
 
@@ -292,8 +306,9 @@ def run_embedding(
         instance=instance,
         instances=instances,
         photos=photos or ([] if inputs else [SAGEMAKER / "input/items"]),
-        options=read_options(columns, decimal, dates, encoding),
+        options=read_options(columns, decimal, dates, encoding, attributes),
         log=log,
+        downloads=Downloads(photo_cache, frozenset(photo_hosts or ())) if fetch else None,
     )
     for line in log.lines():
         logger.warning("%s", line)

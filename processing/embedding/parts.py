@@ -3,12 +3,13 @@
 import gzip
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from processing.embedding.photos import PhotoPlace, PhotoState
+from processing.embedding.downloads import is_address
+from processing.embedding.photos import PhotoMiss, PhotoPlace, PhotoState
 from processing.embedding.prefetch import Stopwatch
 from retrieval.contracts.documents import IndexedItem, bulk_lines
 from retrieval.contracts.items import Item
@@ -16,17 +17,20 @@ from retrieval.contracts.release import MANIFEST_FILE, Manifest, Part
 from retrieval.encoders.photos import locate_photo
 from retrieval.errors import InvalidPhoto
 from retrieval.files import replace_file, replacing, seal_json, sha256_of, unseal_json
+from retrieval.text.analysis import readable
 
-FORMAT = 2  # version of the bytes in a part; another number invalidates every record
+FORMAT = 3  # version of the bytes in a part; another number invalidates every record
 COMPRESSION = 4  # gzip level: half the time of level 6 for 7 % more bytes
 
 
 @dataclass(frozen=True, slots=True)
 class LocatedItem:
-    """An item to embed, with the place of its photo."""
+    """An item to embed, with the place of its photos, and the name of the file and the line of its row."""
 
     item: Item
     photo: PhotoPlace
+    source: str = ""
+    line: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +41,13 @@ class PartRecord:
         fingerprint: hash of everything that the part's bytes depend on.
         part: name, number of items, size and checksum of the file.
         photos: PhotoState -> number of items.
+        misses: a JSON object for each photo that is missing, see photo_miss().
     """
 
     fingerprint: str
     part: Part
     photos: dict[str, int]
+    misses: Sequence[Mapping[str, Any]] = ()
 
     def save(self, path: Path) -> None:
         """Write the record atomically."""
@@ -52,7 +58,7 @@ class PartRecord:
         """Read a record; None if it is missing or broken, so that the part is written again."""
         try:
             values = unseal_json(path.read_bytes())
-            return cls(values["fingerprint"], Part(**values["part"]), values["photos"])
+            return cls(values["fingerprint"], Part(**values["part"]), values["photos"], values["misses"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -88,25 +94,33 @@ class PartFolder:
         return record if sha256_of(path) == record.part.sha256 else None
 
     def write(
-        self, number: int, fingerprint: str, items: Iterable[tuple[IndexedItem, PhotoState]], watch: Stopwatch | None = None
+        self,
+        number: int,
+        fingerprint: str,
+        items: Iterable[tuple[IndexedItem, PhotoState, Sequence[Mapping[str, Any]]]],
+        watch: Stopwatch | None = None,
     ) -> PartRecord:
         """Write a part and its record; the same items give the same bytes.
 
         Args:
             number: number of the part among those of this instance.
             fingerprint: hash of the part's input, see fingerprint().
-            items: items with their vectors, each with the outcome of its photo.
+            items: items with their vectors, each with the outcome of its photos, and a photo_miss() for each missing one.
             watch: stopwatch for `write`, which excludes the computation of the items.
         """
         watch = watch or Stopwatch()
         path = self._folder / self.name(number)
         photos: Counter[str] = Counter()
+        misses: list[Mapping[str, Any]] = []
         with replacing(path) as partial, partial.open("wb") as raw, gzip.GzipFile("", "wb", COMPRESSION, raw, mtime=0) as file:
-            for item, state in items:
+            for item, state, missing in items:
                 photos[state.value] += 1
+                misses += missing
                 with watch.time("write"):
                     file.write("".join(f"{line}\n" for line in bulk_lines(item)).encode())
-        record = PartRecord(fingerprint, Part(path.name, photos.total(), path.stat().st_size, sha256_of(path)), dict(photos))
+        record = PartRecord(
+            fingerprint, Part(path.name, photos.total(), path.stat().st_size, sha256_of(path)), dict(photos), misses
+        )
         record.save(_record_path(path))
         return record
 
@@ -133,9 +147,28 @@ def _record_path(part: Path) -> Path:
     return part.with_name(part.name.removesuffix(".ndjson.gz") + ".receipt")
 
 
-def _stamp(place: PhotoPlace) -> tuple[int, int] | None:
-    """Return size and modification time (ns) of a local photo; None if it may not or cannot be read."""
-    with suppress(InvalidPhoto, OSError):
-        status = locate_photo(place.image, place.folder, place.opened).stat() if place.image else None
-        return (status.st_size, status.st_mtime_ns) if status else None
-    return None
+def photo_miss(located: LocatedItem, miss: PhotoMiss) -> dict[str, Any]:
+    """Return a line of `missing-photos.ndjson`: where an item's row stands, its photo, and why that is missing."""
+    return {
+        "source": readable(located.source),
+        "line": located.line,
+        "item_id": located.item.item_id,
+        "photo": readable(miss.photo),
+        "fault": miss.state.value,
+        "reason": readable(miss.reason),
+    }
+
+
+def _stamp(place: PhotoPlace) -> list[tuple[int, int] | bool | None]:
+    """Return, per photo, size and modification time (ns) of a local one, True for an address that is fetched, or else None."""
+    stamps: list[tuple[int, int] | bool | None] = []
+    for image in place.images:
+        if is_address(image):
+            stamps.append(True if place.downloads else None)
+            continue
+        try:
+            status = locate_photo(image, place.folder, place.opened).stat()
+            stamps.append((status.st_size, status.st_mtime_ns))
+        except (InvalidPhoto, OSError):
+            stamps.append(None)
+    return stamps

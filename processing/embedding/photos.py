@@ -6,7 +6,7 @@ import re
 import resource
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,11 +14,13 @@ from enum import StrEnum
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
+from processing.embedding.downloads import Downloads, is_address
 from processing.embedding.prefetch import Stopwatch
 from processing.embedding.thumbnails import Thumbnails
-from retrieval.encoders.photos import MAX_BYTES, Photo, decode_photo, locate_photo, read_photo_file
+from retrieval.encoders.photos import MAX_BYTES, MAX_PIXELS, Photo, decode_photo, locate_photo, read_photo_file
 from retrieval.errors import InvalidInput, InvalidPhoto
 from retrieval.processes import end_with_parent
 
@@ -53,57 +55,142 @@ class PhotoState(StrEnum):
     FORMAT = "format"  # neither JPEG, PNG nor WebP
     TOO_LARGE = "too_large"  # more pixels or bytes than allowed
     OUTSIDE = "outside"  # a path outside the folders whose photos may be read
-    OTHER_SCHEME = "other_scheme"  # neither a path nor s3://
+    OTHER_SCHEME = "other_scheme"  # neither a path, http(s):// nor s3://
+    ADDRESS = "address"  # an address that is not public or not well-formed
+    UNREACHABLE = "unreachable"  # its host does not give it
+    NOT_FETCHED = "not_fetched"  # an address, and addresses are not fetched
+
+
+PHOTO_FAULTS = {
+    PhotoState.UNREADABLE: "missing, damaged or not to be read",
+    PhotoState.FORMAT: "neither JPEG, PNG nor WebP",
+    PhotoState.TOO_LARGE: f"of more than {MAX_PIXELS:,} pixels or {MAX_BYTES:,} bytes",
+    PhotoState.OUTSIDE: "outside the folder of their file (--photos opens another)",
+    PhotoState.OTHER_SCHEME: "neither a path nor an address of http(s):// or s3://",
+    PhotoState.ADDRESS: "at an address that is not public (--photo-host allows a host) or not well-formed",
+    PhotoState.UNREACHABLE: "not given by their host (--force asks again)",
+    PhotoState.NOT_FETCHED: "at an address, which --fetch fetches",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class PhotoPlace:
-    """The location of an item's photo.
+    """The location of an item's photos.
 
     Attributes:
-        image: path or s3:// URI from the row; None without a photo.
+        image: path, http(s) address or s3:// URI from the row; None without a photo.
         folder: folder of the row's file; a relative path starts there.
         opened: other folders whose photos may be read.
+        more_images: further photos, likewise.
+        downloads: where photos of addresses are fetched to; None fetches none.
     """
 
     image: str | None
     folder: Path
     opened: tuple[Path, ...] = ()
+    more_images: tuple[str, ...] = ()
+    downloads: Downloads | None = None
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Return all photos, the first one first."""
+        return (self.image, *self.more_images) if self.image else ()
 
 
-Decoded = tuple[Photo | None, PhotoState]
+class PhotoMiss(NamedTuple):
+    """A photo that an item names and does not have.
+
+    Attributes:
+        photo: path, address or URI.
+        state: kind of the fault.
+        reason: the fault in words.
+    """
+
+    photo: str
+    state: PhotoState
+    reason: str
 
 
-def load_photo(place: PhotoPlace, size: int, thumbnails: Thumbnails | None = None) -> Decoded:
-    """Fetch and decode one photo.
+class Loaded(NamedTuple):
+    """The photos of an item.
+
+    Attributes:
+        photo: first photo that can be read, (size, size, 3) uint8 RGB; None if there is none.
+        state: outcome of the item: READ, or that of its first photo.
+        misses: photos that are missing.
+    """
+
+    photo: Photo | None
+    state: PhotoState
+    misses: tuple[PhotoMiss, ...] = ()
+
+
+Fetched = Mapping[str, Path | InvalidPhoto]
+
+
+def load_photo(
+    place: PhotoPlace, size: int, thumbnails: Thumbnails | None = None, fetched: Fetched = MappingProxyType({})
+) -> Loaded:
+    """Decode the first photo of an item that can be read, and check that the others are there.
+
+    The first one is the seller's choice, and later ones show details, labels or packaging. So a mean of them would describe the
+    item less well.
 
     Args:
-        place: location of the photo.
-        size: side of the square photo in pixels; 0 for a tower that reads text only.
-        thumbnails: store that gets the page's thumbnails of a local photo; None draws none.
-
-        Returns:
-            The photo, (size, size, 3) uint8 RGB or None, and the outcome.
+        place: location of the photos.
+        size: side of the square photo in pixels; 0 for a tower that reads text only, for which photos of addresses are fetched
+            for the page, and others are not read.
+        thumbnails: store that gets the page's thumbnails of the first photo; None draws none.
+        fetched: results of Downloads.fetch_all() for addresses of the item; others are fetched.
 
     Raises:
         InvalidInput: S3 does not respond, or the job has no credentials for it.
     """
-    if not place.image or not size:
-        return None, PhotoState.NOT_LISTED
-    if SCHEME.match(place.image) and not place.image.lower().startswith("s3://"):
-        return None, PhotoState.OTHER_SCHEME
-    try:
-        if SCHEME.match(place.image):
-            return decode_photo(_fetch(place.image), size), PhotoState.READ
-        path = locate_photo(place.image, place.folder, place.opened)
-        data = read_photo_file(path)
-        photo = decode_photo(data, size)
-    except InvalidPhoto as error:
-        return None, PhotoState(error.fault)
+    images = place.images if size else [image for image in place.images if place.downloads and is_address(image)]
+    photo: Photo | None = None
+    misses: list[PhotoMiss] = []
+    for image in images:
+        try:
+            if photo is None and size:
+                photo = _decode(image, place, size, thumbnails, fetched)
+            else:
+                _check(image, place, fetched)
+        except InvalidPhoto as error:
+            misses.append(PhotoMiss(image, PhotoState(error.fault), str(error)))
+    if photo is not None or not size or not images:
+        return Loaded(photo, PhotoState.NOT_LISTED if photo is None else PhotoState.READ, tuple(misses))
+    return Loaded(None, misses[0].state, tuple(misses))
+
+
+def _decode(image: str, place: PhotoPlace, size: int, thumbnails: Thumbnails | None, fetched: Fetched) -> Photo:
+    if image[:5].lower() == "s3://":
+        return decode_photo(_fetch(image), size)
+    path = _find(image, place, fetched)
+    data = read_photo_file(path)
+    photo = decode_photo(data, size)
     if thumbnails is not None:
         with suppress(OSError):  # such as a full disk; the page draws missing thumbnails itself
             thumbnails.draw(path, data)
-    return photo, PhotoState.READ
+    return photo
+
+
+def _check(image: str, place: PhotoPlace, fetched: Fetched) -> None:
+    """Raise InvalidPhoto if a further photo is missing; those in S3, which the page does not show, are not asked for."""
+    if image[:5].lower() != "s3://" and not _find(image, place, fetched).is_file():
+        raise InvalidPhoto(f"{image[:200]!r} is no plain file; put the photo itself there")
+
+
+def _find(image: str, place: PhotoPlace, fetched: Fetched) -> Path:
+    if is_address(image):
+        if place.downloads is None:
+            raise InvalidPhoto(f"{image[:200]} was not fetched; run the job with --fetch", "not_fetched")
+        result = fetched.get(image) or place.downloads.fetch(image)
+        if isinstance(result, InvalidPhoto):
+            raise result
+        return result
+    if SCHEME.match(image):
+        raise InvalidPhoto(f"{image[:200]!r} is neither a path nor an address of http(s):// or s3://", "other_scheme")
+    return locate_photo(image, place.folder, place.opened)
 
 
 class PhotoLoader:
@@ -138,7 +225,7 @@ class PhotoLoader:
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
 
-    def load(self, batches: Iterable[Sequence[PhotoPlace]]) -> Iterator[list[Decoded]]:
+    def load(self, batches: Iterable[Sequence[PhotoPlace]]) -> Iterator[list[Loaded]]:
         """Decode the photos of each batch.
 
         Args:
@@ -151,7 +238,7 @@ class PhotoLoader:
             yield from (self._timed(_load_batch(batch, self._size, self._thumbnails)) for batch in batches)
             return
         source = iter(batches)
-        waiting: deque[Future[tuple[list[Decoded], float]]] = deque()
+        waiting: deque[Future[tuple[list[Loaded], float]]] = deque()
         while True:
             for batch in islice(source, self._depth - len(waiting)):
                 waiting.append(self._pool.submit(_load_batch, list(batch), self._size, self._thumbnails))
@@ -159,7 +246,7 @@ class PhotoLoader:
                 return
             yield self._timed(waiting.popleft().result())
 
-    def _timed(self, loaded: tuple[list[Decoded], float]) -> list[Decoded]:
+    def _timed(self, loaded: tuple[list[Loaded], float]) -> list[Loaded]:
         photos, seconds = loaded
         self._watch.add("decode", seconds)
         return photos
@@ -174,10 +261,14 @@ def yield_to_searches() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (used + DECODING_BYTES, used + DECODING_BYTES))
 
 
-def _load_batch(places: Sequence[PhotoPlace], size: int, thumbnails: Thumbnails | None) -> tuple[list[Decoded], float]:
-    """Decode a batch; return the photos and the seconds that decoding took."""
+def _load_batch(places: Sequence[PhotoPlace], size: int, thumbnails: Thumbnails | None) -> tuple[list[Loaded], float]:
+    """Fetch and decode a batch; return the photos and the seconds that it took."""
     start = time.perf_counter()
-    photos = [load_photo(place, size, thumbnails) for place in places]
+    fetched: dict[str, Path | InvalidPhoto] = {}
+    for downloads in {place.downloads for place in places if place.downloads}:
+        urls = (image for place in places if place.downloads == downloads for image in place.images if is_address(image))
+        fetched |= downloads.fetch_all(urls)
+    photos = [load_photo(place, size, thumbnails, fetched) for place in places]
     return photos, time.perf_counter() - start
 
 

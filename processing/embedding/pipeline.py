@@ -9,14 +9,14 @@ CPU, the torch threads of the second step never wait for a file.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import chain, groupby, tee
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from processing.embedding.parts import LocatedItem, PartFolder, PartRecord
-from processing.embedding.photos import Decoded, PhotoLoader, PhotoState
+from processing.embedding.parts import LocatedItem, PartFolder, PartRecord, photo_miss
+from processing.embedding.photos import Loaded, PhotoLoader, PhotoState
 from processing.embedding.prefetch import Stopwatch, prefetch
 from processing.embedding.rows import Rows
 from retrieval.contracts.documents import IndexedItem, Vector, document_of
@@ -64,7 +64,7 @@ class Batch:
 
     part: PlannedPart
     items: Sequence[LocatedItem]
-    photos: Sequence[Decoded] = ()
+    photos: Sequence[Loaded] = ()
     vectors: Iterable[Vector] = ()
     remaining: int = 0
 
@@ -120,7 +120,7 @@ class EmbeddingSteps:
             items = [located.item for located in batch.items]
             texts = [item_text(item.title, item.description) for item in items]
             with self.watch.time("collate"):
-                tensors = self.encoder.collate(texts, [photo for photo, _ in photos], items)
+                tensors = self.encoder.collate(texts, [loaded.photo for loaded in photos], items)
             with self.watch.time("transfer"):
                 tensors = self.encoder.transfer(tensors)
             yield replace(batch, photos=photos), tensors
@@ -143,14 +143,14 @@ class EmbeddingSteps:
                 vectors = self.encoder.compute(tensors)  # (B, D)
             yield replace(batch, vectors=vectors)
 
-    def _indexed(self, batches: Iterator[Batch]) -> Iterator[tuple[IndexedItem, PhotoState]]:
-        """Yield the items of a part with their vectors, in the order of the batches."""
+    def _indexed(self, batches: Iterator[Batch]) -> Iterator[tuple[IndexedItem, PhotoState, Sequence[Mapping[str, Any]]]]:
+        """Yield the items of a part with their vectors and their missing photos, in the order of the batches."""
         tower_id = self.encoder.card.tower_id
         for batch in batches:
-            for located, (_, state), vector in zip(batch.items, batch.photos, batch.vectors, strict=True):
+            for located, (_, state, misses), vector in zip(batch.items, batch.photos, batch.vectors, strict=True):
                 item, has_image = located.item, state is PhotoState.READ
                 document = document_of(item, has_image=has_image, tower_id=tower_id, release_id=self.release_id)
-                yield IndexedItem(item.item_id, item.version, document, vector), state
+                yield IndexedItem(item.item_id, item.version, document, vector), state, [photo_miss(located, m) for m in misses]
             self.report(batch.part.rows_read - batch.remaining)
 
 
@@ -163,10 +163,14 @@ def plan_parts(rows: Rows, folder: PartFolder, part_items: int, *, again: bool =
         part_items: largest number of items in a part.
         again: True reuses no part.
     """
-    for number, chunk in enumerate(batches(rows.items(), part_items, _chars, PART_CHARS)):
+    for number, chunk in enumerate(batches(rows.items(), part_items, _stored_chars, PART_CHARS)):
         fingerprint = folder.fingerprint(chunk)
         yield PlannedPart(number, chunk, fingerprint, None if again else folder.find(number, fingerprint), rows.read)
 
 
 def _chars(located: LocatedItem) -> int:
     return len(located.item.title) + len(located.item.description)
+
+
+def _stored_chars(located: LocatedItem) -> int:
+    return _chars(located) + sum(len(name) + len(str(value)) for name, value in located.item.attributes.items())

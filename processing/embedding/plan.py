@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from processing.embedding.downloads import Downloads
 from processing.embedding.parts import PartFolder
 from processing.embedding.rows import input_files
 from retrieval.contracts.item_files import DEFAULT_OPTIONS, ReadingLog, ReadOptions
@@ -36,6 +37,7 @@ class EmbeddingRun:
         thumbnails: folder of the page's thumbnails; None writes none.
         options: what the user says about the columns and values of the files.
         log: gets what the user should know about the files.
+        downloads: where photos of http(s) addresses are fetched to; None fetches none.
     """
 
     inputs: Sequence[Path]
@@ -50,6 +52,7 @@ class EmbeddingRun:
     thumbnails: Path | None = None
     options: ReadOptions = DEFAULT_OPTIONS
     log: ReadingLog = field(default_factory=ReadingLog, compare=False)
+    downloads: Downloads | None = None
 
     def __post_init__(self) -> None:
         for name, minimum in (("batch_size", 1), ("part_items", 1), ("workers", 0)):
@@ -86,6 +89,6 @@ class EmbeddingRun:
         return exclusive(self.output / f".{name}{instance}.lock", f"writes release {name} into {self.output}")
 
 
-def rejects_name(instance: int, instances: int) -> str:
-    """Return rejects.ndjson, or rejects-00001-of-00003.ndjson for one of several instances."""
-    return REJECTS_FILE if instances == 1 else f"rejects-{instance:05}-of-{instances:05}.ndjson"
+def rejects_name(instance: int, instances: int, name: str = REJECTS_FILE) -> str:
+    """Return rejects.ndjson, or rejects-00001-of-00003.ndjson for one of several instances; or so for another name."""
+    return name if instances == 1 else f"{name.removesuffix('.ndjson')}-{instance:05}-of-{instances:05}.ndjson"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from catalog.folder import photo_folders
+from processing.embedding.downloads import Downloads
 from processing.embedding.parts import LocatedItem
 from processing.embedding.photos import PhotoPlace
 from retrieval.contracts.item_files import DEFAULT_OPTIONS, ReadingLog, ReadOptions, hive_values, numbered_items, plan_reading
@@ -29,6 +30,7 @@ class Rows:
         photos: folders whose photos items may name, besides those of their files and of their catalogue.
         options: what the user says about the files.
         log: gets notices and counts about the files of `own`.
+        downloads: where photos of addresses are fetched to; None fetches none.
         read: number of rows of `own` read so far.
         rejected: number of rows of `own` rejected so far.
         superseded: number of earlier rows, of any instance, that an item of `own` replaces.
@@ -40,6 +42,7 @@ class Rows:
     photos: Sequence[Path] = ()
     options: ReadOptions = DEFAULT_OPTIONS
     log: ReadingLog = field(default_factory=ReadingLog)
+    downloads: Downloads | None = None
     read: int = 0
     rejected: int = 0
     superseded: int = 0
@@ -55,7 +58,8 @@ class Rows:
                     continue
                 self.read += 1
                 if isinstance(checked, Item):
-                    yield LocatedItem(checked, PhotoPlace(checked.image, path.parent, opened))
+                    place = PhotoPlace(checked.image, path.parent, opened, checked.more_images, self.downloads)
+                    yield LocatedItem(checked, place, path.name, line)
                 else:
                     self.rejected += 1
                     self.rejects.write(f"{checked.to_json()}\n".encode())

@@ -71,7 +71,9 @@ def write_vector_release(
     return manifest
 
 
-def _documents(items: Sequence[tuple[Item, Vector]], tower_id: str, release_id: str) -> Iterator[tuple[IndexedItem, PhotoState]]:
+def _documents(
+    items: Sequence[tuple[Item, Vector]], tower_id: str, release_id: str
+) -> Iterator[tuple[IndexedItem, PhotoState, Sequence[Mapping[str, Any]]]]:
     for item, vector in items:
         document = document_of(item, has_image=False, tower_id=tower_id, release_id=release_id)
-        yield IndexedItem(item.item_id, item.version, document, vector), PhotoState.NOT_LISTED
+        yield IndexedItem(item.item_id, item.version, document, vector), PhotoState.NOT_LISTED, ()

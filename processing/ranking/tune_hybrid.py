@@ -11,13 +11,14 @@ import numpy as np
 
 from catalog.folder import CatalogFolder
 from processing.evaluation.corpus import build_corpus, catalog_moment, open_grades
+from retrieval.contracts.attributes import ATTRIBUTES_FIELD
 from retrieval.contracts.items import query_text
 from retrieval.errors import InvalidInput
 from retrieval.evaluation.metrics import MEASURES, RELEVANT_GRADE, Grades, evaluate_per_query
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.filters import Filter
 from retrieval.index.fusion import FUSION_KINDS, Fusion, FusionKind, Scored, fuse
-from retrieval.index.hybrid_tuning import FieldBoosts, Tuning
+from retrieval.index.hybrid_tuning import BOOSTED_FIELDS, FieldBoosts, Tuning
 from retrieval.index.port import Candidate
 from retrieval.progress import Progress, ProgressCounter
 from retrieval.search.service import Encoder
@@ -26,6 +27,8 @@ SELECTION_METRICS = ("ndcg@10", "recall@50")  # the best trial has the highest m
 SHARES = tuple(tenth / 10 for tenth in range(1, 10))  # weights of the keyword list
 RANK_CONSTANTS = (10, 20, 60)
 BOOSTS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
+ATTRIBUTE_K1S = (0.3, 1.2)  # besides the default
+ATTRIBUTE_BS = (0.25, 1.0)  # likewise
 PARTS = 5  # parts of the queries, for cross-validation
 
 Lists = Mapping[str, Scored]  # query_id -> results of one retriever
@@ -41,12 +44,14 @@ class JudgedLists:
         semantic: results by vectors.
         keyword: boosts -> results by words with these boosts.
         depth: length of each list, and of the fused list.
+        has_attributes: True if items among the results have attributes.
     """
 
     grades: Grades
     semantic: Lists
     keyword: KeywordLists
     depth: int
+    has_attributes: bool = False
 
     def part(self, queries: Sequence[str]) -> "JudgedLists":
         """Return the lists of some of the queries."""
@@ -162,25 +167,29 @@ def search_lists(
         return cache[boosts]
 
     index, count = EmbeddedStore(folder).live(), ProgressCounter(len(queries), progress)
-    semantic = {}
+    semantic, has_attributes = {}, False
     for query, text in queries.items():
-        semantic[query] = _pairs(index.semantic(encoder.encode([text])[0], depth, filters))
+        candidates = index.semantic(encoder.encode([text])[0], depth, filters)
+        semantic[query] = _pairs(candidates)
+        has_attributes = has_attributes or any(ATTRIBUTES_FIELD in candidate.document for candidate in candidates)
         count.tick()
     index.close()
-    return JudgedLists(grades, semantic, keyword, depth)
+    return JudgedLists(grades, semantic, keyword, depth, has_attributes)
 
 
 def choose(lists: JudgedLists, *, boosts: bool = True, progress: Progress | None = None) -> Choice:
     """Try every fusion, then boosts field by field with the best fusion, then every fusion with the best boosts.
+
+    Where items have attributes, their weight may also be 0, and the best weight is tried with other values of k1 and of b.
 
     Args:
         lists: lists of the judged queries.
         boosts: False tries no boosts.
         progress: called with (trials done, upper limit of trials).
     """
-    fields = tuple(asdict(FieldBoosts())) if boosts else ()
+    steps = list(_boost_steps(lists.has_attributes)) if boosts else []
     rounds = 2 if boosts else 1
-    count = ProgressCounter(1 + rounds * len(list(fusions())) + len(fields) * len(BOOSTS), progress)
+    count = ProgressCounter(1 + rounds * len(list(fusions())) + sum(len(values) for _, values in steps), progress)
     trials: dict[Tuning, Trial] = {}
 
     def attempt(tuning: Tuning) -> None:
@@ -197,10 +206,10 @@ def choose(lists: JudgedLists, *, boosts: bool = True, progress: Progress | None
     attempt(Tuning())
     for fusion in fusions():
         attempt(Tuning(fusion))
-    for field in fields:
+    for field, values in steps:
         tuning = best().tuning
-        for boost in BOOSTS:
-            attempt(replace(tuning, boosts=replace(tuning.boosts, **{field: boost})))
+        for value in values:
+            attempt(replace(tuning, boosts=replace(tuning.boosts, **{field: value})))
     if boosts:
         tuning = best().tuning
         for fusion in fusions():
@@ -208,6 +217,17 @@ def choose(lists: JudgedLists, *, boosts: bool = True, progress: Progress | None
     gains = _held_out_gains(list(trials.values()), trials[Tuning()])
     error = stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else float("inf")
     return Choice(len(gains), trials[Tuning()], best(), fmean(gains), error, list(trials.values()))
+
+
+def _boost_steps(has_attributes: bool) -> Iterator[tuple[str, Sequence[float]]]:
+    """Yield fields of FieldBoosts with the values to try, in order."""
+    for field in BOOSTED_FIELDS:
+        if field != "attributes":
+            yield field, BOOSTS
+    if has_attributes:
+        yield "attributes", (0.0, *BOOSTS)
+        yield "attributes_k1", ATTRIBUTE_K1S
+        yield "attributes_b", ATTRIBUTE_BS
 
 
 def fusions() -> Iterator[Fusion]:

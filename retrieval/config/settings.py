@@ -25,7 +25,9 @@ QueryExpansion = Literal["none", "rm3"]
 PREFIX = "GAVEL_"
 EVENTS_KEYS = PREFIX + "EVENTS_KEYS"  # a secret: not in Settings, because `gavel config` prints all settings
 # Variables of the flags by which commands and the embedding job read catalogue files; not in Settings, because searches ignore them
-ITEM_FILE_VARIABLES = {name: PREFIX + name.upper() for name in ("column", "decimal", "dates", "encoding")}
+ITEM_FILE_VARIABLES = {
+    name: PREFIX + name.upper() for name in ("column", "decimal", "dates", "encoding", "attributes", "fetch", "photo_host")
+}
 T = TypeVar("T")
 
 

@@ -6,11 +6,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from hashlib import shake_128
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.contracts.attributes import (
+    ATTRIBUTE_TERMS_FIELD,
+    ATTRIBUTE_TEXT_FIELD,
+    ATTRIBUTES_FIELD,
+    attribute_terms,
+    attribute_text,
+)
 from retrieval.contracts.items import Item, epoch_ms, item_text
 from retrieval.errors import InvalidInput
 
@@ -18,7 +26,7 @@ Vector = NDArray[np.float32]
 
 VECTOR_FIELD = "embedding"
 TEXT_FIELD = "text"
-LISTED_CHARS = 400  # longest description in a list; GET /items returns the whole
+LISTED_CHARS = 400  # longest description, and longest attributes, in a list; GET /items returns the whole
 TIME_FIELDS = ("listed_at", "ends_at", "updated_at")
 VECTOR_DECIMALS = 7  # decimals that a float32 below 1 can represent
 # Lucene links equal vectors only to each other, and a search that reaches them finds nothing else. A float32 score cannot
@@ -100,7 +108,12 @@ class UpsertReport:
 
 def document_of(item: Item, *, has_image: bool, tower_id: str, release_id: str) -> dict[str, Any]:
     """Return the document of an item: its non-empty fields, with times in ms since 1970, its search text, tower and release."""
-    fields = {name: value for name, value in asdict(item).items() if value not in (None, "")}
+    fields = {name: value for name, value in asdict(item).items() if value not in (None, "", {}, ())}
+    if item.attributes:
+        fields |= {
+            ATTRIBUTE_TEXT_FIELD: attribute_text(item.attributes),
+            ATTRIBUTE_TERMS_FIELD: attribute_terms(item.attributes),
+        }
     times: dict[str, Any] = {name: epoch_ms(fields[name]) for name in TIME_FIELDS if name in fields}
     return {
         **fields,
@@ -274,13 +287,21 @@ def vector_from_json(numbers: Any) -> Vector:
 
 def visible_fields(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a document that a buyer may see."""
-    hidden = (TEXT_FIELD, VECTOR_FIELD, "tower_id", "release_id")
+    hidden = (TEXT_FIELD, VECTOR_FIELD, ATTRIBUTE_TEXT_FIELD, ATTRIBUTE_TERMS_FIELD, "tower_id", "release_id")
     return {name: value for name, value in document.items() if name not in hidden}
 
 
 def listed_fields(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return visible_fields() of an item in a list. A long description is cut at a word, and `description_cut` is then true."""
+    """Return visible_fields() of an item in a list.
+
+    A long description is cut at a word, and `description_cut` is then true. Of many attributes the first stay, and
+    `attributes_cut` is then true.
+    """
     shown = visible_fields(document)
+    if attributes := shown.get(ATTRIBUTES_FIELD):
+        lengths = accumulate(len(name) + len(str(value)) for name, value in attributes.items())
+        first = {name: attributes[name] for name, length in zip(attributes, lengths, strict=True) if length <= LISTED_CHARS}
+        shown |= {ATTRIBUTES_FIELD: first} | ({"attributes_cut": True} if len(first) < len(attributes) else {})
     description = str(shown.get("description", ""))
     if len(description) > LISTED_CHARS:
         head = description[:LISTED_CHARS]

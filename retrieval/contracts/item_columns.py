@@ -1,18 +1,20 @@
 """Which column of a file holds which field of an item: names in any spelling, and the headers of well-known exports."""
 
 import re
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import lru_cache
 from typing import Any
 
-from retrieval.contracts.items import ALIASES, REQUIRED, first_value
+from retrieval.contracts.items import ALIASES, REQUIRED, first_value, object_of
 from retrieval.errors import InvalidInput
+from retrieval.text.analysis import fold_name
 
 GUESS_CUTOFF = 0.74  # similarity from which a name may be meant as another one: "img" and "image" have 0.75
 MAX_LISTED = 20
+OBJECT_COLUMNS = ("metadata", "attributes")  # objects whose keys are attributes by themselves
+NAME_COLUMN = re.compile(r"((?:attribute|option)\d+)name")  # folded; beside it is a column "…value" or "…value(s)"
+PROGRAM_MARKS = re.compile(r"^C:| \((?:product\.)?metafields\.[^)]*\)$")  # of eBay's item specifics and Shopify's metafields
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +24,12 @@ class Source:
     Attributes:
         signature: folded names, as fold_name() writes them; one of them in a header tells the source.
         aliases: field -> names of its columns, best first, beside those in items.ALIASES.
+        unsearched: pattern of the folded names of columns that say nothing about an item, such as those of stock and tax.
     """
 
     signature: frozenset[str]
     aliases: Mapping[str, tuple[str, ...]]
+    unsearched: str = "$."
 
 
 SOURCES: Mapping[str, Source] = {
@@ -39,6 +43,8 @@ SOURCES: Mapping[str, Source] = {
             "brand": ("Vendor",),
             "current_price": ("Variant Price",),
         },
+        "published|status|giftcard|seo.*|cost.*|(included|price|compare).*|variant.*|inventory.*|continueselling.*|fulfillment.*"
+        "|requiresshipping|charge.*|image.*|googleshopping.*|template.*|weight.*grams|option.*linkedto.*",
     ),
     "WooCommerce": Source(
         frozenset({"regularprice", "isfeatured", "visibilityincatalog"}),
@@ -50,6 +56,9 @@ SOURCES: Mapping[str, Source] = {
             "brand": ("Brands",),
             "current_price": ("Sale price", "Regular price"),
         },
+        "type|published|isfeatured|visibility.*|date.*|tax.*|instock|stock|lowstock.*|backorders.*|soldindividually|allowcustomer.*"
+        "|purchasenote|shippingclass|download.*|parent|grouped.*|upsells|crosssells|external.*|buttontext|position"
+        "|attribute\\d+(visible|global|default)|meta.*",
     ),
     "Google Merchant": Source(
         frozenset({"imagelink", "googleproductcategory"}),
@@ -58,6 +67,8 @@ SOURCES: Mapping[str, Source] = {
             "category": ("product_type", "google_product_category"),
             "ends_at": ("expiration_date",),
         },
+        ".*link|availability.*|shipping.*|tax.*|adult|identifierexists|customlabel\\d|itemgroupid|isbundle|saleprice.*|ads.*"
+        "|excludeddestination|includeddestination|.*handlingtime",
     ),
     "eBay": Source(
         frozenset({"itemnumber", "ebaycategory1name", "picurl", "categoryleafname"}),
@@ -72,6 +83,7 @@ SOURCES: Mapping[str, Source] = {
             "listed_at": ("Start date",),
             "ends_at": ("End date",),
         },
+        "action.*|format|currency|.*price|.*quantity|watchers|soldquantity|listingsite|.*profile.*|variationdetails|relationship.*",
     ),
 }
 
@@ -139,16 +151,46 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
+class AttributeColumn:
+    """A column whose values are attributes.
+
+    Attributes:
+        name: name of the attribute; empty for an object whose keys are the names.
+        key: key of the row.
+        name_key: key of the row that holds the name, as in the exports of WooCommerce and Shopify; empty if `name` does.
+        fields: keys of the object that hold fields.
+        separator: separator of several values in one text; empty for none.
+    """
+
+    name: str
+    key: str
+    name_key: str = ""
+    fields: frozenset[str] = frozenset()
+    separator: str = ""
+
+    def named_value(self, row: Mapping[str, Any]) -> tuple[str, Any]:
+        """Return name and value in a row, as attributes.read_attributes() takes them."""
+        value = row.get(self.key)
+        if self.fields:
+            value = {name: inner for name, inner in (object_of(self.key, value) or {}).items() if name not in self.fields}
+        elif self.separator and isinstance(value, str):
+            value = value.split(self.separator)
+        return (str(row.get(self.name_key) or "") if self.name_key else self.name), value
+
+
+@dataclass(frozen=True, slots=True)
 class ColumnMap:
     """Fields and the columns that hold them.
 
     Attributes:
         fields: field -> its columns, best first; the first one with a value counts.
-        unused: names of the columns that no field takes.
+        attributes: columns that hold attributes.
+        unused: names of the columns that neither a field nor an attribute takes.
         source: name of the recognised source in SOURCES; empty for another file.
     """
 
     fields: Mapping[str, tuple[Column, ...]]
+    attributes: tuple[AttributeColumn, ...] = ()
     unused: tuple[str, ...] = ()
     source: str = ""
 
@@ -156,18 +198,12 @@ class ColumnMap:
         """Return the keys of a row that hold a field, each once."""
         return list(dict.fromkeys(column.key for columns in self.fields.values() for column in columns))
 
-    def unused_with_guesses(self) -> list[str]:
-        """Describe the unused columns, each with the field that its name may mean, such as "`img`: did you mean image?"."""
+    def with_guesses(self, names: Sequence[str]) -> list[str]:
+        """Describe columns, each with the field that its name may mean, such as "`img`: did you mean image?"."""
         free = [field for field in ALIASES if field not in self.fields]
-        described = [f"`{name}`: did you mean {guess}?" for name in self.unused if (guess := guess_field(name, free))]
-        guessed = {name for name in self.unused if guess_field(name, free)}
-        return [*described, *(f"`{name}`" for name in self.unused if name not in guessed)]
-
-
-@lru_cache(maxsize=4_096)
-def fold_name(name: str) -> str:
-    """Return a column's name without case, spaces and marks, so that "Ends At", "endsAt", "*EndsAt" and "ends_at" are one name."""
-    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold())
+        guesses = {name: guess_field(name, free) for name in names}
+        described = [f"`{name}`: did you mean {guess}?" for name, guess in guesses.items() if guess]
+        return [*described, *(f"`{name}`" for name, guess in guesses.items() if not guess)]
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
@@ -248,8 +284,31 @@ def map_columns(names: Sequence[str], chosen: Mapping[str, tuple[str, ...]], whe
                 matching += [Column(key, inner) for key in keys.get(fold_name(outer_name), ())]
         if columns_left := tuple(column for column in dict.fromkeys(matching) if column.key not in taken):
             fields[field] = columns_left
-    used = {column.key for columns in fields.values() for column in columns}
-    return ColumnMap(fields, tuple(name for name in names if name not in used and name.strip()), source)
+    used = {column.key for columns in fields.values() for column in columns if not column.inner}
+    attributes = tuple(_attribute_columns([name for name in names if name not in used and name.strip()], fields, source))
+    used |= {key for column in attributes for key in (column.key, column.name_key)}
+    return ColumnMap(fields, attributes, tuple(name for name in names if name not in used and name.strip()), source)
+
+
+def _attribute_columns(names: Sequence[str], fields: Mapping[str, tuple[Column, ...]], source: str) -> Iterator[AttributeColumn]:
+    """Yield the columns among `names` that hold attributes; a column of names beside one of values counts once."""
+    inner: dict[str, set[str]] = {}
+    for column in (column for columns in fields.values() for column in columns if column.inner):
+        inner.setdefault(column.key, set()).add(column.inner)
+    unsearched = re.compile(SOURCES[source].unsearched) if source else None
+    folded = {fold_name(name): name for name in names}
+    of_names: dict[str, str] = {}  # column of values -> column of their names
+    for name in names:
+        if pair := NAME_COLUMN.fullmatch(fold_name(name)):
+            value = folded.get(f"{pair[1]}value") or folded.get(f"{pair[1]}values")
+            if value:
+                of_names[value] = name
+    for name in names:
+        if name in of_names:
+            yield AttributeColumn("", name, of_names[name], separator=", " if source == "WooCommerce" else "")
+        elif name not in of_names.values() and not (unsearched and unsearched.fullmatch(fold_name(name))):
+            label = "" if fold_name(name) in OBJECT_COLUMNS else PROGRAM_MARKS.sub("", name)
+            yield AttributeColumn(label, name, fields=frozenset(inner.get(name, ())))
 
 
 def require_fields(columns: ColumnMap, names: Sequence[str], where: str) -> None:
@@ -262,7 +321,7 @@ def require_fields(columns: ColumnMap, names: Sequence[str], where: str) -> None
         if field in columns.fields:
             continue
         listed = ", ".join(names[:MAX_LISTED]) or "none"
-        guess = next((name for name in columns.unused if guess_field(name, [field])), "")
+        guess = next((name for name in names if guess_field(name, [field])), "")
         accepted = ", ".join(ALIASES[field])
         remedy = f"; did you mean `{guess}`? --column {field}={guess} takes it" if guess else f"; --column {field}=NAME names it"
         raise InvalidInput(

@@ -1,17 +1,19 @@
 """Items of catalogue files: columns as people have them, values by what the whole column says, every row an item or a reject."""
 
+import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from retrieval.contracts.item_columns import Column, ColumnMap, map_columns, require_fields, unique_names
-from retrieval.contracts.items import ALIASES, REQUIRED, Item, Reject, parse_item
+from retrieval.contracts.attributes import read_attributes
+from retrieval.contracts.item_columns import MAX_LISTED, Column, ColumnMap, map_columns, require_fields, unique_names
+from retrieval.contracts.items import ALIASES, REQUIRED, AttributeValue, Item, Reject, parse_item
 from retrieval.contracts.table_files import TableFile, open_table
 from retrieval.contracts.written_values import (
     DATE_ORDERS,
@@ -26,6 +28,7 @@ from retrieval.contracts.written_values import (
     read_number,
 )
 from retrieval.errors import InvalidInput
+from retrieval.text.analysis import fold_name
 
 MAX_ID_CHARS = 100  # a longer id of a rejected row is cut in the report
 MAX_NAMES = 10_000  # names of columns that are collected from the objects of a JSON file
@@ -33,6 +36,8 @@ CACHED_FILES = 4_096
 HIVE_FOLDER = re.compile(r"([A-Za-z_][\w.-]*)=(.+)")
 HIVE_EMPTY = "__HIVE_DEFAULT_PARTITION__"
 _PHOTO_LIST = re.compile(r"\s*[,;|]\s*")
+_ADDRESS_START = re.compile(r"(?:https?|s3)://", re.IGNORECASE)
+_BEFORE_ADDRESS = re.compile(r"[\s,;|]+(?=(?:https?|s3)://)", re.IGNORECASE)  # an address may have commas itself
 _PHOTO = re.compile(r"(?:https?|s3)://\S+|.+\.(?:jpe?g|png|webp|gif|bmp|tiff?|avif|heic)", re.IGNORECASE)
 
 
@@ -45,12 +50,14 @@ class ReadOptions:
         decimal: decimal sign of numbers that are text, "comma" or "point"; None decides by the whole column.
         dates: order of dates such as 03/04/2026, "day-first" or "month-first"; None decides by the whole column.
         encoding: encoding of text files; None finds it.
+        attributes: names of the attributes to keep; None keeps all, and an empty tuple none.
     """
 
     columns: tuple[tuple[str, tuple[str, ...]], ...] = ()
     decimal: str | None = None
     dates: str | None = None
     encoding: str | None = None
+    attributes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for option, value, allowed in (("decimal", self.decimal, DECIMAL_SIGNS), ("dates", self.dates, DATE_ORDERS)):
@@ -68,12 +75,14 @@ class ReadingLog:
     Attributes:
         notices: notice -> names of the files that it is about.
         empty_values: field -> number of its values that stand for none, such as NULL or NaN.
+        attributes_left_out: reason -> number of values that were not kept as attributes.
         without_items: names of files that gave no item -> number of their rows.
         passed_over: what was passed over in folders, with the reason.
     """
 
     notices: dict[str, list[str]] = field(default_factory=dict)
     empty_values: Counter[str] = field(default_factory=Counter)
+    attributes_left_out: Counter[str] = field(default_factory=Counter)
     without_items: dict[str, int] = field(default_factory=dict)
     passed_over: list[str] = field(default_factory=list)
 
@@ -86,6 +95,9 @@ class ReadingLog:
         if self.empty_values:
             counts = ", ".join(f"{field} {count:,}" for field, count in self.empty_values.most_common())
             lines.append(f"values such as NULL, NaN, inf and 0000-00-00 were read as empty: {counts}")
+        if self.attributes_left_out:
+            counts = ", ".join(f"{count:,} for {reason}" for reason, count in self.attributes_left_out.most_common())
+            lines.append(f"attributes that were left out: {counts}")
         if self.passed_over:
             more = f" and {len(self.passed_over) - 5:,} more" if len(self.passed_over) > 5 else ""
             lines.append(f"passed over: {', '.join(self.passed_over[:5])}{more}")
@@ -102,6 +114,7 @@ class ReadingPlan:
         columns: column of each field.
         conventions: field -> convention of the texts in its column.
         folders: values from the names of the file's folders, such as {"category": "vases"} of category=vases/.
+        chosen_attributes: folded names of the attributes to keep; None keeps all.
         notices: what the user should know.
     """
 
@@ -110,6 +123,7 @@ class ReadingPlan:
     columns: ColumnMap
     conventions: Mapping[str, Convention]
     folders: Mapping[str, str]
+    chosen_attributes: frozenset[str] | None
     notices: tuple[str, ...]
 
     def rows(self) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
@@ -117,7 +131,8 @@ class ReadingPlan:
         used = self.columns.keys()
         stored = [key for key in used if key not in self.folders]
         last = self.keys[-1] if self.keys and self.table.kind == "csv" else None
-        for line, row in self.table.rows(self.keys, stored):
+        of_attributes = [key for column in self.columns.attributes for key in (column.key, column.name_key) if key]
+        for line, row in self.table.rows(self.keys, [*stored, *of_attributes]):
             if last is not None and not isinstance(row, str) and row[last] is None and any(row[key] is None for key in stored):
                 cells = sum(value is not None for value in row.values())
                 yield line, f"the row has {cells} cells, the header {len(row)}: it was cut, or a separator is missing"
@@ -147,11 +162,18 @@ class ReadingPlan:
                 break
         return values
 
+    def attributes(self, row: Mapping[str, Any], left_out: Counter[str]) -> dict[str, AttributeValue]:
+        """Return the attributes of a row; `left_out` counts, by reason, values that cannot be kept."""
+        attributes = read_attributes((column.named_value(row) for column in self.columns.attributes), left_out)
+        if self.chosen_attributes is None:
+            return attributes
+        return {name: value for name, value in attributes.items() if fold_name(name) in self.chosen_attributes}
+
     def _convert(self, name: str, value: Any) -> Any:
         if name in ("title", "description") and isinstance(value, str):
             return html_text(value)
-        if name == "image":
-            return first_photo(value)
+        if name in ("image", "more_images"):
+            return photo_list(value)
         if name == "category":
             return _category(value)
         if name == "current_price" and isinstance(value, Mapping):
@@ -199,7 +221,7 @@ def numbered_items(
             values = plan.values(row, log.empty_values)
             if item_id and item_id == previous and not str(values.get("title", "")).strip():
                 raise InvalidInput("the row has the id of the row before and no title: a further variant or photo of that lot")
-            item = parse_item(values)
+            item = parse_item(values, attributes=plan.attributes(row, log.attributes_left_out))
             items += 1
             yield line, item
         except InvalidInput as error:
@@ -234,15 +256,41 @@ def _plan_reading(path: Path, options: ReadOptions, size: int, mtime_ns: int) ->
     columns = map_columns([*names, *folders], chosen, str(path))
     if keys is not None:
         require_fields(columns, names, str(path))
+    columns = _with_attributes(columns, options.attributes, {*folders, *table.unread_columns}, str(path))
+    names_chosen = None if options.attributes is None else frozenset(map(fold_name, options.attributes))
     choices: dict[str, tuple[Any, ...]] = {
         **dict.fromkeys(NUMBER_FIELDS, (DECIMAL_SIGNS, "--decimal", read_number, options.decimal)),
         **dict.fromkeys(TIME_FIELDS, (DATE_ORDERS, "--dates", read_date, options.dates)),
     }
     conventions = {name: Convention(name, *choices[name]) for name in choices if name in columns.fields}
-    plan = ReadingPlan(table, keys, columns, conventions, folders, ())
+    plan = ReadingPlan(table, keys, columns, conventions, folders, names_chosen, ())
     currencies = _observe(plan)
     _decide(conventions, path)
-    return ReadingPlan(table, keys, columns, conventions, folders, tuple(_notices(plan, currencies)))
+    return replace(plan, notices=tuple(_notices(plan, currencies)))
+
+
+def _with_attributes(columns: ColumnMap, selection: Sequence[str] | None, unread: Collection[str], where: str) -> ColumnMap:
+    """Leave out columns that hold no attribute to keep; they are unused.
+
+    Args:
+        columns: columns of a file.
+        selection: names of the attributes to keep; None keeps all.
+        unread: columns that hold no attribute.
+        where: name of the file, for the message.
+
+    Raises:
+        InvalidInput: no column can hold an attribute to keep.
+    """
+    readable = [column for column in columns.attributes if column.key not in unread]
+    names = None if selection is None else set(map(fold_name, selection))
+    held = [column for column in readable if names is None or (names and (not column.name or fold_name(column.name) in names))]
+    by_name = {fold_name(column.name) for column in held}
+    missing = [name for name in selection or () if fold_name(name) not in by_name]
+    if missing and all(column.name for column in held):
+        listed = ", ".join(f"`{column.name}`" for column in readable[:MAX_LISTED]) or "none"
+        raise InvalidInput(f"{where} has no attribute `{missing[0]}`, which --attributes names; it has {listed}")
+    others = [key for column in columns.attributes if column not in held for key in (column.name_key, column.key) if key]
+    return replace(columns, attributes=tuple(held), unused=(*columns.unused, *others))
 
 
 def _names_of_objects(table: TableFile) -> list[str]:
@@ -318,11 +366,12 @@ def _notices(plan: ReadingPlan, currencies: Counter[str]) -> Iterator[str]:
             yield f"{name} is read with a decimal comma"
     if len(currencies) > 1:
         yield f"current_price is written in several currencies, which are not converted: {', '.join(sorted(currencies))}"
-    unused = [name for name in plan.columns.unused_with_guesses() if name.strip("`") not in plan.folders]
-    if unused:
-        yield f"columns that are not used: {', '.join(unused)}" + (
-            "; --column FIELD=COLUMN takes one" if any("did you mean" in name for name in unused) else ""
-        )
+    attributes = [column.key for column in plan.columns.attributes]
+    unused = [name for name in plan.columns.unused if name not in plan.folders]
+    for names, what in ((attributes, "kept as attributes"), (unused, "not used")):
+        if described := plan.columns.with_guesses(names):
+            remedy = "; --column FIELD=COLUMN takes one" if any("did you mean" in name for name in described) else ""
+            yield f"columns that are {what}: {', '.join(described)}{remedy}"
 
 
 def hive_values(path: Path) -> dict[str, str]:
@@ -337,21 +386,29 @@ def hive_values(path: Path) -> dict[str, str]:
     return values
 
 
-def first_photo(value: Any) -> Any:
-    """Return the first photo of a list, of the JSON text of a list, or of several paths in one text; other values as they are."""
+def photo_list(value: Any) -> list[Any]:
+    """Return the photos of a cell: of a list, of the JSON of a list, or of several paths or addresses in one text."""
     if isinstance(value, str):
         text = value.strip()
         if text.startswith("[") and text.endswith("]"):
-            parts = [part.strip().strip("\"'") for part in text[1:-1].split(",")]
-            return first_photo(parts)
+            return photo_list(_json_list(text) or [part.strip().strip("\"'") for part in text[1:-1].split(",")])
+        if _ADDRESS_START.match(text):
+            return [part.rstrip(" ,;|") for part in _BEFORE_ADDRESS.split(text)]
         parts = _PHOTO_LIST.split(text)
-        return parts[0] if len(parts) > 1 and all(_PHOTO.fullmatch(part) for part in parts) else value
+        return parts if len(parts) > 1 and all(_PHOTO.fullmatch(part) for part in parts) else [value]
     if isinstance(value, Mapping):
-        return value.get("src") or value.get("url") or value
+        return [value.get("src") or value.get("url") or value]
     if isinstance(value, (list, tuple)):
-        photos = (first_photo(part) for part in value if part)
-        return next((photo for photo in photos if photo), None)
-    return value
+        return [photo for part in value if part for photo in photo_list(part)]
+    return [value]
+
+
+def _json_list(text: str) -> list[Any] | None:
+    try:
+        read = json.loads(text)
+    except (ValueError, RecursionError):
+        return None  # such as "[a.jpg, b.jpg]"
+    return read if isinstance(read, list) else None
 
 
 def _category(value: Any) -> Any:

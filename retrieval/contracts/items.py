@@ -6,7 +6,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -16,6 +16,8 @@ from retrieval.text.analysis import UNSEEN_IN_WORDS, check_text, clean_text, com
 
 MAX_ID_BYTES = 512  # OpenSearch rejects a longer _id
 MAX_TITLE_CHARS = 1_000
+MAX_PHOTOS = 12  # per item; further ones are left out
+MAX_PHOTO_CHARS = 2_000  # of a path or an address
 MAX_DESCRIPTION_CHARS = 100_000
 MAX_SELLER_RATING = 5.0
 MAX_PRICE = 1e12  # far below the largest 32-bit float of an index
@@ -37,7 +39,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "item_id": ("item_id", "id", "product_id"),
     "title": ("title", "name"),
     "description": ("description",),
-    "image": ("image", "image_uri", "image_url"),
+    "image": ("image", "image_uri", "image_url", "images", "image_urls"),
+    "more_images": ("more_images", "additional_images", "additional_image_link"),
     "category": ("category", "catalog_id", "metadata.catalog_id"),
     "brand": ("brand", "metadata.brand"),
     "current_price": ("current_price", "price"),
@@ -49,6 +52,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "seller": ("seller", "seller_id", "metadata.seller"),
 }
 REQUIRED = ("item_id", "title")
+AttributeValue = str | int | float | list[str | int | float]
+Attributes = Mapping[str, AttributeValue]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ class Item:
         item_id: unique id, 1 to 512 bytes of UTF-8, in NFC.
         title: title, 1 to 1,000 characters.
         description: description, 0 to 100,000 characters.
-        image: s3:// URI of the photo, or its path, relative to the catalogue file; None without a photo.
+        image: s3:// URI or http(s) address of the photo, or its path, relative to the catalogue file; None without a photo.
         category: name or catalogue id of the category; empty if there is none.
         brand: name of the maker; empty if unknown.
         current_price: highest bid, 0 to 10^12, in the shop's one currency; None if unknown.
@@ -69,6 +74,8 @@ class Item:
         ends_at: UTC end of the auction; None if it never ends.
         updated_at: UTC time of this version of the item; None if unknown.
         seller: id or name of the seller; empty if unknown.
+        attributes: name -> value of its other facts, as attributes.read_attributes() reads them.
+        more_images: further photos, likewise; with `image` at most MAX_PHOTOS.
     """
 
     item_id: str
@@ -84,6 +91,13 @@ class Item:
     ends_at: datetime | None = None
     updated_at: datetime | None = None
     seller: str = ""
+    attributes: Attributes = field(default_factory=dict, hash=False)
+    more_images: tuple[str, ...] = ()
+
+    @property
+    def photos(self) -> tuple[str, ...]:
+        """Return all photos, the first one first."""
+        return (self.image, *self.more_images) if self.image else ()
 
     @property
     def version(self) -> int:
@@ -144,12 +158,13 @@ def latest_version(now: datetime | None = None) -> int:
     return epoch_ms((now or datetime.now(UTC)) + ZONE_SLACK)
 
 
-def parse_item(row: Mapping[str, Any], now: datetime | None = None) -> Item:
+def parse_item(row: Mapping[str, Any], now: datetime | None = None, attributes: Attributes | None = None) -> Item:
     """Read one row of a catalogue file.
 
     Args:
         row: column name -> value, with the names in ALIASES; None, NaN and blank text count as missing.
         now: present time in UTC, which the item's version may exceed by ZONE_SLACK at most; None takes this machine's clock.
+        attributes: attributes of the item, as attributes.read_attributes() returns them.
 
     Returns:
         The item. Its texts are in NFC, but otherwise as the seller wrote them.
@@ -158,14 +173,21 @@ def parse_item(row: Mapping[str, Any], now: datetime | None = None) -> Item:
         InvalidInput: a required field is missing, or a value is not in its range; the message names field and value.
     """
     values = {field: first_value(row, names) for field, names in ALIASES.items()}
-    for field in REQUIRED:
-        if values[field] is None or (field == "title" and not clean_text(str(values[field]))):
-            raise InvalidInput(f"{field} is missing (accepted column names: {', '.join(ALIASES[field])})")
+    for name in REQUIRED:
+        if values[name] is None or (name == "title" and not clean_text(str(values[name]))):
+            raise InvalidInput(f"{name} is missing (accepted column names: {', '.join(ALIASES[name])})")
+    photos = [
+        photo
+        for field in ("image", "more_images")
+        for value in (values[field] if isinstance(values[field], (list, tuple)) else [values[field]])
+        if (photo := _as_written(field, value, MAX_PHOTO_CHARS))
+    ]
+    photos = list(dict.fromkeys(photos))[:MAX_PHOTOS]
     item = Item(
         item_id=parse_id("item_id", values["item_id"]),
         title=parse_text("title", values["title"], MAX_TITLE_CHARS),
         description=parse_text("description", values["description"], MAX_DESCRIPTION_CHARS),
-        image=_as_written("image", values["image"], MAX_TITLE_CHARS) or None,
+        image=photos[0] if photos else None,
         category=parse_text("category", values["category"], MAX_TITLE_CHARS),
         brand=parse_text("brand", values["brand"], MAX_TITLE_CHARS),
         current_price=_number("current_price", values["current_price"], MAX_PRICE),
@@ -175,6 +197,8 @@ def parse_item(row: Mapping[str, Any], now: datetime | None = None) -> Item:
         ends_at=parse_time("ends_at", values["ends_at"]),
         updated_at=parse_time("updated_at", values["updated_at"]),
         seller=parse_text("seller", values["seller"], MAX_TITLE_CHARS),
+        attributes=attributes or {},
+        more_images=tuple(photos[1:]),
     )
     if item.version > latest_version(now):
         field = "updated_at" if item.updated_at else "listed_at"  # a lot may be listed later, if its row says when it was written
@@ -287,10 +311,18 @@ def _lookup(row: Mapping[str, Any], name: str) -> Any:
     if name in row or "." not in name:
         return row.get(name)
     outer, inner = name.split(".", 1)
-    nested = row.get(outer)
-    if isinstance(nested, str):
-        nested = _object(outer, nested)
-    return nested.get(inner) if isinstance(nested, Mapping) else None
+    nested = object_of(outer, row.get(outer))
+    return None if nested is None else nested.get(inner)
+
+
+def object_of(field: str, value: Any) -> Mapping[str, Any] | None:
+    """Return the object in a cell: an object, its JSON, or what pandas writes of a dict; None for another value.
+
+    Raises:
+        InvalidInput: the text begins with "{", but is no object.
+    """
+    read = _object(field, value) if isinstance(value, str) else value
+    return read if isinstance(read, Mapping) else None
 
 
 def _object(field: str, text: str) -> Any:

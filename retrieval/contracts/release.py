@@ -13,6 +13,7 @@ from retrieval.files import replace_file, sha256_of, shortage
 
 MANIFEST_FILE = "manifest.json"
 REJECTS_FILE = "rejects.ndjson"
+MISSING_PHOTOS_FILE = "missing-photos.ndjson"  # photos that lots name and do not have, with the reasons
 RECEIPT_FILE = "indexed.json"  # written beside the manifest once the release is live
 PART_RECEIPTS = "receipts"  # folder beside the manifest that holds the IndexedParts
 INDEX_REJECTS_FILE = "index-rejects.ndjson"  # items of the release that the index rejected, with the reasons

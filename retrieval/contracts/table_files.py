@@ -41,6 +41,7 @@ class TableFile:
         separator: separator of the cells of CSV.
         skipped_lines: number of lines before the header.
         text_columns: names of the columns that hold text; None if any may.
+        unread_columns: names of the columns with times or bytes, whose values Python may not be able to represent or to show.
         notice: what the user should know about the encoding; usually empty.
     """
 
@@ -51,6 +52,7 @@ class TableFile:
     separator: str = ","
     skipped_lines: int = 0
     text_columns: frozenset[str] | None = None
+    unread_columns: frozenset[str] = frozenset()
     notice: str = ""
 
     def rows(self, names: Sequence[str] | None = None, only: Sequence[str] | None = None) -> Iterator[NumberedRow]:
@@ -164,7 +166,18 @@ def _open_parquet(path: Path) -> TableFile:
         for name, kind in zip(schema.names, values, strict=True)
         if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_temporal(kind))
     }
-    return TableFile(path, "parquet", names=tuple(schema.names), text_columns=frozenset(text))
+    unread = frozenset(field.name for field in schema if _holds_times_or_bytes(field.type))
+    return TableFile(path, "parquet", names=tuple(schema.names), text_columns=frozenset(text), unread_columns=unread)
+
+
+def _holds_times_or_bytes(kind: Any) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_nested(kind):
+        return any(_holds_times_or_bytes(kind.field(number).type) for number in range(kind.num_fields))
+    return any(check(kind) for check in (pa.types.is_temporal, pa.types.is_binary, pa.types.is_large_binary))
 
 
 def _batch_rows(batch: Any) -> Iterator[Mapping[str, Any] | str]:

@@ -1,15 +1,21 @@
 """Filters of a search, and functions that check single items which were fetched by id or cached."""
 
+import math
+import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
+from retrieval.contracts.attributes import ATTRIBUTE_TERMS_FIELD, as_number, label_term, number_term
 from retrieval.contracts.items import epoch_ms
-from retrieval.text.analysis import fold_label
+from retrieval.errors import InvalidQuery
+from retrieval.text.analysis import fold_label, fold_name
+
+_RANGE = re.compile(r"(-?\d{1,20}(?:\.\d{1,20})?)?\.\.(-?\d{1,20}(?:\.\d{1,20})?)?", re.ASCII)
 
 
 def utc_now() -> datetime:
@@ -41,6 +47,53 @@ class BlockList:
 
 
 @dataclass(frozen=True, slots=True)
+class AttributeFilter:
+    """A condition on one attribute: one of its values is among `values`, and one of its numbers in the range.
+
+    Attributes:
+        name: name of the attribute; case, spaces and marks do not matter.
+        values: allowed values; case, Unicode composition and white space do not matter. Empty allows any.
+        minimum: lowest number; items whose value is no number do not match.
+        maximum: highest number, likewise.
+    """
+
+    name: str
+    values: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+
+    @property
+    def key(self) -> str:
+        """Return the folded name, which begins the terms."""
+        return fold_name(self.name)
+
+    @property
+    def has_range(self) -> bool:
+        """True if the number of the attribute is limited."""
+        return self.minimum is not None or self.maximum is not None
+
+    @property
+    def terms(self) -> list[str]:
+        """Return the terms of the values; an item has one of them if it matches. A number also matches other spellings of it."""
+        numbers = [number for value in self.values if (number := as_number(value)) is not None]
+        return [*(label_term(self.name, value) for value in self.values), *(number_term(self.name, number) for number in numbers)]
+
+    @property
+    def term_range(self) -> tuple[str, str]:
+        """Return the lowest and the highest term of the numbers in the range."""
+        low = -math.inf if self.minimum is None else self.minimum
+        high = math.inf if self.maximum is None else self.maximum
+        return number_term(self.name, low), number_term(self.name, high)
+
+    def matches(self, terms: Sequence[str]) -> bool:
+        """True if an item with these terms matches."""
+        if self.values and not set(self.terms) & set(terms):
+            return False
+        low, high = self.term_range
+        return not self.has_range or any(low <= term <= high for term in terms)
+
+
+@dataclass(frozen=True, slots=True)
 class Filter:
     """Conditions on the items of an answer. An item whose auction has ended never matches.
 
@@ -53,6 +106,7 @@ class Filter:
         now: time from which auctions with an earlier or equal `ends_at` have ended; None takes the time of the call. An item
             without `ends_at` never ends.
         blocked: block list, whose items do not match.
+        attributes: conditions on attributes, all of which must hold.
     """
 
     category: str | None = None
@@ -62,6 +116,7 @@ class Filter:
     min_seller_rating: float | None = None
     now: datetime | None = None
     blocked: BlockList = BlockList()
+    attributes: tuple[AttributeFilter, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("category", "brand"):
@@ -72,6 +127,28 @@ class Filter:
     def moment(self) -> datetime:
         """Return `now`, or the current time if it is None."""
         return utc_now() if self.now is None else self.now
+
+
+def parse_attribute_filters(texts: Iterable[str]) -> tuple[AttributeFilter, ...]:
+    """Read conditions on attributes as requests write them.
+
+    Args:
+        texts: texts such as "colour:red", "size:40..44", "size:40.." or "size:..44"; several values of one name allow any of them.
+
+    Raises:
+        InvalidQuery: a text names no attribute or no value.
+    """
+    values: dict[str, tuple[str, list[str]]] = {}  # folded name -> name, values
+    ranges: list[AttributeFilter] = []
+    for text in texts:
+        name, _, value = (part.strip() for part in text.partition(":"))
+        if not fold_name(name) or not value:
+            raise InvalidQuery(f"attribute is {text[:100]!r}; write NAME:VALUE, such as colour:red, or a range such as size:40..44")
+        if (limits := _RANGE.fullmatch(value)) and (limits[1] or limits[2]):
+            ranges.append(AttributeFilter(name, (), *(float(limit) if limit else None for limit in limits.groups())))
+        else:
+            values.setdefault(fold_name(name), (name, []))[1].append(value)
+    return (*(AttributeFilter(name, tuple(several)) for name, several in values.values()), *ranges)
 
 
 def has_ended(document: Mapping[str, Any], filters: Filter) -> bool:
@@ -88,6 +165,9 @@ def matches(filters: Filter, document: Mapping[str, Any]) -> bool:
         if value is not None and (name not in document or fold_label(document[name]) != fold_label(value)):
             return False
     if _is_blocked(filters.blocked, document):
+        return False
+    terms = document.get(ATTRIBUTE_TERMS_FIELD, ()) if filters.attributes else ()
+    if not all(condition.matches(terms) for condition in filters.attributes):
         return False
     price, rating = _number(document, "current_price"), _number(document, "seller_rating")
     # a missing number is NaN, for which every comparison is false

@@ -6,11 +6,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from retrieval.contracts.attributes import ATTRIBUTE_TERMS_FIELD, ATTRIBUTE_TEXT_FIELD, ATTRIBUTES_FIELD
 from retrieval.contracts.documents import Deletion, IndexedItem
 from retrieval.contracts.items import MAX_ID_BYTES, latest_version
 
 UNIT_LENGTH_TOLERANCE = 1e-3
-TEXT_FIELDS = ("text", "title", "category", "brand", "seller")
+MAX_TERM_CHARS = 8_000  # of an attribute's term, because Lucene rejects an item with a term of more than 32,766 bytes
+TEXT_FIELDS = ("text", "title", "category", "brand", "seller", ATTRIBUTE_TEXT_FIELD)
 BATCH_CHARS = 16_000_000  # characters of texts per batch, which is in memory as a whole
 T = TypeVar("T")
 NUMBER_FIELDS = ("current_price", "bid_count", "seller_rating", "listed_at", "ends_at", "updated_at")
@@ -86,6 +88,11 @@ def _document_fault(document: Mapping[str, Any]) -> str | None:
         value = document.get(name)
         if value is not None and not isinstance(value, str):
             return f"{name} is not a text: {value!r}"
+    if not isinstance(document.get(ATTRIBUTES_FIELD, {}), Mapping):
+        return f"{ATTRIBUTES_FIELD} is not an object: {document[ATTRIBUTES_FIELD]!r}"
+    terms = document.get(ATTRIBUTE_TERMS_FIELD, [])
+    if not isinstance(terms, list) or not all(isinstance(term, str) and len(term) <= MAX_TERM_CHARS for term in terms):
+        return f"{ATTRIBUTE_TERMS_FIELD} is not a list of texts of at most {MAX_TERM_CHARS:,} characters"
     for name in NUMBER_FIELDS:
         value = document.get(name)
         if value is None:

@@ -1,13 +1,15 @@
 """A search request and its limits."""
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import Literal, get_args
 
 from retrieval.buyers.history_store import MAX_PER_BUYER, parse_buyer_id
+from retrieval.contracts.attributes import MAX_NAME_CHARS, MAX_VALUE_CHARS
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import MAX_PRICE, MAX_SELLER_RATING, parse_id, query_text
 from retrieval.errors import InvalidInput, InvalidQuery
-from retrieval.index.filters import Filter
+from retrieval.index.filters import AttributeFilter, Filter
 from retrieval.index.fusion import Fusion
 from retrieval.search.diversification import Diversity
 from retrieval.text.analysis import check_request_text
@@ -20,6 +22,8 @@ MAX_OFFSET = 400
 MAX_REACH = MAX_OFFSET + MAX_K  # number of items that can be paged through, and so the longest list that an index returns
 MAX_INTERACTIONS = MAX_PER_BUYER
 MAX_QUERIES = 20  # per HTTP request
+MAX_ATTRIBUTE_FILTERS = 20  # conditions on attributes
+MAX_ATTRIBUTE_FILTER_VALUES = 100  # allowed values of one attribute
 MAX_BLOCKED = 1_000  # per kind: items, sellers, categories, brands
 
 
@@ -124,6 +128,7 @@ def check_filters(filters: Filter) -> None:
         bound = getattr(filters, name)
         if bound is not None and not 0 <= bound <= most:
             raise InvalidQuery(f"{name} is {bound}; allowed are numbers from 0 to {most:.15g}")
+    _check_attributes(filters.attributes)
     for kind in fields(filters.blocked):
         blocked = getattr(filters.blocked, kind.name)
         if len(blocked) > MAX_BLOCKED:
@@ -132,6 +137,31 @@ def check_filters(filters: Filter) -> None:
             check_request_text(label, f"blocked {kind.name}")
     if filters.min_price is not None and filters.max_price is not None and filters.min_price > filters.max_price:
         raise InvalidQuery(f"min_price {filters.min_price:g} is above max_price {filters.max_price:g}; swap them")
+
+
+def _check_attributes(conditions: tuple[AttributeFilter, ...]) -> None:
+    if len(conditions) > MAX_ATTRIBUTE_FILTERS:
+        raise InvalidQuery(f"{len(conditions)} attributes are filtered by; allowed are {MAX_ATTRIBUTE_FILTERS}")
+    for condition in conditions:
+        name = condition.name[:MAX_NAME_CHARS]
+        check_request_text(condition.name, "attribute")
+        if not condition.key or len(condition.name) > MAX_NAME_CHARS:
+            raise InvalidQuery(f"attribute {name!r} has no letter or digit, or more than {MAX_NAME_CHARS} characters")
+        if len(condition.values) > MAX_ATTRIBUTE_FILTER_VALUES:
+            raise InvalidQuery(f"attribute {name} has {len(condition.values)} values; allowed are {MAX_ATTRIBUTE_FILTER_VALUES}")
+        if not condition.values and not condition.has_range:
+            raise InvalidQuery(f"attribute {name} has no value to filter by; send one, or min or max")
+        for value in condition.values:
+            check_request_text(value, f"attribute {name}")
+            if len(value) > MAX_VALUE_CHARS:
+                raise InvalidQuery(
+                    f"attribute {name} has a value of {len(value)} characters, at most {MAX_VALUE_CHARS} are allowed"
+                )
+        low, high = condition.minimum, condition.maximum
+        if any(limit is not None and not math.isfinite(limit) for limit in (low, high)):
+            raise InvalidQuery(f"the range of attribute {name} is no range of numbers")
+        if low is not None and high is not None and low > high:
+            raise InvalidQuery(f"the range of attribute {name} begins at {low:g}, above its end {high:g}; swap them")
 
 
 def check_interactions(interactions: tuple[Interaction, ...]) -> None:

@@ -93,6 +93,12 @@ def fold_label(text: str) -> str:
     return "".join(map(_lower_case, _UNSEEN_IN_WORDS.sub("", unicodedata.normalize("NFC", text))))
 
 
+@lru_cache(maxsize=4_096)
+def fold_name(name: str) -> str:
+    """Fold the name of a column without case, spaces and marks: "Ends At", "endsAt", "*EndsAt" and "ends_at" are one name."""
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold())
+
+
 def words(text: str) -> list[str]:
     """Cut a text into words, before stemming.
 

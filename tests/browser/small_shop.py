@@ -61,6 +61,8 @@ def lots(folder: Path) -> list[Item]:
                 seller_rating=2.0 + number % 4,
                 listed_at=now - timedelta(days=3),
                 ends_at=now + timedelta(days=2, hours=number),
+                attributes={"Frame_material": ["oak", "<img src=x onerror=window.hacked=1>"]},
+                more_images=("photos/missing.png", "../secret.png", f"photos/{photo.name}") if number % 2 else (),
             )
         )
     return [

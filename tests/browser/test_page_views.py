@@ -1,5 +1,7 @@
 """Every view of the page for every reader: small screens, right to left, light and dark, axe."""
 
+import re
+
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from page_visits import DESKTOP, PAGES, PHONE, box_of, visit
@@ -70,3 +72,17 @@ def test_axe_finds_nothing(name, scheme, page):
     visit(page, PAGES[name])
     found = Axe().run(page).response["violations"]
     assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+
+
+def test_a_lot_shows_its_attributes_as_text_and_each_photo_that_can_be_shown(page):
+    found = page.request.get("/search?q=vase&k=50").json()["results"]
+    item_id = next(one["item_id"] for one in found if "more_images" in one["fields"])
+    visit(page, f"?q=vase&lot={item_id}")
+    lot = page.get_by_role("dialog")
+    expect(lot.locator(".attributes dt")).to_have_text("Frame material")
+    expect(lot.locator(".attributes dd")).to_have_text("oak, <img src=x onerror=window.hacked=1>")
+    expect(lot.locator(".strip li")).to_have_count(2)  # of four photos, one is missing and one must not be shown
+    lot.get_by_role("button", name="Photo 4").click()
+    expect(lot.locator(".photos > .photo img")).to_have_attribute("src", re.compile(r"number=3$"))
+    assert page.evaluate("window.hacked") is None
+    assert Axe().run(page).violations_count == 0

@@ -10,7 +10,7 @@ from opensearch_stores import opensearch_store
 
 from retrieval.contracts.documents import IndexedItem, Vector
 from retrieval.index.embedded.store import EmbeddedStore
-from retrieval.index.filters import Filter
+from retrieval.index.filters import Filter, parse_attribute_filters
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import FieldBoosts, Tuning
 from retrieval.index.opensearch.store import OpenSearchStore
@@ -61,6 +61,9 @@ def lots() -> Iterator[IndexedItem]:
             current_price=None if i % 11 == 0 else float(generator.integers(1, 1_000)),
             seller_rating=float(generator.integers(0, 50)) / 10,
             ends_at=NOW.replace(hour=10 + i % 14),
+            attributes={}
+            if i % 5 == 0
+            else {"material": words[-1:], "Kind": WORDS[i % 40], "signed": "yes", "year": 1900 + i % 99},
         )
 
 
@@ -72,9 +75,10 @@ def queries() -> list[Query]:
         Filter(category="art", now=NOW),
         Filter(now=NOW.replace(hour=1)),
         Filter(min_price=100, max_price=600, min_seller_rating=2.5, now=NOW.replace(hour=1)),
+        Filter(now=NOW.replace(hour=1), attributes=parse_attribute_filters(["SIGNED:Yes", "year:1910..1990"])),
     ]
     return [
-        Query(" ".join(generator.choice(WORDS, size=int(generator.integers(1, 5)))), vector, filters[i % 4])
+        Query(" ".join(generator.choice(WORDS, size=int(generator.integers(1, 5)))), vector, filters[i % 5])
         for i, vector in enumerate(clustered(QUERIES, WIDTH, seed=14))
     ]
 
@@ -153,7 +157,7 @@ def test_misspelt_words_are_put_right_alike(pair: Pair) -> None:
 @pytest.fixture(scope="module")
 def boosted(pair: Pair, opensearch_url: str, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     """The same lots, searched with words counting more in some fields."""
-    tuning = Tuning(boosts=FieldBoosts(title=0.5, brand=2.0, category=0.3))
+    tuning = Tuning(boosts=FieldBoosts(title=0.5, brand=2.0, category=0.3, attributes=0.7))
     embedded = EmbeddedStore(tmp_path_factory.mktemp("boosted"), tuning=lambda tower_id: tuning).create(TOWER_ID, WIDTH)
     embedded.upsert(lots())
     embedded.refresh()

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from retrieval.config.settings import scoring_parameters
 from retrieval.files import building_folder, crc32_of, seal_json, unseal_json
 from retrieval.index.embedded.filter_columns import RowIds
+from retrieval.index.embedded.growing_array import GrowingArray
 from retrieval.index.validation import batches
 from retrieval.text.analysis import ANALYSIS, words
 from retrieval.text.languages import DEFAULT_LANGUAGE
@@ -31,7 +32,6 @@ ARRAYS = ("positions", "lengths", "starts", "rows", "counts", "shares")  # files
 TEXTS_PER_STEP = 10_000  # texts that are added to a buffer at a time
 CACHED_STEMS = 1 << 18  # stems that a buffer caches; more than stem() does, because a large catalogue has more words than queries
 POSTINGS_PER_STRIDE = 1 << 20  # postings merged at a time, so that searches wait milliseconds at most for the interpreter
-GROWTH = 1.2  # factor by which a full array grows
 NO_DOC = -1
 # Lucene stores a document's length in one byte (SmallFloat.intToByte4): exactly up to 40, then with 4 significant bits
 EXACT_LENGTHS = 40
@@ -42,6 +42,24 @@ DocIds = NDArray[np.int32]
 """Numbers of documents in a segment, from 0; an item is a document only if it has a term."""
 IsLive = Callable[[RowIds], NDArray[np.bool_]]
 """Function: (N,) row ids -> (N,) bool, True for rows that were not replaced or deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bm25Parameters:
+    """Parameters of BM25.
+
+    Attributes:
+        k1: saturation of term frequency, > 0.
+        b: length normalisation, 0 to 1.
+    """
+
+    k1: float
+    b: float
+
+    @classmethod
+    def of_process(cls) -> "Bm25Parameters":
+        """Return the parameters in the scoring parameters of this process."""
+        return cls(scoring_parameters().bm25_k1, scoring_parameters().bm25_b)
 
 
 class Segment(Protocol):
@@ -120,6 +138,7 @@ class Bm25Index:
         tf_weights: (P,) float64, tf / (tf + norm) of every posting.
         language: language of words in Latin letters, a key of SNOWBALL in retrieval.text.stemming.
         last_row_id: last row id that was read, even if its text has no term; -1 before the first.
+        parameters: parameters of BM25 in `tf_weights`.
     """
 
     row_ids: RowIds
@@ -128,11 +147,13 @@ class Bm25Index:
     tf_weights: NDArray[np.float64]
     language: str
     last_row_id: int
+    parameters: Bm25Parameters
 
     @classmethod
-    def empty(cls, language: str = DEFAULT_LANGUAGE) -> "Bm25Index":
-        """Return an index without documents."""
-        return cls(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int32), Postings.empty(), np.empty(0), language, -1)
+    def empty(cls, language: str = DEFAULT_LANGUAGE, parameters: Bm25Parameters | None = None) -> "Bm25Index":
+        """Return an index without documents; `parameters=None` takes those of this process."""
+        arrays = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int32), Postings.empty(), np.empty(0)
+        return cls(*arrays, language, -1, parameters or Bm25Parameters.of_process())
 
     @classmethod
     def build(cls, texts: Iterable[tuple[int, str]], language: str = DEFAULT_LANGUAGE) -> "Bm25Index":
@@ -170,13 +191,13 @@ class Bm25Index:
         postings = _merge_postings(self.postings, buffer, doc_ids, buffered_ids, checkpoint)
         row_ids = np.concatenate([self.row_ids[live], buffer.row_ids[live_buffered]])
         lengths = np.concatenate([self.lengths[live], buffer.lengths[live_buffered]])
-        norms = _norms(lengths, float(lengths.mean()) if len(lengths) else 0.0)  # (N,)
+        norms = _norms(lengths, float(lengths.mean()) if len(lengths) else 0.0, self.parameters)  # (N,)
         tf_weights = np.empty(len(postings.doc_ids))
         for start in range(0, len(tf_weights), POSTINGS_PER_STRIDE):
             checkpoint()
             stride = slice(start, start + POSTINGS_PER_STRIDE)
             tf_weights[stride] = postings.counts[stride] / (postings.counts[stride] + norms[postings.doc_ids[stride]])
-        return Bm25Index(row_ids, lengths, postings, tf_weights, self.language, buffer.last_row_id)
+        return Bm25Index(row_ids, lengths, postings, tf_weights, self.language, buffer.last_row_id, self.parameters)
 
     def save(self, folder: Path, database_id: str = "") -> None:
         """Write the index to a new folder, durably and in one step; an existing folder stays as it is.
@@ -189,39 +210,45 @@ class Bm25Index:
             for name, values in self._arrays().items():
                 np.save(partial / f"{name}.npy", values)
             (partial / VOCABULARY_FILE).write_text("\n".join(self.postings.vocabulary), encoding="utf-8")
-            numbers = scoring_parameters()
             statistics = {
                 "analysis": ANALYSIS,
                 "language": self.language,
                 "database_id": database_id,
                 "last": self.last_row_id,
-                "k1": numbers.bm25_k1,
-                "b": numbers.bm25_b,
+                "k1": self.parameters.k1,
+                "b": self.parameters.b,
                 "crc32": {path.name: crc32_of(path) for path in partial.iterdir()},
             }
             (partial / STATISTICS_FILE).write_text(seal_json(statistics))
 
     @classmethod
-    def load(cls, folder: Path, language: str = DEFAULT_LANGUAGE, database_id: str | None = None) -> "Bm25Index":
+    def load(
+        cls,
+        folder: Path,
+        language: str = DEFAULT_LANGUAGE,
+        database_id: str | None = None,
+        parameters: Bm25Parameters | None = None,
+    ) -> "Bm25Index":
         """Return an index that maps the files of save().
 
         Args:
             folder: folder of the files.
             language: required language of the index.
             database_id: required id of the database; None accepts any.
+            parameters: required parameters of BM25; None takes those of this process.
 
         Raises:
             OSError: there is no such folder.
             ValueError: the files are damaged, or are of another version, language or database, or of other BM25 parameters.
         """
+        parameters = parameters or Bm25Parameters.of_process()
         try:
             statistics = unseal_json((folder / STATISTICS_FILE).read_bytes())
             if database_id not in (None, statistics["database_id"]):
                 raise ValueError(f"{folder} is of another index")
             if (statistics["analysis"], statistics["language"]) != (ANALYSIS, language):
                 raise ValueError(f"{folder} was written by another version of Gavel, or for another language")
-            if (statistics["k1"], statistics["b"]) != (scoring_parameters().bm25_k1, scoring_parameters().bm25_b):
-                k1, b = statistics["k1"], statistics["b"]
+            if (k1 := statistics["k1"], b := statistics["b"]) != (parameters.k1, parameters.b):
                 raise ValueError(f"{folder} was written with k1 {k1} and b {b}, which are others now")
             for name, checksum in statistics["crc32"].items():
                 if crc32_of(folder / name) != checksum:
@@ -234,7 +261,8 @@ class Bm25Index:
             np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in ARRAYS
         )
         vocabulary = {term: term_id for term_id, term in enumerate(filter(None, terms))}
-        return cls(row_ids, lengths, Postings(vocabulary, starts, doc_ids, counts), tf_weights, language, last_row_id)
+        postings = Postings(vocabulary, starts, doc_ids, counts)
+        return cls(row_ids, lengths, postings, tf_weights, language, last_row_id, parameters)
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         postings = self.postings
@@ -281,11 +309,11 @@ class Bm25Buffer:
 
     def __init__(self, main: Bm25Index) -> None:
         self._stem = caching_stemmer(main.language, CACHED_STEMS)
-        self._average, self._last_row_id = main.average_length, main.last_row_id
+        self._average, self._last_row_id, self._parameters = main.average_length, main.last_row_id, main.parameters
         self._vocabulary: dict[str, int] = {}
-        self._row_ids, self._lengths = _GrowingArray(np.int64), _GrowingArray(np.int32)
-        self._term_ids, self._doc_ids, self._counts = _GrowingArray(np.int32), _GrowingArray(np.int32), _GrowingArray(np.uint16)
-        self._tf_weights = _GrowingArray(np.float64)
+        self._row_ids, self._lengths = GrowingArray(np.int64), GrowingArray(np.int32)
+        self._term_ids, self._doc_ids, self._counts = GrowingArray(np.int32), GrowingArray(np.int32), GrowingArray(np.uint16)
+        self._tf_weights = GrowingArray(np.float64)
 
     def add(self, texts: Iterable[tuple[int, str]]) -> None:
         """Add (row_id, text) pairs, which must come by ascending row id; rows that were read already are skipped."""
@@ -311,30 +339,13 @@ class Bm25Buffer:
         term_ids, doc_ids = pairs % len(vocabulary), pairs // len(vocabulary)
         counts = np.minimum(counts, np.iinfo(np.uint16).max)
         # if the index is empty, the average length is that of the added documents
-        norms = _norms(lengths, self._average or float(lengths.mean()))
+        norms = _norms(lengths, self._average or float(lengths.mean()), self._parameters)
         self._row_ids.append(np.array([row_id for row_id, _ in documents]))
         self._lengths.append(lengths)
         self._term_ids.append(term_ids)
         self._doc_ids.append(doc_ids)
         self._counts.append(counts)
         self._tf_weights.append(counts / (counts + norms[doc_ids - first]))
-
-
-class _GrowingArray:
-    """An array that only grows, so that earlier `values` do not change."""
-
-    def __init__(self, kind: type[np.generic]) -> None:
-        self._space: NDArray[Any] = np.empty(0, dtype=kind)
-        self.values = self._space
-
-    def append(self, values: NDArray[Any]) -> None:
-        first, end = len(self.values), len(self.values) + len(values)
-        if end > len(self._space):
-            space = np.empty(int(GROWTH * end), dtype=self._space.dtype)
-            space[:first] = self.values
-            self._space = space
-        self._space[first:end] = values
-        self.values = self._space[:end]
 
 
 def lucene_length(length: int) -> int:
@@ -346,17 +357,17 @@ def lucene_length(length: int) -> int:
     return FREE_VALUES + (rest >> shift << shift)
 
 
-def _norms(lengths: NDArray[np.int32], average: float) -> NDArray[np.float64]:
+def _norms(lengths: NDArray[np.int32], average: float, parameters: Bm25Parameters) -> NDArray[np.float64]:
     """Return the (N,) float64 BM25 norms of documents with these lengths, in tf / (tf + norm).
 
     Args:
         lengths: (N,) number of words of each document.
         average: mean number of words.
+        parameters: parameters of BM25.
     """
-    numbers = scoring_parameters()
     distinct, places = np.unique(lengths, return_inverse=True)
     rounded = np.array([lucene_length(int(length)) for length in distinct], dtype=np.float64)[places]
-    return numbers.bm25_k1 * (1 - numbers.bm25_b + numbers.bm25_b * rounded / max(average, 1.0))
+    return parameters.k1 * (1 - parameters.b + parameters.b * rounded / max(average, 1.0))
 
 
 def _renumber(live: NDArray[np.bool_], first: int) -> DocIds:

@@ -21,6 +21,7 @@ from typing import Any, NewType
 
 import numpy as np
 
+from retrieval.contracts.attributes import ATTRIBUTE_TERMS_FIELD
 from retrieval.contracts.documents import Deletion, IndexedItem, UpsertReport, Vector
 from retrieval.errors import IndexUnavailable
 from retrieval.files import crc32_of, replace_file, seal_json, shortage, unseal_json
@@ -55,7 +56,17 @@ CREATE TABLE tombstones (
 ADDED_COLUMNS = (("lots", "checksum INTEGER"), ("meta", "language TEXT"))
 # texts are cast to blobs, because a damaged text cannot be passed to a function
 IS_SOUND = "is_sound(position, CAST(item_id AS BLOB), version, CAST(document AS BLOB), vector, checksum)"
-FIELDS = ("ends_at", "current_price", "seller_rating", "category", "brand", "bid_count", "listed_at", "seller")
+FIELDS = (
+    "ends_at",
+    "current_price",
+    "seller_rating",
+    "category",
+    "brand",
+    "bid_count",
+    "listed_at",
+    "seller",
+    ATTRIBUTE_TERMS_FIELD,
+)
 FIELD_COLUMNS = ", ".join(f"json_extract(document, '$.{name}')" for name in FIELDS)
 
 
@@ -71,7 +82,10 @@ class StoredItem:
 
 @dataclass(frozen=True, slots=True)
 class ItemFields:
-    """The numbers and labels by which items are filtered and ordered (FIELDS); None if the item lacks the field."""
+    """The numbers and labels by which items are filtered and ordered (FIELDS); None if the item lacks the field.
+
+    `attribute_terms` is JSON of a list.
+    """
 
     row_id: RowId
     item_id: str
@@ -83,6 +97,7 @@ class ItemFields:
     bid_count: float | None = None
     listed_at: int | None = None
     seller: str | None = None
+    attribute_terms: str | None = None
 
 
 class ItemDatabase:

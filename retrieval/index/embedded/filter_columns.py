@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.contracts.items import epoch_ms
+from retrieval.index.embedded.attribute_columns import AttributeColumns
 from retrieval.index.embedded.database import ItemFields, RowId
+from retrieval.index.embedded.growing_array import GROWTH
 from retrieval.index.filters import Filter
 from retrieval.index.port import Mask, TopField
 from retrieval.text.analysis import fold_label
@@ -19,7 +21,6 @@ RowIds = NDArray[np.int64]
 """Row ids of items in the database, see RowId."""
 
 NEVER_ENDS = np.iinfo(np.int64).max
-GROWTH = 1.2  # factor by which a full column grows, so that an append seldom copies the columns
 NO_LABEL = -1  # code of a missing category, brand or seller
 COLUMNS: Mapping[str, type[np.generic]] = {
     "row_id": np.int64,
@@ -56,6 +57,7 @@ class FilterColumns:
         self._vector_ids: dict[str, int] = {}
         self._codes: dict[str, int] = {}
         self._sellers: dict[str, int] = {}
+        self._attributes = AttributeColumns()
 
     def __len__(self) -> int:
         return len(self._columns["live"])
@@ -93,6 +95,7 @@ class FilterColumns:
                 self._space[name][:first] = space[:first]
             self._space[name][first:end] = values
             self._columns[name] = self._space[name][:end]
+        self._attributes.append(first, [None if isinstance(item, DeletedItem) else item.attribute_terms for item in items])
         for vector_id, item in enumerate(items, first):
             if isinstance(item, DeletedItem):
                 self.item_ids.append("")
@@ -129,6 +132,9 @@ class FilterColumns:
             mask &= column("current_price") <= np.float32(filters.max_price)
         if filters.min_seller_rating is not None:
             mask &= column("seller_rating") >= np.float32(filters.min_seller_rating)
+        for condition in filters.attributes:
+            matching = self._attributes.matches(condition, len(self))
+            mask &= matching if vector_ids is None else matching[vector_ids]
         blocked = filters.blocked
         blocked_codes = {
             "seller": [self._sellers[name] for name in blocked.sellers if name in self._sellers],

@@ -7,8 +7,9 @@ deleted items. It writes the new segment to files, and swaps it in while searche
 The number of items, and of items with a term, is counted over main segment and buffer, with deleted items until a merge. The
 average length of a text is that of the main segment.
 
-bm25-<commit>            main segment of the text, with the first <commit> commits
-bm25-<commit>-<field>    main segment of a field with a boost
+bm25-<commit>                      main segment of the text, with the first <commit> commits
+bm25-<commit>-<field>              main segment of a field with a boost
+bm25-<commit>-<field>-<k1>-<b>     main segment of the attributes, with their BM25 parameters
 """
 
 import logging
@@ -21,9 +22,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.contracts.attributes import ATTRIBUTE_TEXT_FIELD
 from retrieval.contracts.documents import TEXT_FIELD
 from retrieval.errors import IndexUnavailable
-from retrieval.index.embedded.bm25 import TEXTS_PER_STEP, Bm25Buffer, Bm25BufferView, Bm25Index, Segment, bm25_scores
+from retrieval.index.embedded.bm25 import (
+    TEXTS_PER_STEP,
+    Bm25Buffer,
+    Bm25BufferView,
+    Bm25Index,
+    Bm25Parameters,
+    Segment,
+    bm25_scores,
+)
 from retrieval.index.embedded.database import NO_COMMIT, CommitSeq, ItemDatabase, RowId
 from retrieval.index.embedded.filter_columns import RowIds
 from retrieval.index.embedded.follower import Follower
@@ -45,6 +55,27 @@ LiveRows = Callable[[], tuple[RowIds, RowId]]
 """Function that returns the ascending row ids of all items, and the last row id that was read for them."""
 
 
+@dataclass(frozen=True, slots=True)
+class BoostedField:
+    """A field of words in BM25.
+
+    Attributes:
+        path: name of the field in documents.
+        weight: boost of the field.
+        parameters: BM25 parameters of the field; None takes those of this process.
+    """
+
+    path: str
+    weight: float
+    parameters: Bm25Parameters | None = None
+
+    @property
+    def suffix(self) -> str:
+        """Return the end of the name of the field's folders."""
+        numbers = f"-{self.parameters.k1:g}-{self.parameters.b:g}" if self.parameters else ""
+        return "" if self.path == TEXT_FIELD else f"-{self.path}{numbers}"
+
+
 class AlignedFields:
     """The documents of several fields, aligned by their items.
 
@@ -57,8 +88,9 @@ class AlignedFields:
 
     def __init__(self, fields: Sequence[Segment]) -> None:
         row_ids = [field.row_ids for field in fields]
-        self.row_ids: RowIds = row_ids[0] if len(row_ids) == 1 else np.unique(np.concatenate(row_ids))
-        self._places = [np.searchsorted(self.row_ids, each) for each in row_ids] if len(row_ids) > 1 else []
+        only_first = not any(map(len, row_ids[1:]))  # as of lots without attributes
+        self.row_ids: RowIds = row_ids[0] if only_first else np.unique(np.concatenate(row_ids))
+        self._places = [] if only_first else [np.searchsorted(self.row_ids, each) for each in row_ids]
 
     def sum_scores(self, boosts: Sequence[float], scores: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Return (N,) float32 >= 0: the sum over all fields of boost * score, per item.
@@ -68,7 +100,7 @@ class AlignedFields:
             scores: one array per field, with the scores of the field's documents.
         """
         if not self._places:
-            return scores[0]
+            return scores[0]  # of the text, whose boost is 1
         total = np.zeros(len(self.row_ids))
         for boost, places, of_field in zip(boosts, self._places, scores, strict=True):
             total[places] += boost * of_field
@@ -159,11 +191,16 @@ class KeywordFollower(Follower[KeywordView]):
     def __init__(self, database: ItemDatabase, folder: Path, boosts: FieldBoosts, language: str, live_rows: LiveRows) -> None:
         super().__init__(database, f"words of {folder.name}", f"{folder.name} keeps its words in main and delta as they are")
         self._folder, self._language, self._live_rows = folder, language, live_rows
-        self._boosts = {TEXT_FIELD: 1.0, **boosts.nonzero}
+        self._fields = {TEXT_FIELD: BoostedField(TEXT_FIELD, 1.0)}
+        for name, weight in boosts.nonzero.items():
+            self._fields[name] = BoostedField(name, weight)
+        if boosts.attributes:
+            parameters = Bm25Parameters(boosts.attributes_k1, boosts.attributes_b)
+            self._fields["attributes"] = BoostedField(ATTRIBUTE_TEXT_FIELD, boosts.attributes, parameters)
 
     def _open(self) -> KeywordView:
         """Return a view of the newest usable files, else an empty view."""
-        empty = [Bm25Index.empty(self._language) for _ in self._boosts]
+        empty = [Bm25Index.empty(self._language, field.parameters) for field in self._fields.values()]
         return self._load(after=NO_COMMIT) or self._view(empty, NO_COMMIT, saved=False)
 
     def _refresh(self, view: KeywordView, checkpoint: Callable[[], None] = lambda: None) -> KeywordView:
@@ -175,7 +212,7 @@ class KeywordFollower(Follower[KeywordView]):
             commit_seq = snapshot.commit_seq()
             if commit_seq == view.commit_seq:
                 return view
-            rows = snapshot.texts_after(view.last_row_id, [*self._boosts])
+            rows = snapshot.texts_after(view.last_row_id, [field.path for field in self._fields.values()])
             for batch in batches(rows, TEXTS_PER_STEP, lambda row: sum(len(text or "") for text in row[1])):
                 for number, buffer in enumerate(view.buffers):
                     buffer.add((row_id, texts[number] or "") for row_id, texts in batch)
@@ -213,7 +250,7 @@ class KeywordFollower(Follower[KeywordView]):
         return self._view([main.merge(buffer, is_live, checkpoint) for main, buffer in pairs], view.commit_seq, saved=False)
 
     def _view(self, mains: Sequence[Bm25Index], commit_seq: CommitSeq, *, saved: bool) -> KeywordView:
-        return KeywordView.of(mains, [*self._boosts.values()], commit_seq, saved=saved)
+        return KeywordView.of(mains, [field.weight for field in self._fields.values()], commit_seq, saved=saved)
 
     def _load(self, after: CommitSeq) -> KeywordView | None:
         """Return a view of the newest usable files whose commit is later than `after`; None if there are none."""
@@ -225,10 +262,10 @@ class KeywordFollower(Follower[KeywordView]):
                 return self._view(self._load_mains(commit_seq), commit_seq, saved=True)
             except (OSError, ValueError) as error:
                 skipped.add(commit_seq)
-                if not all(self._path(commit_seq, field).is_dir() for field in self._boosts):
+                if not all(self._path(commit_seq, field).is_dir() for field in self._fields.values()):
                     continue  # the files are of another tuning, or another process has just replaced them by newer ones
                 logger.warning("the keyword snapshot of %s is not usable (%s); it is built again", self._folder, error)
-                for field in self._boosts:
+                for field in self._fields.values():
                     shutil.rmtree(self._path(commit_seq, field), ignore_errors=True)
         return None
 
@@ -241,7 +278,7 @@ class KeywordFollower(Follower[KeywordView]):
             return view
         try:
             # the text last: its folder marks the files as complete
-            for field, main in reversed([*zip(self._boosts, view.mains, strict=True)]):
+            for field, main in reversed([*zip(self._fields.values(), view.mains, strict=True)]):
                 main.save(self._path(view.main_commit_seq, field), self._database.database_id)
             mains = self._load_mains(view.main_commit_seq)
             for path in self._folder.glob(f"{PREFIX}*"):
@@ -253,12 +290,14 @@ class KeywordFollower(Follower[KeywordView]):
         return self._view(mains, view.main_commit_seq, saved=True)
 
     def _load_mains(self, commit_seq: CommitSeq) -> list[Bm25Index]:
-        folders = [self._path(commit_seq, field) for field in self._boosts]
-        return [Bm25Index.load(folder, self._language, self._database.database_id) for folder in folders]
+        return [
+            Bm25Index.load(self._path(commit_seq, field), self._language, self._database.database_id, field.parameters)
+            for field in self._fields.values()
+        ]
 
     def _saved_commits(self) -> set[CommitSeq]:
         names = (SNAPSHOT_NAME.fullmatch(path.name) for path in self._folder.glob(f"{PREFIX}*"))
         return {CommitSeq(int(name[1])) for name in names if name}
 
-    def _path(self, commit_seq: CommitSeq, field: str) -> Path:
-        return self._folder / (f"{PREFIX}{commit_seq}" if field == TEXT_FIELD else f"{PREFIX}{commit_seq}-{field}")
+    def _path(self, commit_seq: CommitSeq, field: BoostedField) -> Path:
+        return self._folder / f"{PREFIX}{commit_seq}{field.suffix}"

@@ -17,7 +17,7 @@ from opensearchpy.helpers import scan
 from retrieval.contracts.documents import DELETED_FIELD, Deletion, IndexedItem, UpsertReport, Vector, pop_vector
 from retrieval.contracts.items import epoch_ms
 from retrieval.deadline import Deadline
-from retrieval.errors import IndexUnavailable, InvalidInput
+from retrieval.errors import IndexUnavailable, InvalidInput, InvalidQuery
 from retrieval.index.filters import Filter, utc_now
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import Tuning
@@ -72,6 +72,8 @@ class OpenSearchIndex:
         timeout_s: float,
         tuning: Tuning,
         damaged: set[str],
+        boosts: Mapping[str, float],
+        has_attributes: bool,
         shards: int = 1,
     ) -> None:
         self._client = client
@@ -80,7 +82,7 @@ class OpenSearchIndex:
         self._dimensions = dimensions
         self._url = url
         self._pipeline = pipeline
-        self._tuning = tuning
+        self._tuning, self._boosts, self._has_attributes = tuning, boosts, has_attributes
         self._damaged = damaged
         self._writer = BulkWriter(client, name, dimensions, url, max(timeout_s, WRITE_TIMEOUT_S))
         self._shards = shards
@@ -103,6 +105,7 @@ class OpenSearchIndex:
 
     def count(self, filters: Filter | None = None) -> int:
         """Return the number of items that searches can find, ended ones included; with filters, the number that match."""
+        self._check_filters(filters)
         body = ALL_ITEMS if filters is None else {"query": filter_query(filters)}
         return int(self._read(lambda limits: check_answer(self._client.count(index=self._name, body=body, params=limits)))["count"])
 
@@ -141,6 +144,7 @@ class OpenSearchIndex:
             exact: True compares with every matching item instead of searching the HNSW graph.
         """
         self._check_vector(vector)
+        self._check_filters(filters)
         if k < 1:
             return []
         body = exact_body(vector, k, filters) if exact else semantic_body(vector, k, filters)
@@ -149,9 +153,10 @@ class OpenSearchIndex:
 
     def keyword(self, text: str, k: int, filters: Filter) -> list[Candidate]:
         """Return the items with the highest tuned BM25 score for `text`; items that share no word with it are left out."""
+        self._check_filters(filters)
         if k < 1:
             return []
-        body = keyword_body(text, k, filters, self._tuning.boosts)
+        body = keyword_body(text, k, filters, self._boosts)
         candidates = sort_by_score(self._candidates(self._hits(body, search_type=GLOBAL_WORD_WEIGHTS)))[:k]
         return add_ranks(candidates, keyword=candidates)
 
@@ -164,11 +169,12 @@ class OpenSearchIndex:
         """
         fusion = fusion or self._tuning.fusion
         self._check_vector(vector)
+        self._check_filters(filters)
         if k < 1:
             return []
         if self._shards > 1:
             return fuse_candidates(*self._both_lists(text, vector, k, filters), fusion, k)
-        hits = self._hybrid_hits(hybrid_body(text, vector, k, filters, self._tuning.boosts), fusion)
+        hits = self._hybrid_hits(hybrid_body(text, vector, k, filters, self._boosts), fusion)
         by_id = {candidate.item_id: candidate for candidate in self._candidates(hits)}
         semantic = rank_by_cosine(vector, by_id.values(), k)
         scores = [(hit["_id"], score) for hit in hits if hit["_id"] in by_id and (score := _keyword_score(hit)) > 0]
@@ -178,6 +184,7 @@ class OpenSearchIndex:
 
     def top(self, field: TopField, k: int, filters: Filter) -> list[Candidate]:
         """Return the items with the highest values of a field; items without the field are left out."""
+        self._check_filters(filters)
         if k < 1:
             return []
         candidates = self._candidates(self._hits(top_body(field, k, filters)))
@@ -187,7 +194,7 @@ class OpenSearchIndex:
         """Return misspelt word -> the most similar word of a title, for words in lower case that no item has; in one request."""
         if not words:
             return {}
-        answer = self._search(corrections_body(words))
+        answer = self._search(corrections_body(words, self._boosts))
         counts = answer["aggregations"][KNOWN_WORDS]["buckets"]
         nearest = {
             word: next((option["text"] for option in _options(answer, str(n)) if can_be_misspelt(option["text"])), None)
@@ -207,6 +214,7 @@ class OpenSearchIndex:
 
     def sample(self, count: int, filters: Filter, seed: int) -> list[Vector]:
         """Return at most `count` stored (dimensions,) vectors of random matching items; a seed gives the same until a write."""
+        self._check_filters(filters)
         return (
             [candidate.vector for candidate in self._candidates(self._hits(sample_body(count, filters, seed)))] if count > 0 else []
         )
@@ -259,7 +267,7 @@ class OpenSearchIndex:
 
     def _both_lists(self, text: str, vector: Vector, k: int, filters: Filter) -> tuple[list[Candidate], list[Candidate]]:
         """Return the lists of keyword() and of semantic(), fetched in one request."""
-        bodies = [keyword_body(text, depth_of(k), filters, self._tuning.boosts), semantic_body(vector, k, filters)]
+        bodies = [keyword_body(text, depth_of(k), filters, self._boosts), semantic_body(vector, k, filters)]
         lines = [
             line
             for body, kind in zip(bodies, (GLOBAL_WORD_WEIGHTS, "query_then_fetch"), strict=True)
@@ -307,6 +315,12 @@ class OpenSearchIndex:
                     logger.error("index %s: lot %r is damaged (%r) and left out; %s", self._name, hit["_id"], error, REBUILD)
                 continue
             yield Candidate(hit["_id"], float(hit.get("_score") or 0.0), document, vector)
+
+    def _check_filters(self, filters: Filter | None) -> None:
+        if filters is not None and filters.attributes and not self._has_attributes:
+            raise InvalidQuery(
+                f"index {self._name} was built before lots had attributes, so nothing is filtered by them; {REBUILD}"
+            )
 
     def _check_vector(self, vector: Vector) -> None:
         if vector.shape != (self._dimensions,):

@@ -3,15 +3,22 @@
 from typing import Any, Literal
 
 from retrieval.config.settings import ScoringParameters, scoring_parameters
+from retrieval.contracts.attributes import ATTRIBUTE_TERMS_FIELD, ATTRIBUTE_TEXT_FIELD, ATTRIBUTES_FIELD
 from retrieval.contracts.documents import DELETED_FIELD, TEXT_FIELD, TIME_FIELDS, VECTOR_FIELD
 from retrieval.index.fusion import RRF_RANK_CONSTANT, Fusion
+from retrieval.index.hybrid_tuning import DEFAULT_BOOSTS, FieldBoosts
 from retrieval.text.analysis import ANALYSIS, UNSEEN_IN_WORDS, WORD_PATTERN
 from retrieval.text.arabic import LETTERS
 from retrieval.text.languages import DEFAULT_LANGUAGE
 
 Engine = Literal["lucene", "faiss"]
 
-WORD_FIELDS = {"title": "title", "brand": "brand.words", "category": "category.words"}  # name in FieldBoosts -> field of words
+# name in FieldBoosts -> field of words
+WORD_FIELDS = {"title": "title", "brand": "brand.words", "category": "category.words", "attributes": ATTRIBUTE_TEXT_FIELD}
+
+ATTRIBUTES_META = "attributes"  # key in `_meta` with the parameters of attributes; older indices lack it
+
+ATTRIBUTES_SIMILARITY = "attributes"  # name of the similarity of ATTRIBUTE_TEXT_FIELD
 
 SPELLING_FIELD = "title.spelling"  # field of unstemmed words of titles, for corrections
 
@@ -58,6 +65,8 @@ def index_body(
     shards: int = 1,
     replicas: int = 0,
     language: str = DEFAULT_LANGUAGE,
+    boosts: FieldBoosts = DEFAULT_BOOSTS,
+    scaled_bm25: bool = False,
 ) -> dict[str, Any]:
     """Return the settings and mapping of a physical index.
 
@@ -68,12 +77,18 @@ def index_body(
         shards: number of primary shards.
         replicas: number of copies per shard.
         language: language of words in Latin letters, a key of STEMMERS; words in Arabic letters are stemmed as Arabic.
+        boosts: tuning with the BM25 parameters of attributes.
+        scaled_bm25: True for a server whose BM25 has the factor k1 + 1, as that of OpenSearch 2 has.
     """
+    numbers = scoring_parameters()
+    scale = (numbers.bm25_k1 + 1) / (boosts.attributes_k1 + 1) if scaled_bm25 else 1.0
+    of_attributes = {"k1": boosts.attributes_k1, "b": boosts.attributes_b, "scale": scale}
+    meta = {"tower_id": tower_id, "dimensions": dimensions, "shards": shards, "analysis": ANALYSIS}
     return {
-        "settings": _settings(shards, replicas, language, scoring_parameters()),
+        "settings": _settings(shards, replicas, language, numbers, boosts),
         "mappings": {
             "dynamic": False,
-            "_meta": {"tower_id": tower_id, "dimensions": dimensions, "shards": shards, "analysis": ANALYSIS},
+            "_meta": {**meta, ATTRIBUTES_META: of_attributes},
             "properties": {VECTOR_FIELD: _vector_field(dimensions, engine), **_item_fields()},
         },
     }
@@ -98,13 +113,13 @@ def template_body(
         "index_patterns": [f"{alias}-*"],
         "priority": 100,
         "template": {
-            "settings": _settings(shards, replicas, language, numbers or scoring_parameters()),
+            "settings": _settings(shards, replicas, language, numbers or scoring_parameters(), DEFAULT_BOOSTS),
             "mappings": {"dynamic": False, "properties": _item_fields()},
         },
     }
 
 
-def _settings(shards: int, replicas: int, language: str, numbers: ScoringParameters) -> dict[str, Any]:
+def _settings(shards: int, replicas: int, language: str, numbers: ScoringParameters, boosts: FieldBoosts) -> dict[str, Any]:
     slow = {
         "search.slowlog.threshold.query.warn": SLOW_SEARCH,
         "search.slowlog.threshold.fetch.warn": SLOW_SEARCH,
@@ -117,7 +132,10 @@ def _settings(shards: int, replicas: int, language: str, numbers: ScoringParamet
             "number_of_shards": shards,
             "number_of_replicas": replicas,
             "gc_deletes": DELETE_MEMORY,
-            "similarity": {"default": {"type": "BM25", "k1": numbers.bm25_k1, "b": numbers.bm25_b}},
+            "similarity": {
+                "default": {"type": "BM25", "k1": numbers.bm25_k1, "b": numbers.bm25_b},
+                ATTRIBUTES_SIMILARITY: {"type": "BM25", "k1": boosts.attributes_k1, "b": boosts.attributes_b},
+            },
             **slow,
         },
         "analysis": _analysis(language),
@@ -179,6 +197,9 @@ def _item_fields() -> dict[str, Any]:
         "bid_count": {"type": "integer"},
         "seller_rating": {"type": "float"},
         "seller": exact,
+        ATTRIBUTES_FIELD: {"type": "object", "enabled": False},  # stored alone
+        ATTRIBUTE_TEXT_FIELD: {**text, "similarity": ATTRIBUTES_SIMILARITY},
+        ATTRIBUTE_TERMS_FIELD: exact,
         **dict.fromkeys(TIME_FIELDS, EPOCH_MILLIS),
         "has_image": {"type": "boolean"},
         "tower_id": exact,

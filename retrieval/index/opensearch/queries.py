@@ -1,13 +1,13 @@
 """Request bodies for searches on OpenSearch, all with the same query for filters."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from retrieval.config.settings import scoring_parameters
+from retrieval.contracts.attributes import ATTRIBUTE_TERMS_FIELD
 from retrieval.contracts.documents import TEXT_FIELD, VECTOR_FIELD, Vector
 from retrieval.contracts.items import epoch_ms
 from retrieval.index.filters import Filter
-from retrieval.index.hybrid_tuning import FieldBoosts
 from retrieval.index.opensearch.mapping import SPELLING_FIELD, WORD_FIELDS
 from retrieval.index.port import OVERFETCH, TopField
 from retrieval.text.spelling import MIN_LETTERS, max_edits
@@ -15,7 +15,7 @@ from retrieval.text.spelling import MIN_LETTERS, max_edits
 DEFAULT_EF_SEARCH = 100  # used if hnsw_ef_search is 0
 MAX_RESULTS = 10_000  # OpenSearch's index.max_result_window, and the largest k of a knn query
 EXACT_OVERFETCH = 100  # candidates beyond k of an exact search, so that rounded vectors do not exclude one of the k best
-NO_BOOSTS = FieldBoosts()
+NO_BOOSTS: Mapping[str, float] = {}
 KNOWN_WORDS = "known"  # name of the aggregation that counts the items with each word
 OPTIONS = 10  # suggestions per word; the best one that can_be_misspelt() accepts is used
 KEYWORD_QUERY = "keyword"  # name of the sub-query under which a hybrid hit reports its BM25 score
@@ -37,6 +37,12 @@ def filter_query(filters: Filter) -> dict[str, Any]:
         must.append({"range": {"current_price": price}})
     if filters.min_seller_rating is not None:
         must.append({"range": {"seller_rating": {"gte": filters.min_seller_rating}}})
+    for condition in filters.attributes:
+        if condition.values:
+            must.append({"terms": {ATTRIBUTE_TERMS_FIELD: condition.terms}})
+        if condition.has_range:
+            low, high = condition.term_range
+            must.append({"range": {ATTRIBUTE_TERMS_FIELD: {"gte": low, "lte": high}}})
     ended = {"range": {"ends_at": {"lte": epoch_ms(filters.moment())}}}  # never true for an item without ends_at
     blocked = filters.blocked
     lists = {"item_id": blocked.items, "seller": blocked.sellers, "category": blocked.categories, "brand": blocked.brands}
@@ -61,12 +67,12 @@ def exact_body(vector: Vector, k: int, filters: Filter) -> dict[str, Any]:
     return {"size": min(k + EXACT_OVERFETCH, MAX_RESULTS), "query": query, "sort": _best_first()}
 
 
-def keyword_body(text: str, k: int, filters: Filter, boosts: FieldBoosts = NO_BOOSTS) -> dict[str, Any]:
-    """Return the body for the matching items that share a word with the text, by BM25."""
+def keyword_body(text: str, k: int, filters: Filter, boosts: Mapping[str, float] = NO_BOOSTS) -> dict[str, Any]:
+    """Return the body for the matching items that share a word with the text, by BM25; `boosts` is field -> boost."""
     return {"size": min(k, MAX_RESULTS), "query": _match_query(text, filters, boosts), "sort": _best_first()}
 
 
-def hybrid_body(text: str, vector: Vector, k: int, filters: Filter, boosts: FieldBoosts = NO_BOOSTS) -> dict[str, Any]:
+def hybrid_body(text: str, vector: Vector, k: int, filters: Filter, boosts: Mapping[str, float] = NO_BOOSTS) -> dict[str, Any]:
     """Return the body for both lists of a hybrid search in one request, each with depth_of(k) hits.
 
     pagination_depth limits the lists. The k of a sub-query does not, because HNSW returns ef_search hits, and BM25 all.
@@ -88,12 +94,13 @@ def sample_body(count: int, filters: Filter, seed: int) -> dict[str, Any]:
     return {"size": min(count, MAX_RESULTS), "query": {"function_score": random}}
 
 
-def corrections_body(words: Sequence[str]) -> dict[str, Any]:
+def corrections_body(words: Sequence[str], boosts: Mapping[str, float] = NO_BOOSTS) -> dict[str, Any]:
     """Return the body that counts the items with each word, and suggests similar words of titles for it.
 
-    Counts and suggestions are named by the index of the word, from 0.
+    Counts and suggestions are named by the index of the word, from 0. Words of attributes count if `boosts` names these.
     """
-    fields = [TEXT_FIELD, WORD_FIELDS["brand"], WORD_FIELDS["category"]]
+    of_attributes = [WORD_FIELDS["attributes"]] if "attributes" in boosts else []
+    fields = [TEXT_FIELD, WORD_FIELDS["brand"], WORD_FIELDS["category"], *of_attributes]
     counts = {str(n): {"multi_match": {"query": word, "fields": fields}} for n, word in enumerate(words)}
     return {
         "size": 0,
@@ -113,8 +120,8 @@ def _knn_query(vector: Vector, k: int, filters: Filter) -> dict[str, Any]:
     return {"knn": {VECTOR_FIELD: knn}}
 
 
-def _match_query(text: str, filters: Filter, boosts: FieldBoosts) -> dict[str, Any]:
-    fields = [TEXT_FIELD, *(f"{WORD_FIELDS[name]}^{boost}" for name, boost in boosts.nonzero.items())]
+def _match_query(text: str, filters: Filter, boosts: Mapping[str, float]) -> dict[str, Any]:
+    fields = [TEXT_FIELD, *(f"{WORD_FIELDS[name]}^{boost}" for name, boost in boosts.items())]
     match = {"multi_match": {"query": text, "fields": fields, "type": "most_fields", "_name": KEYWORD_QUERY}}
     return {"bool": {"must": [match], "filter": [filter_query(filters)]}}
 

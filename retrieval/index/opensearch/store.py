@@ -14,9 +14,9 @@ from retrieval.index.filters import utc_now
 from retrieval.index.hybrid_tuning import Tuning, untuned
 from retrieval.index.opensearch.client import connect, opensearch_errors
 from retrieval.index.opensearch.index import OpenSearchIndex
-from retrieval.index.opensearch.mapping import HYBRID_PIPELINE, Engine, index_body, pipeline_name
+from retrieval.index.opensearch.mapping import ATTRIBUTES_META, HYBRID_PIPELINE, Engine, index_body, pipeline_name
 from retrieval.index.opensearch.responses import retry_read
-from retrieval.index.port import index_name
+from retrieval.index.port import REBUILD, index_name
 from retrieval.text.analysis import ANALYSIS
 from retrieval.text.languages import DEFAULT_LANGUAGE, check_language
 
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 logging.getLogger("opensearch").setLevel(logging.ERROR)  # its warnings are stack traces of errors that are raised anyway
 
 DEFAULT_TIMEOUT_S = 10.0
+PLAIN_BM25 = range(3, 7)  # versions whose BM25 lacks the factor k1 + 1; version 7 is what an OpenSearch 1 or 2 may call itself
 SIGNING_NAME = "es"  # name of Amazon OpenSearch Service in signatures
 
 
@@ -71,12 +72,22 @@ class OpenSearchStore:
         self._language = language
         self._tuning = tuning
         self._damaged: dict[str, set[str]] = defaultdict(set)  # index -> ids of damaged items
+        self._warned: set[str] = set()  # indices whose state was logged
 
     def create(self, tower_id: str, dimensions: int) -> OpenSearchIndex:
         """Create an empty index for a tower and the alias's hybrid pipeline, and return the index; it is not live."""
         name = index_name(self._alias, tower_id, utc_now())
+        with opensearch_errors(self._url):
+            major = int(str(self._client.info()["version"]["number"]).partition(".")[0])
         body = index_body(
-            tower_id, dimensions, engine=self._engine, shards=self._shards, replicas=self._replicas, language=self._language
+            tower_id,
+            dimensions,
+            engine=self._engine,
+            shards=self._shards,
+            replicas=self._replicas,
+            language=self._language,
+            boosts=self._tuning(tower_id).boosts,
+            scaled_bm25=major not in PLAIN_BM25,
         )
         with opensearch_errors(self._url):
             self._client.search_pipeline.put(id=pipeline_name(self._alias), body=HYBRID_PIPELINE)
@@ -161,6 +172,7 @@ class OpenSearchStore:
             raise IndexMissing(
                 f"index {name} at {self._url} was not made by Gavel: its mapping has no _meta.{error.args[0]}"
             ) from None
+        tuning = self._tuning(tower_id)
         return OpenSearchIndex(
             self._client,
             name,
@@ -169,10 +181,30 @@ class OpenSearchStore:
             url=self._url,
             pipeline=pipeline_name(self._alias),
             timeout_s=self._timeout_s,
-            tuning=self._tuning(tower_id),
+            tuning=tuning,
+            boosts=self._boosts(name, meta, tuning),
+            has_attributes=ATTRIBUTES_META in meta,
             shards=int(meta.get("shards", 1)),  # old indices do not store the number and have one
             damaged=self._damaged[name],
         )
+
+    def _boosts(self, name: str, meta: Mapping[str, Any], tuning: Tuning) -> dict[str, float]:
+        """Return field -> boost for queries of an index; the attributes' is scaled as the server's BM25 needs."""
+        boosts = tuning.boosts.nonzero
+        if "attributes" not in boosts:
+            return boosts
+        built = meta.get(ATTRIBUTES_META)
+        if built is None:
+            del boosts["attributes"]
+            fault = "was built before lots had attributes, which are not searched"
+        else:
+            boosts["attributes"] *= float(built["scale"])
+            tuned = tuning.boosts.attributes_k1, tuning.boosts.attributes_b
+            fault = "" if (built["k1"], built["b"]) == tuned else "was built before the tuning of attributes changed k1 and b"
+        if fault and name not in self._warned:
+            self._warned.add(name)
+            logger.warning("index %s %s; %s", name, fault, REBUILD)
+        return boosts
 
 
 def open_store(settings: Settings, tuning: Callable[[str], Tuning] = untuned) -> OpenSearchStore:

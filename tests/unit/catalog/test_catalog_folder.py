@@ -121,3 +121,15 @@ def test_a_query_without_a_judgment_is_refused(tmp_path):
 def test_a_split_that_names_an_unwritten_item_file_is_refused(tmp_path):
     with pytest.raises(InvalidInput, match=r"gone\.parquet"):
         write_catalog(tmp_path, name="x", seed=1, splits={"test": SplitData(["gone.parquet"])}, example_queries=[])
+
+
+def test_items_keep_attributes_and_photos_through_their_file(tmp_path):
+    item = Item(
+        "1",
+        "Vase",
+        image="https://shop.example/w_1,h_2/a.jpg",
+        more_images=("b.jpg", "c, d.jpg"),
+        attributes={"colour": ["red", "blue"], "size": 42, "specs.width": 1.5},
+    )
+    write_items(tmp_path / "lots.parquet", [item, Item("2", "Lamp")])
+    assert list(read_items(tmp_path / "lots.parquet")) == [item, Item("2", "Lamp")]

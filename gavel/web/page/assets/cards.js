@@ -8,14 +8,14 @@ import { bids, price } from "./format.js";
 const SIDES = [256, 640]; // of a lot's photo, in pixels; a web host that has one size alone answers with that
 const NO_PHOTO = "M4 5h16v14H4zM4 16l5-5 4 4 3-3 4 4M15.500 8.500h.01";
 
-/** The photo of a lot, or a drawing in its place. */
-export function photo(api, itemId, fields, eager = false) {
+/** A photo of a lot by its number, or a drawing in its place. */
+export function photo(api, itemId, fields, eager = false, number = 0) {
   const frame = h("div", { class: "photo" });
   const blank = () => frame.replaceChildren(h("div", { class: "no-photo" }, icon(NO_PHOTO), "No photo"));
   if (!api.photos || !fields.has_image) blank();
   else {
-    const source = new URL(encodeURIComponent(itemId), api.photos);
-    const srcset = SIDES.map((side) => `${source}?side=${side} ${side}w`).join(", ");
+    const source = new URL(encodeURIComponent(itemId) + (number ? `?number=${number}` : ""), api.photos);
+    const srcset = SIDES.map((side) => `${source}${number ? "&" : "?"}side=${side} ${side}w`).join(", ");
     frame.append(h("img", { src: source, srcset, sizes: "15rem", alt: "", loading: eager ? "eager" : "lazy", decoding: "async", onerror: blank }));
   }
   return frame;

@@ -1,10 +1,16 @@
 """`gavel embed` on files as people have them: what it reads, what it tells, and its exit status."""
 
+import gzip
+import io
 import json
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from small_tower import save_spread_tower
+from PIL import Image
+from small_tower import save_small_item_tower, save_spread_tower
 from typer.testing import CliRunner
 
 from gavel.cli.main import app
@@ -15,6 +21,11 @@ from retrieval.errors import InvalidInput
 @pytest.fixture(scope="module")
 def towers(tmp_path_factory) -> Path:
     return save_spread_tower(["red vase", "gold watch"], tmp_path_factory.mktemp("towers")).parent
+
+
+@pytest.fixture(scope="module")
+def photo_tower(tmp_path_factory) -> Path:
+    return save_small_item_tower(tmp_path_factory.mktemp("photo-towers"))
 
 
 @pytest.fixture
@@ -38,7 +49,7 @@ def test_rejects_are_summed_up_by_reason_and_all_that_was_noticed_is_told(lots):
     run = embed(lots)
     assert run.exit_code == 0
     for notice in (
-        "lots.csv: columns that are not used: `Pic`: did you mean image?; --column FIELD=COLUMN takes one",
+        "lots.csv: columns that are kept as attributes: `Pic`: did you mean image?; --column FIELD=COLUMN takes one",
         "lots.csv: current_price is read with a decimal comma",
         "were read as empty: brand 1",
         "passed over: ~$lots.csv (a lock of a spreadsheet)",
@@ -52,6 +63,41 @@ def test_rejects_are_summed_up_by_reason_and_all_that_was_noticed_is_told(lots):
     }
     (most, title) = summarise_rejects(Path(values["release"]) / "rejects.ndjson")
     assert (most.count, most.first, title.first) == (2, "lots.csv:4", "lots.csv:3")
+
+
+def test_photos_are_fetched_unless_they_must_not_be_and_those_that_are_missing_are_summed_up(
+    tmp_path, monkeypatch, lots, photo_tower
+):
+    monkeypatch.setenv("GAVEL_TOWERS_URI", str(photo_tower.parent))
+    red = io.BytesIO()
+    Image.new("RGB", (8, 8), (200, 0, 0)).save(red, "PNG")
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "red.png").write_bytes(red.getvalue())
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / "web")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"127.0.0.1:{server.server_port}"
+        (lots / "lots.csv").write_text(f"id,title,image\n1,Vase,http://{place}/no.png|http://{place}/red.png\n")
+        closed = json.loads(embed(lots, "--no-fetch", "--json").stdout)
+        private = json.loads(embed(lots, "--json", "--force").stdout)
+        fetched = json.loads(embed(lots, "--json", "--force", "--photo-host", place).stdout)
+        again = json.loads(embed(lots, "--json", "--photo-host", place).stdout)
+        shown = embed(lots, "--photo-host", place).stdout
+        server.shutdown()
+    assert [run["photos_missing"] for run in (closed, private)] == [{"not_fetched": 2}, {"address": 2}]
+    assert (fetched["without_image"], fetched["photos_missing"]) == (0, {"unreachable": 1})
+    assert (again["already_there"], again["photos_missing"]) == (True, {"unreachable": 1})
+    assert "answers with the status 404" in " ".join(shown.split())
+
+
+def test_attributes_may_be_named_or_left_out(lots):
+    (lots / "lots.csv").write_text("id,title,Colour,Size\n1,Vase,red,4\n")
+    for options, kept in (((), ["Colour", "Size"]), (("--attributes", "colour"), ["Colour"]), (("--attributes", "none"), [])):
+        release = Path(json.loads(embed(lots, "--json", *options).stdout)["release"])
+        document = json.loads(gzip.decompress((release / "part-00000.ndjson.gz").read_bytes()).splitlines()[1])
+        assert list(document.get("attributes", {})) == kept
+    with pytest.raises(InvalidInput, match="--attributes none keeps no attribute"):
+        embed(lots, "--attributes", "none", "--attributes", "colour")
 
 
 def test_a_run_that_is_there_already_tells_the_same(lots):

@@ -25,6 +25,7 @@ from gavel.web.photo_files import PhotoFiles
 from gavel.web.suggestions import suggest
 from gavel.workspace.folders import Workspace
 from lambdas.query_api.app import create_app
+from processing.embedding.downloads import Downloads
 from processing.embedding.thumbnails import Thumbnails
 from retrieval.config.settings import Settings
 from retrieval.index.embedded.store import EmbeddedStore
@@ -123,6 +124,21 @@ def test_a_lots_photo_is_drawn_anew_as_a_jpeg(shop: Path) -> None:
         assert photo.width == photo.height
         red, green, blue = photo.getpixel((photo.width // 2, photo.height // 2))
         assert red > 2 * max(green, blue)
+
+
+def test_further_photos_and_those_that_were_fetched_have_numbers(shop: Path) -> None:
+    url = "https://shop.example/blue.png"
+    fetched = Downloads(shop.parent / "home" / "photos").path(url)
+    fetched.parent.mkdir(parents=True)
+    Image.new("RGB", (90, 70), "blue").save(fetched, "PNG")
+    (shop / "link.png").symlink_to(shop.parent / "outside.png")
+    others = (url, "https://shop.example/never.png", "../outside.png", "link.png")
+    asked = client(shop.parent, lot("v1", image="photos/vase.png", more_images=others))
+    answers = [asked.get("/photos/v1", params={"number": number}) for number in range(6)]
+    assert [answer.status_code for answer in answers] == [200, 200, 404, 404, 404, 404]
+    with Image.open(io.BytesIO(answers[1].content)) as photo:
+        assert photo.getpixel((5, 5))[2] > 200
+    assert [asked.get("/photos/v1", params={"number": number}).status_code for number in (-1, 12)] == [400, 400]
 
 
 def test_a_photo_that_embedding_has_drawn_is_sent_without_a_look_at_the_original(

@@ -75,6 +75,58 @@ def test_a_list_cuts_a_long_description_at_a_word_and_the_lot_itself_has_it_whol
         assert (fields["description"], fields.get("description_cut")) == (whole, None)
 
 
+ATTRIBUTED = (
+    lot("red", "vase", attributes={"Colour": ["Red", "White"], "Size": "42"}),
+    lot("blue", "vase", attributes={"colour": "blue", "size": 40.5}),
+    lot("plain", "vase"),
+)
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "expected"),
+    [
+        ("attribute=colour:RED", {"attributes": {"colour": "red"}}, ["red"]),
+        ("attribute=colour:red&attribute=Colour:blue", {"attributes": {"colour": ["red", "blue"]}}, ["blue", "red"]),
+        ("attribute=colour:red&attribute=size:41..", {"attributes": {"colour": "white", "SIZE": {"min": 41}}}, ["red"]),
+        ("attribute=size:..42", {"attribute": ["size:..42"]}, ["blue", "red"]),
+        ("attribute=size:42", {"attributes": {"size": 42}}, ["red"]),
+        ("attribute=colour:green", {"attributes": {"colour": "green"}}, []),
+    ],
+)
+def test_lots_are_filtered_by_attributes(query: str, body: dict[str, Any], expected: list[str], tmp_path: Path) -> None:
+    asked = shop(tmp_path, *ATTRIBUTED)
+    assert sorted(ids(asked.get(f"/search?q=vase&{query}"))) == expected
+    assert sorted(ids(asked.post("/search", json={"q": "vase", **body}))) == expected
+    assert sorted(ids(asked.get(f"/items/plain/similar?{query}"))) == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("attribute=red", "attribute is 'red'; write NAME:VALUE, such as colour:red"),
+        ("attribute=--:red", "attribute is '--:red'"),
+        ("attribute=size:44..40", "the range of attribute size begins at 44, above its end 40; swap them"),
+        ("attribute=colour:" + "x" * 1_001, "attribute"),
+        ("&".join(["attribute=a:b"] * 21), "attribute"),
+    ],
+)
+def test_a_filter_that_is_none_is_refused(query: str, words: str, client: TestClient) -> None:
+    assert words in refused(client.get(f"/search?q=vase&{query}"))
+
+
+@pytest.mark.parametrize("condition", [{}, [], "", {"min": 4, "max": 3}, {"least": 3}, True, {"min": None}])
+def test_a_condition_of_a_body_that_is_none_is_refused(condition: Any, client: TestClient) -> None:
+    refused(client.post("/search", json={"q": "vase", "attributes": {"size": condition}}))
+
+
+def test_a_lot_and_a_list_show_attributes_without_what_the_index_makes_of_them(tmp_path: Path) -> None:
+    asked = shop(tmp_path, *ATTRIBUTED)
+    (listed,) = (found for found in asked.get("/search?q=vase").json()["results"] if found["item_id"] == "red")
+    for fields in (asked.get("/items/red").json()["fields"], listed["fields"]):
+        assert fields["attributes"] == {"Colour": ["Red", "White"], "Size": "42"}
+        assert not {"attribute_terms", "attribute_text", "attributes_cut"} & fields.keys()
+
+
 def test_a_lot_is_shown_whole_also_when_it_has_ended(client: TestClient) -> None:
     ended = client.get("/items/v3").json()
     assert (ended["item_id"], ended["fields"]["title"]) == ("v3", "old red vase")

@@ -145,14 +145,28 @@ def test_why_a_lot_has_no_photo_is_counted_and_told(folder, tower, tmp_path, cap
     os.mkfifo(folder / "pipe.png")
     photo(tmp_path / "secret.png")
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
-    images = ["no.jpg", "http://h/x", "bomb.png", "anim.gif", "pipe.png", "../secret.png", "link.png", str(tmp_path / "secret.png")]
+    images = [
+        "no.jpg",
+        "http://h/x",
+        "ftp://h/x",
+        "bomb.png",
+        "anim.gif",
+        "pipe.png",
+        "../secret.png",
+        "link.png",
+        str(tmp_path / "secret.png"),
+    ]
     write(folder, [{"id": "0", "title": "a"}, *({"id": image, "title": "b", "image": image} for image in images)])
     manifest, release = run(folder, tower, tmp_path / "out")
     record = json.loads((release / "part-00000.receipt").read_text())
-    counts = {"not_listed": 1, "unreadable": 2, "other_scheme": 1, "too_large": 1, "format": 1, "outside": 3}
+    counts = {"not_listed": 1, "unreadable": 2, "not_fetched": 1, "other_scheme": 1, "too_large": 1, "format": 1, "outside": 3}
     assert record["photos"] == counts
-    assert (manifest.items_embedded, manifest.items_without_image) == (9, 9)
-    assert "8 lots are embedded from their text alone" in caplog.text
+    assert (manifest.items_embedded, manifest.items_without_image) == (10, 10)
+    misses = {miss["photo"]: miss for miss in map(json.loads, (release / "missing-photos.ndjson").read_text().splitlines())}
+    assert list(misses) == images
+    assert (misses["no.jpg"]["source"], misses["no.jpg"]["line"], misses["no.jpg"]["item_id"]) == ("lots.ndjson", 2, "no.jpg")
+    assert misses["pipe.png"]["reason"].endswith("is no plain file; put the photo itself there")
+    assert "9 lots are embedded from their text alone" in caplog.text
     assert "3 outside the folder of their file (--photos opens another)" in caplog.text
 
 
@@ -360,6 +374,7 @@ def test_parts_and_manifests_of_an_earlier_larger_run_do_not_stay(folder, tower,
     manifest, _ = run(folder, tower, tmp_path / "out", part_items=4)
     assert sorted(p.name for p in release.iterdir()) == [
         "manifest.json",
+        "missing-photos.ndjson",
         "part-00000.ndjson.gz",
         "part-00000.receipt",
         "rejects.ndjson",

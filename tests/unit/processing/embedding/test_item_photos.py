@@ -28,7 +28,7 @@ def test_a_photo_is_found_relative_to_the_file_that_names_it_or_by_its_full_path
     (folder / "photos").mkdir()
     photo(folder / "photos" / "red.png")
     for image in ("photos/red.png", str(folder / "photos" / "red.png")):
-        pixels, state = load_photo(PhotoPlace(image, folder), 8)
+        pixels, state, _ = load_photo(PhotoPlace(image, folder), 8)
         assert state == PhotoState.READ
         assert pixels.shape == (8, 8, 3)
 
@@ -53,7 +53,7 @@ def test_worker_processes_give_the_same_photos_in_the_same_order(folder):
         rest = [photo for batch in decoded for photo in batch]
     with PhotoLoader(8, workers=0) as loader:
         expected = [photo for batch in loader.load(batches) for photo in batch]
-    for (pixels, state), (wanted, wanted_state) in zip([*first, *rest], expected, strict=True):
+    for (pixels, state, _), (wanted, wanted_state, _) in zip([*first, *rest], expected, strict=True):
         assert state == wanted_state
         np.testing.assert_array_equal(pixels, wanted)
 

@@ -1,5 +1,6 @@
 """What `gavel tune hybrid` chooses, and from what."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,21 @@ def test_a_boost_that_finds_more_is_chosen_and_other_fields_stay_out() -> None:
 
     choice = choose(JudgedLists(grades, dict.fromkeys(grades, WRONG), keyword, depth=10))
     assert choice.chosen.tuning.boosts == FieldBoosts(brand=0.25)
+
+
+def test_weight_and_bm25_parameters_of_attributes_are_chosen_where_lots_have_attributes() -> None:
+    grades = {f"q{n}": {"right": 3} for n in range(5)}
+    second: Lists = {query: [("other", 2.5), ("right", 2.0), *WRONG] for query in grades}
+    better: Lists = {query: [("right", 2.0), *WRONG] for query in grades}
+
+    def keyword(boosts: FieldBoosts) -> Lists:
+        if boosts.attributes < 1:
+            return dict.fromkeys(grades, WRONG)
+        return better if (boosts.attributes_k1, boosts.attributes_b) == (1.2, 0.75) else second
+
+    lists = JudgedLists(grades, dict.fromkeys(grades, WRONG), keyword, depth=20, has_attributes=True)
+    assert choose(lists).chosen.tuning.boosts == FieldBoosts(attributes=1, attributes_k1=1.2)
+    assert choose(replace(lists, has_attributes=False)).chosen.tuning.boosts == FieldBoosts()
 
 
 def test_progress_ends_where_it_said_it_would() -> None:

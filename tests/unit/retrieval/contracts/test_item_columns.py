@@ -15,6 +15,7 @@ from retrieval.contracts.items import Item, Reject
 from retrieval.errors import InvalidInput
 
 VASE = [Item("1", "Vase")]
+A_B = ("http://a.b/w_3,h_2/1.jpg", "http://a.b/2", "http://a.b/3", "http://a.b/4")
 
 
 def read(path, log=None, **options):
@@ -31,17 +32,17 @@ EXPORTS = {
     "Shopify": (
         "Handle,Title,Body (HTML),Vendor,Product Category,Type,Tags,Published,Variant SKU,Variant Price,Image Src,Status\n"
         'vase,Vase,<p>Blue &amp; old</p>,Acme,Home > Vases,Vases,blue,TRUE,S1,"1,299.50",vase.jpg,active\n',
-        Item("vase", "Vase", "Blue & old", "vase.jpg", "Home > Vases", "Acme", 1299.5),
+        Item("vase", "Vase", "Blue & old", "vase.jpg", "Home > Vases", "Acme", 1299.5, attributes={"Tags": "blue"}),
     ),
     "Shopify of 2025": (
         "Title,URL handle,Description,Vendor,Product category,Type,SKU,Price,Compare-at price,Product image URL,Image position\n"
         "Vase,vase,Blue,Acme,Home > Vases,Vases,S1,12.50,20.00,vase.jpg,1\n",
-        Item("vase", "Vase", "Blue", "vase.jpg", "Home > Vases", "Acme", 12.5),
+        Item("vase", "Vase", "Blue", "vase.jpg", "Home > Vases", "Acme", 12.5, attributes={"SKU": "S1"}),
     ),
     "WooCommerce": (
         "ID,Type,SKU,Name,Published,Short description,Description,Sale price,Regular price,Categories,Images,Brands\n"
         '7,simple,S1,Vase,1,x,Blue,"9,90","12,50",Home > Vases,"https://a.b/1.jpg, https://a.b/2.jpg",Acme\n',
-        Item("7", "Vase", "Blue", "https://a.b/1.jpg", "Home > Vases", "Acme", 9.9),
+        Item("7", "Vase", "Blue", "https://a.b/1.jpg", "Home > Vases", "Acme", 9.9, more_images=("https://a.b/2.jpg",)),
     ),
     "Google Merchant": (
         "id\ttitle\tdescription\tlink\timage_link\tprice\tbrand\tgoogle_product_category\tproduct_type\texpiration_date\n"
@@ -65,7 +66,7 @@ EXPORTS = {
     "eBay, upload template": (
         "*Action(SiteID=US|Version=1193),CustomLabel,*Category,*Title,PicURL,*Description,*StartPrice,C:Brand\n"
         "Add,S1,101,Vase,https://a.b/1.jpg|https://a.b/2.jpg,Blue,0.99,Acme\n",
-        Item("S1", "Vase", "Blue", "https://a.b/1.jpg", "101", "Acme", 0.99),
+        Item("S1", "Vase", "Blue", "https://a.b/1.jpg", "101", "Acme", 0.99, more_images=("https://a.b/2.jpg",)),
     ),
 }
 
@@ -105,13 +106,20 @@ def test_case_spaces_and_camel_case_of_a_header_make_no_difference(tmp_path):
 )
 def test_a_column_that_is_not_used_is_listed_with_a_guess(name, guess):
     columns = map_columns(["id", "title", name, "warehouse"], {})
-    assert columns.unused_with_guesses() == [f"`{name}`: did you mean {guess}?", "`warehouse`"]
+    assert columns.with_guesses([column.name for column in columns.attributes]) == [
+        f"`{name}`: did you mean {guess}?",
+        "`warehouse`",
+    ]
 
 
-def test_the_list_of_unused_columns_reaches_the_log(tmp_path):
+def test_the_list_of_columns_without_a_field_reaches_the_log(tmp_path):
+    path, log = write(tmp_path / "lots.csv", "id,title,img\n1,Vase,a.jpg\n"), ReadingLog()
+    read(path, log)
+    remedy = "`img`: did you mean image?; --column FIELD=COLUMN takes one"
+    assert log.lines() == [f"lots.csv: columns that are kept as attributes: {remedy}"]
     log = ReadingLog()
-    read(write(tmp_path / "lots.csv", "id,title,img\n1,Vase,a.jpg\n"), log)
-    assert log.lines() == ["lots.csv: columns that are not used: `img`: did you mean image?; --column FIELD=COLUMN takes one"]
+    read(path, log, attributes=())
+    assert log.lines() == [f"lots.csv: columns that are not used: {remedy}"]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "ndjson", "parquet"])
@@ -125,7 +133,7 @@ def test_a_chosen_column_is_taken_in_every_format(suffix, tmp_path):
     else:
         write(path, json.dumps(rows[0]))
     chosen = parse_columns(["item_id=no", "title=Headline", "image=img"])
-    assert read(path, columns=tuple(chosen.items())) == [Item("1", "Vase", image="a.jpg")]
+    assert read(path, columns=tuple(chosen.items())) == [Item("1", "Vase", image="a.jpg", attributes={"title": "other"})]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +236,12 @@ def test_prices_in_several_currencies_are_told(tmp_path):
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        ({"image": ["a.jpg", "b.jpg"]}, {"image": "a.jpg"}),
+        ({"image": ["a.jpg", "b.jpg"]}, {"image": "a.jpg", "more_images": ("b.jpg",)}),
+        ({"image": "a.jpg|b.jpg, a.jpg"}, {"photos": ("a.jpg", "b.jpg")}),
+        ({"image": "http://a.b/w_3,h_2/1.jpg http://a.b/2|http://a.b/3;http://a.b/4"}, {"photos": A_B}),
+        ({"image": "my photo.jpg"}, {"photos": ("my photo.jpg",)}),
+        ({"image": "a.jpg", "additional_image_link": "b.jpg,c.jpg"}, {"photos": ("a.jpg", "b.jpg", "c.jpg")}),
+        ({"image": [f"{n}.jpg" for n in range(20)]}, {"photos": tuple(f"{n}.jpg" for n in range(12))}),
         ({"image": '["a.jpg", "b.jpg"]'}, {"image": "a.jpg"}),
         ({"image": [{"src": "a.jpg"}]}, {"image": "a.jpg"}),
         ({"image": []}, {"image": None}),
@@ -279,7 +292,7 @@ def test_an_unused_parquet_column_that_cannot_be_read_refuses_nothing(tmp_path):
 def test_text_files_are_read_in_the_forms_that_programs_save(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
     log = ReadingLog()
-    assert read(tmp_path / name, log) == [Item("1", "Théière")]
+    assert read(tmp_path / name, log, attributes=()) == [Item("1", "Théière")]
     assert not log.lines() or "title, long" in log.lines()[0]
 
 

@@ -92,7 +92,13 @@ def test_every_field_of_a_document_but_texts_and_paths_is_mapped():
 def test_the_index_names_its_tower_and_its_hnsw_graph():
     body = index_body("tower", 128, engine="faiss", shards=3, replicas=1)
     method = body["mappings"]["properties"][VECTOR_FIELD]["method"]
-    assert body["mappings"]["_meta"] == {"tower_id": "tower", "dimensions": 128, "shards": 3, "analysis": ANALYSIS}
+    assert body["mappings"]["_meta"] == {
+        "tower_id": "tower",
+        "dimensions": 128,
+        "shards": 3,
+        "analysis": ANALYSIS,
+        "attributes": {"k1": 0.6, "b": 0.75, "scale": 1.0},
+    }
     assert method == {
         "name": "hnsw",
         "engine": "faiss",

@@ -77,7 +77,11 @@ def test_boosted_searches_see_what_was_written_since(tmp_path: Path) -> None:
     index.refresh()
     assert sorted(found(store, "house")) == ["branded", "new"]
     index.prepare()
-    assert sorted(path.name for path in Path(tmp_path, index.name).glob("bm25-*")) == ["bm25-2", "bm25-2-brand"]
+    assert sorted(path.name for path in Path(tmp_path, index.name).glob("bm25-*")) == [
+        "bm25-2",
+        "bm25-2-attribute_text-0.6-0.75",
+        "bm25-2-brand",
+    ]
 
 
 def test_a_hybrid_search_fuses_as_was_tuned_unless_the_request_says_otherwise(tmp_path: Path) -> None:

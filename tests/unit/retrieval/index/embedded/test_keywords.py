@@ -87,7 +87,7 @@ def matching_ids(index: EmbeddedIndex, words: str, filters: Filter = ALL) -> lis
 
 
 def snapshots(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob("bm25-*"))
+    return sorted(path.name for path in folder.glob("bm25-*") if path.name.removeprefix("bm25-").isdecimal())  # of the text
 
 
 def saved_items(folder: Path) -> int:
