@@ -1,5 +1,6 @@
 """`gavel embed`: embed lots into a release."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, TypedDict
 
@@ -66,13 +67,17 @@ def embed(
     path = committed or written
     manifest = load_release(path)
     kinds = summarise_rejects(path / REJECTS_FILE)
+    fit = pipeline.measure_fit(workspace, path)
     for line in log.lines():
         notes.print(line, markup=False, highlight=False, soft_wrap=True)
-    report(_describe(path, manifest, committed is not None, log, kinds, as_json), as_json)
+    values = _describe(path, manifest, committed is not None, log, kinds, as_json)
+    report({**values, **({"tower_fit": asdict(fit)} if as_json else {})}, as_json)
     if kinds and not as_json:
         rows = [(f"{kind.count:,}", kind.reason, kind.first, kind.example) for kind in kinds[:SHOWN_REASONS]]
         more = f", the {SHOWN_REASONS} most frequent reasons of {len(kinds)}" if len(kinds) > SHOWN_REASONS else ""
         show_table(f"\nrows that were rejected{more}", ("rows", "why", "first", "in words"), rows, right_from=9)
+    if warning := fit.warning(manifest.tower_id):
+        say(warning, style="yellow")
     if fault := _fault(path, manifest, log):
         say(fault)
         raise typer.Exit(EXIT_ERROR)

@@ -1,5 +1,6 @@
 """`gavel index [RELEASE]`, `gavel index info`, `probe`, `advise` and `compare`: build, show, measure or choose an index."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,7 +67,11 @@ def index(
         counts["refused"] = f"{len(built.upserts.rejected)} ({where})"
     vectors = _vector_index(open_store(settings).live())
     head = {"index": built.index, "kind": settings.index, "tower_id": built.tower_id}
-    report({**head, **counts, **vectors, "recall@10": built.recall_at_10}, as_json)
+    fit = pipeline.measure_fit(Workspace(settings), folders[-1])
+    shown = {"tower_fit": asdict(fit)} if as_json else {}
+    report({**head, **counts, **vectors, "recall@10": built.recall_at_10, **shown}, as_json)
+    if warning := fit.warning(built.tower_id):
+        say(warning, style="yellow")
 
 
 def info(as_json: Json = False) -> None:

@@ -26,6 +26,7 @@ from gavel.cli.towers import encode, towers_app
 from gavel.cli.train import train
 from gavel.cli.train_towers import adapt, mine
 from gavel.cli.train_users_items import recommend
+from gavel.cli.try_lots import try_lots
 from gavel.cli.tune import tune_app
 from gavel.workspace.config_file import use_config
 from gavel.workspace.console import show_answer
@@ -50,6 +51,7 @@ app.add_typer(export_app, name="export")
 app.add_typer(index_app, name="index")
 app.add_typer(towers_app, name="towers")
 app.add_typer(tune_app, name="tune")
+app.command("try")(try_lots)
 app.command()(embed)
 app.command()(serve)
 app.command()(up)
