@@ -2,9 +2,9 @@
 
 python -m benchmarks.quality.own_lots CHORUS
 
-The products are written to a CSV of id, name, description, brand and price, as a shop would export them. `gavel try` makes a page of it
-in a process of its own, and sees no judgment and no attribute. All 74 judged queries then compare its searches. With --demo-tower,
-the same lots are also embedded with another tower, and the warning about it is shown. A second call resumes.
+The products are written to a CSV of id, name, description, brand and price, as a shop would export them. `gavel try` makes a page
+of it in a process of its own, and sees no judgment and no attribute. All 74 judged queries then compare its searches.
+With --demo-tower, the same lots are also embedded with another tower, and the warning about it is shown. A second call resumes.
 """
 
 import csv
@@ -57,7 +57,7 @@ def run_gavel(home: Path, *arguments: str, **variables: str) -> tuple[dict[str, 
     environment = {**os.environ, "GAVEL_HOME": str(home), **variables}
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     command = [sys.executable, "-m", "gavel.cli.main", *arguments, "--json"]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise typer.BadParameter(f"{' '.join(command)} ended with status {done.returncode}: {done.stderr[-2_000:]}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
