@@ -116,7 +116,15 @@ def prepare(
         splits = {split: _split_data(split, clicks) for split, clicks in by_split.items()}
         examples = list(dict.fromkeys(click.query for click in log.clicks))[:EXAMPLE_QUERIES]
         sources = sorted({path.absolute().parent for path in find_item_files(Path(items))})
-        write_catalog(building, name="clicks", seed=seed, splits=splits, example_queries=examples, photo_folders=sources)
+        write_catalog(
+            building,
+            name="clicks",
+            seed=seed,
+            splits=splits,
+            example_queries=examples,
+            photo_folders=sources,
+            sources=[items],
+        )
     return CatalogFolder(folder)
 
 

@@ -94,9 +94,15 @@ def prepare(
         write_items(building / ITEMS_FOLDER / ITEMS_FILE, rows)
         if rejects:
             (building / REJECTS_FILE).write_text("".join(f"{reject.to_json()}\n" for reject in rejects), encoding="utf-8")
-        sources = sorted({path.absolute().parent for path in find_item_files(Path(items))})
-        examples = _examples(pairs["pseudo_query"], splits)
-        write_catalog(building, name=NAME, seed=seed, splits=splits, example_queries=examples, photo_folders=sources)
+        write_catalog(
+            building,
+            name=NAME,
+            seed=seed,
+            splits=splits,
+            example_queries=_examples(pairs["pseudo_query"], splits),
+            photo_folders=sorted({path.absolute().parent for path in find_item_files(Path(items))}),
+            sources=[items],
+        )
     return CatalogFolder(folder)
 
 

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from gavel.workspace.console import console, notes, progress, show_table
-from gavel.workspace.entry import as_called
+from gavel.workspace.console import notes, progress, show_table
+from gavel.workspace.entry import commands_for, show_next
 from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, Seed, print_json, report
 from processing.command_line import ColumnsOption, DatesOption, DecimalOption, EncodingOption, read_options
@@ -110,11 +110,5 @@ def prepare(
     report(values, as_json=False)
     rows = [(split, *(f"{count:,}" for count in counts.values())) for split, counts in splits.items()]
     show_table("", ("split", "judged queries", "judgments", "training pairs", "impressions"), rows)
-    if items is not None:
-        console.print(f"next: {next_commands(catalog.path, items)}", style="dim", markup=False, highlight=False, soft_wrap=True)
-
-
-def next_commands(catalog: Path, items: Path) -> str:
-    """Return the commands that go on with a catalogue of the user's own item file."""
-    gavel = as_called()
-    return f"{gavel} adapt --catalog {shlex.quote(str(catalog))}, then {gavel} embed {shlex.quote(str(items))} and {gavel} index"
+    if catalog.sources:
+        show_next(f"adapt --catalog {shlex.quote(str(catalog.path))}", *commands_for(catalog))

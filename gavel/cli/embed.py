@@ -7,7 +7,7 @@ from typing import Annotated, TypedDict
 import typer
 
 from gavel.workspace.console import notes, progress, show_table
-from gavel.workspace.entry import EXIT_ERROR, say
+from gavel.workspace.entry import EXIT_ERROR, say, show_next
 from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, report
 from processing.command_line import ColumnsOption, DatesOption, DecimalOption, EncodingOption, read_options
@@ -76,6 +76,8 @@ def embed(
         rows = [(f"{kind.count:,}", kind.reason, kind.first, kind.example) for kind in kinds[:SHOWN_REASONS]]
         more = f", the {SHOWN_REASONS} most frequent reasons of {len(kinds)}" if len(kinds) > SHOWN_REASONS else ""
         show_table(f"\nrows that were rejected{more}", ("rows", "why", "first", "in words"), rows, right_from=9)
+    if not as_json and manifest.items_embedded:
+        show_next("index")
     if warning := fit.warning(manifest.tower_id):
         say(warning, style="yellow")
     if fault := _fault(path, manifest, log):

@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 from benchmarks.cli.advise import advise
 from benchmarks.cli.compare import compare
 from gavel.workspace.console import progress
-from gavel.workspace.entry import EXIT_ERROR, say
+from gavel.workspace.entry import EXIT_ERROR, say, show_next
 from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, report
 from retrieval.config.settings import Settings
@@ -70,7 +70,10 @@ def index(
     fit = pipeline.measure_fit(Workspace(settings), folders[-1])
     shown = {"tower_fit": asdict(fit)} if as_json else {}
     report({**head, **counts, **vectors, "recall@10": built.recall_at_10, **shown}, as_json)
-    if warning := fit.warning(built.tower_id):
+    warning = fit.warning(built.tower_id)
+    if not as_json:
+        show_next("serve --mode keyword" if warning else "serve")
+    if warning:
         say(warning, style="yellow")
 
 

@@ -124,7 +124,15 @@ def try_lots(
     if as_json:
         print_json(asdict(report))
         return
-    show_report(report, source)
+    given = {
+        "--decimal": [decimal],
+        "--dates": [dates],
+        "--encoding": [encoding],
+        "--column": columns or [],
+        "--photos": photos or [],
+    }
+    flags = [f"{name} {shlex.quote(str(value))}" for name, values in given.items() for value in values if value]
+    show_report(report, " ".join([shlex.quote(str(source)), *flags]))
     if open_page:
         serve(host, port, [*(photos or [])], None, None, currency, 1, None, report.mode)
 
@@ -386,6 +394,10 @@ def _hash_of(inputs: Sequence[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else duration_words(seconds)
+
+
 def show_understood(source: Path, report: Report, home: Path) -> None:
     """Print which column of the file each field is read from."""
     layouts: dict[str, list[str]] = {}
@@ -398,13 +410,13 @@ def show_understood(source: Path, report: Report, home: Path) -> None:
     console.print(f"the workspace of these lots is {home}", style="dim", highlight=False, soft_wrap=True)
 
 
-def show_report(report: Report, source: Path) -> None:
-    """Print what was built, a few answers, and what to do next."""
+def show_report(report: Report, lots: str) -> None:
+    """Print what was built, a few answers, and what to do next; `lots` is the file with its options, as the user wrote them."""
     settings, gavel = Settings.from_env(), as_called()
     service = search_service(settings)
     for query in report.examples[:EXAMPLES_SHOWN]:
         show_answer(query, service.search(SearchRequest(query, 5, report.mode)))
-    rows = [(name, "already there" if reused else duration_words(seconds)) for name, (seconds, reused) in report.steps.items()]
+    rows = [(name, "already there" if reused else _duration(seconds)) for name, (seconds, reused) in report.steps.items()]
     show_table("What was done", ("step", "took"), rows)
     workspace = Workspace(settings)
     rejects = workspace.catalogs / CATALOG / REJECTS_FILE
@@ -415,7 +427,7 @@ def show_report(report: Report, source: Path) -> None:
     prefix = f"{HOME_VARIABLE}={shlex.quote(report.home)} " if Path(report.home) != Settings().home else ""
     query = shlex.quote(report.examples[0] if report.examples else "vase")
     words = " --mode keyword" if report.mode == "keyword" else ""
-    lots, events = shlex.quote(str(source)), shlex.quote(str(workspace.events))
+    events = shlex.quote(str(workspace.events))
     console.print("\nNext", style="bold")
     for command, why in (
         (f"{gavel} search {query}{words}", "search on the command line"),

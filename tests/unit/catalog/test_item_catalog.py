@@ -87,7 +87,9 @@ def test_judged_queries_are_split_by_query_and_train_on_train_alone(lots, tmp_pa
     assert sum(map(len, queries.values())) == len(QUERIES)
     trained = {query_key(pair.query) for pair in catalog.pairs("train")}
     held_out = {query_key(query) for split in ("val", "test") for query in queries[split]}
-    assert queries["train"] and held_out and not trained & held_out
+    assert queries["train"]
+    assert held_out
+    assert not trained & held_out
     assert queries["train"] <= {pair.query for pair in catalog.pairs("train") if pair.weight == 1.0}
 
 
@@ -153,7 +155,9 @@ def test_broken_judgments_are_set_aside_with_their_reason(lots, tmp_path):
     rejects = [json.loads(line) for line in (catalog.path / REJECTS_FILE).read_text().splitlines()]
     reasons = {reject["line"]: reject["reason"] for reject in rejects}
     assert set(reasons) == {3, 4, 6}
-    assert "not among the items" in reasons[3] and "query is empty" in reasons[4] and "-1" in reasons[6]
+    assert "not among the items" in reasons[3]
+    assert "query is empty" in reasons[4]
+    assert "-1" in reasons[6]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +175,7 @@ def test_judgments_that_cannot_be_used_are_refused(tmp_path, header, row, says):
 
 def test_files_without_a_lot_are_refused_with_the_first_reason(tmp_path):
     (tmp_path / "lots.csv").write_text("id,name\n,Vase\n")
-    with pytest.raises(InvalidInput, match="gave no lot.*item_id"):
+    with pytest.raises(InvalidInput, match=r"gave no lot.*item_id"):
         prepare(tmp_path / "lots.csv", tmp_path / "catalog")
 
 

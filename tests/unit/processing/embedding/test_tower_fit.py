@@ -36,7 +36,8 @@ def test_a_tower_that_knows_the_words_and_tells_the_lots_apart_fits(tmp_path):
     fit = release_of(tmp_path, TITLES, word_vectors(TITLES))
     assert (fit.lots, fit.unknown_words, fit.fallen_together) == (len(TITLES), 0.0, 0.0)
     assert fit.agreement > 0.7
-    assert fit.faults == [] and fit.warning("tower") == ""
+    assert fit.faults == []
+    assert fit.warning("tower") == ""
 
 
 def test_words_that_the_tokenizer_spells_are_unknown(tmp_path):
@@ -53,7 +54,8 @@ def test_vectors_that_fall_together_are_a_fault_only_for_lots_with_other_words(t
     assert fit.fallen_together > 0.9
     assert "the vector of a lot with other words" in fit.warning("tower")
     copies = release_of(tmp_path, ["a red vase"] * 80, np.ones((80, 8)))
-    assert copies.fallen_together == 0.0 and copies.faults == []
+    assert copies.fallen_together == 0.0
+    assert copies.faults == []
 
 
 def test_neighbours_that_share_no_words_are_a_fault(tmp_path):
