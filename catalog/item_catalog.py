@@ -175,11 +175,11 @@ def _listing(item: Item) -> Listing:
 
 def _examples(pairs: Iterable[TrainingPair], splits: Mapping[str, SplitData]) -> list[str]:
     """Return a few good queries: those of buyers, else the pseudo-queries that most items answer."""
-    asked = [text for split in SPLITS for text in splits[split].qrels.queries.values()]
+    requested = [text for split in SPLITS for text in splits[split].qrels.queries.values()]
     if any(data.clicks for data in splits.values()):
-        asked = list(dict.fromkeys(click.query for data in splits.values() for click in data.clicks))
+        requested = list(dict.fromkeys(click.query for data in splits.values() for click in data.clicks))
     counts: dict[str, int] = defaultdict(int)
     for pair in pairs:
         counts[pair.query] += 1
     frequent = sorted((query for query in counts if len(query.split()) > 1), key=lambda query: (-counts[query], query))
-    return list(dict.fromkeys([*asked, *frequent]))[:EXAMPLE_QUERIES]
+    return list(dict.fromkeys([*requested, *frequent]))[:EXAMPLE_QUERIES]
