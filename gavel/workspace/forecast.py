@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 from gavel.workspace.console import Step, notes, progress
 
+REPORT_S = 60.0  # between two lines where no bar is shown
 MIN_DONE_S = 5.0  # expected seconds of finished work from which on the measured speed counts
 
 
@@ -28,7 +29,7 @@ class Forecast(ExitStack):
         self._done: dict[str, float] = dict.fromkeys(expected, 0.0)  # share of each phase, in [0, 1]
         self._took = 0.0  # seconds of the phases that were measured
         self._measured = 0.0  # their expected seconds
-        self._label, self._started = "", clock()
+        self._label, self._started, self._reported_at = "", clock(), clock()
 
     def __call__(self, label: str) -> Step:
         """End the phase before, show the bar of the next one and return its function of (done, total)."""
@@ -37,15 +38,23 @@ class Forecast(ExitStack):
         self._expected.setdefault(label, 0.0)
         self._done.setdefault(label, 0.0)
         number = list(self._expected).index(label) + 1
-        if not notes.is_terminal:
-            notes.print(f"{number}/{len(self._expected)} {label}: {self.words()}", highlight=False)
-        bar = self.enter_context(progress(f"{number}/{len(self._expected)} {label}", estimated=True, note=self.words))
+        title = f"{number}/{len(self._expected)} {label}"
+        self._report(title)
+        bar = self.enter_context(progress(title, estimated=True, note=self.words))
 
         def step(done: int, total: int) -> None:
             self._done[label] = min(done / total, 1.0) if total else 0.0
             bar(done, total)
+            if self._clock() - self._reported_at >= REPORT_S:
+                self._report(title)
 
         return step
+
+    def _report(self, title: str) -> None:
+        """Print the remaining time where no bar is shown, as in a log."""
+        self._reported_at = self._clock()
+        if not notes.is_terminal:
+            notes.print(f"{title}: {self.words()}", highlight=False)
 
     def finish(self) -> None:
         """End the present phase."""
