@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 RECORD_FILE = "try.json"  # in the workspace: which steps are done, and of which file
 HOME_VARIABLE = "GAVEL_HOME"
 CATALOG = "items"
+DEFAULT_MODEL = "minilm"
 FILES_SHOWN = 3
 EXAMPLES_SHOWN = 2
 SAMPLED_TEXTS = 2_000  # lots whose words are looked up in the vocabulary of the encoder
@@ -91,7 +92,7 @@ def try_lots(
     source: Annotated[Path, typer.Argument(help="Catalogue file, or a folder of them.")],
     model: Annotated[
         str, typer.Option(help="Sentence encoder that is adapted to the lots: a preset, hub name or folder.")
-    ] = "minilm",
+    ] = DEFAULT_MODEL,
     mode: Annotated[TryMode, typer.Option(help="hybrid, or keyword: use no encoder, and search by words alone.")] = "hybrid",
     judgments: Annotated[Path | None, typer.Option(help="Table of query, item id and grade 0 to 3, to learn from.")] = None,
     clicks: Annotated[Path | None, typer.Option(help="Click log to learn from.")] = None,
@@ -125,11 +126,13 @@ def try_lots(
         print_json(asdict(report))
         return
     given = {
+        "--model": [model if model != DEFAULT_MODEL else None],
+        "--mode": [mode if mode != "hybrid" else None],
+        "--photos": photos or [],
+        "--column": columns or [],
         "--decimal": [decimal],
         "--dates": [dates],
         "--encoding": [encoding],
-        "--column": columns or [],
-        "--photos": photos or [],
     }
     flags = [f"{name} {shlex.quote(str(value))}" for name, values in given.items() for value in values if value]
     show_report(report, " ".join([shlex.quote(str(source)), *flags]))
