@@ -18,7 +18,7 @@ import typer
 
 from benchmarks.machine import describe_machine
 from benchmarks.measurement import QualityResult, mean_and_sd_of_runs, show_scores
-from benchmarks.quality.chorus import MAX_LENGTH
+from benchmarks.quality.chorus import LOT_TOKENS
 from catalog import chorus
 from catalog.folder import CatalogFolder
 from gavel.workspace.console import console, progress

@@ -29,6 +29,7 @@ from catalog.judgment_files import read_judgments
 from gavel.workspace.console import show_metrics, show_values
 from gavel.workspace.wiring import search_service
 from processing.evaluation.runs import System, search_run
+from processing.training.step_cache import StepCache
 from retrieval.config.settings import Settings
 from retrieval.evaluation.metrics import MEASURES, RELEVANT_GRADE, evaluate
 from retrieval.index.filters import utc_now
@@ -67,7 +68,7 @@ def run_gavel(home: Path, *arguments: str, **variables: str) -> tuple[dict[str, 
 
 def measure_searches(home: Path, grades: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, float]]:
     """Search every judged query with a relevant lot in the live index of a workspace; return system -> measure -> mean."""
-    service = search_service(replace(Settings.from_env(), home=home, towers=str(home / "towers")))
+    service = search_service(replace(Settings.from_env(), home=home, towers_uri=""))
     queries = {query: query for query, graded in grades.items() if max(graded.values()) >= RELEVANT_GRADE}
     measures = {**MEASURES, "bpref": Bpref(rel=RELEVANT_GRADE)}
     now = utc_now()
@@ -88,7 +89,10 @@ def main(
     lots, home = work / "lots.csv", work / "home"
     if not lots.is_file():
         write_lots(data, lots)
-    report, seconds, processor, _ = run_gavel(home, "try", str(lots), "--no-serve")
+    tried = StepCache(work / "try.json").step(
+        "try", str(data.resolve()), lambda: run_gavel(home, "try", str(lots), "--no-serve")[:3]
+    )
+    report, seconds, processor = tried.value
     ids = {product.item.item_id for product in chorus.read_products(data)}
     quality = measure_searches(home, read_judgments(data / chorus.JUDGMENTS_FILE, ids).grades)
     base, hybrid = quality[KEYWORD], quality[HYBRID]
@@ -96,8 +100,9 @@ def main(
         "hybrid bpref > BM25": hybrid["bpref"] > base["bpref"],
         "hybrid recall@50 > BM25": hybrid["recall@50"] > base["recall@50"],
         f"hybrid ndcg@10 >= BM25 - {MAX_NDCG_LOSS}": hybrid["ndcg@10"] >= base["ndcg@10"] - MAX_NDCG_LOSS,
-        f"at most {MAX_MINUTES} min of two cores": processor <= MAX_MINUTES * 60 * 2,
     }
+    if not any(reused for _, reused in report["steps"].values()):
+        passed[f"at most {MAX_MINUTES} min of two cores"] = processor <= MAX_MINUTES * 60 * 2
     values: dict[str, Any] = {"quality": quality, "steps": report["steps"], "seconds": seconds, "processor_seconds": processor}
     if demo_tower is not None:
         variables = {"GAVEL_TOWERS_URI": str(demo_tower.parent)}
@@ -108,7 +113,7 @@ def main(
     def show() -> None:
         show_metrics("chorus products alone, all judged queries", quality)
         steps = {name: f"{took:.0f} s{' (earlier)' if reused else ''}" for name, (took, reused) in report["steps"].items()}
-        show_values({**steps, "this call": f"{seconds:.0f} s", "processor time": f"{processor:.0f} s"})
+        show_values({**steps, "gavel try": f"{seconds:.0f} s", "processor time": f"{processor:.0f} s"})
         if demo_tower is not None:
             show_values({name: str(value) for name, value in values["demo_tower_fit"].items()})
         show_targets(passed)

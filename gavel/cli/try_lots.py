@@ -125,7 +125,7 @@ def try_lots(
     if as_json:
         print_json(asdict(report))
         return
-    given = {
+    given: dict[str, Sequence[object]] = {
         "--model": [model if model != DEFAULT_MODEL else None],
         "--mode": [mode if mode != "hybrid" else None],
         "--photos": photos or [],

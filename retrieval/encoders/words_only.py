@@ -35,4 +35,5 @@ def word_vectors(texts: Sequence[str]) -> Vector:
             code = zlib.crc32(word.encode())
             vectors[row, code % DIMENSIONS] += 1.0 if code & 1 << 31 else -1.0
     vectors[~vectors.any(axis=1), 0] = 1.0
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: Vector = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit
