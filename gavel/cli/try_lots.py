@@ -273,8 +273,11 @@ class Try:
         from models.towers.tokenizer import make_tokenizer
         from processing.embedding.tower_fit import unknown_words
 
+        towers = sentence_towers(self._model)
+        if not towers.text.model or towers.hidden:
+            raise InvalidInput(f"--model {self._model} is no published sentence encoder; take minilm, or the folder or name of one")
         try:
-            tokenizer = make_tokenizer(sentence_towers(self._model), ())
+            tokenizer = make_tokenizer(towers, ())
         except TowerError as error:
             return str(error)
         texts = [item_text(item.title, item.description) for item in items[:: max(1, len(items) // SAMPLED_TEXTS)]]
