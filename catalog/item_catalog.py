@@ -53,7 +53,7 @@ def prepare(
     """Build a catalogue from item files; every split searches all items.
 
     Args:
-        items: item file, or a folder of item files.
+        items: item file, or a folder of item files, in which judgments and clicks may lie, too.
         folder: folder of the catalogue: new, empty, or with an older catalogue, which is replaced.
         judgments: table of query, item id and grade, see judgment_files.
         clicks: click log, see click_log.
@@ -71,7 +71,9 @@ def prepare(
         InvalidInput: a file is missing or cannot be read, or there is no usable item, judgment or click.
     """
     log = log if log is not None else ReadingLog()
-    rows, rejects = read_items(Path(items), options, log)
+    others = {path.resolve() for path in (judgments, clicks) if path is not None}
+    files = [file for file in find_item_files(Path(items)) if file.resolve() not in others]
+    rows, rejects = read_items(files, options, log)
     if not rows:
         raise InvalidInput(f"{items} gave no lot: {rejects[0].reason if rejects else 'there is no row below the header'}")
     item_ids = {item.item_id for item in rows}
@@ -100,7 +102,7 @@ def prepare(
             seed=seed,
             splits=splits,
             example_queries=_examples(pairs["pseudo_query"], splits),
-            photo_folders=sorted({path.absolute().parent for path in find_item_files(Path(items))}),
+            photo_folders=sorted({file.absolute().parent for file in files}),
             sources=[items],
         )
     return CatalogFolder(folder)

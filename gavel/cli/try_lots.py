@@ -110,6 +110,8 @@ def try_lots(
 ) -> None:
     """Make a search page of your lots: read them, adapt an encoder to them, embed, index, serve. A second call goes on."""
     listing = list_item_files(source)
+    others = {path.resolve() for path in (judgments, clicks) if path is not None}
+    listing = FolderListing([file for file in listing.files if file.resolve() not in others], listing.passed_over)
     options = read_options(columns, decimal, dates, encoding)
     for option, path in (("judgments", judgments), ("clicks", clicks)):
         if path is not None and not path.exists():

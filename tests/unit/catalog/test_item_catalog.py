@@ -184,3 +184,8 @@ def test_what_was_understood_of_the_files_is_told(tmp_path):
     write_csv(tmp_path / "lots.csv", [{**lot, "img": "a.jpg"} for lot in LOTS])
     prepare(tmp_path / "lots.csv", tmp_path / "catalog", log=log)
     assert any("did you mean image" in line for line in log.lines())
+
+
+def test_judgments_may_lie_beside_the_lots(lots, tmp_path):
+    catalog = prepare(tmp_path, tmp_path.parent / f"{tmp_path.name}-catalog", judgments=all_judgments(tmp_path))
+    assert sum(len(catalog.qrels(split).queries) for split in catalog.splits) == len(QUERIES)
