@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from models.towers.config import SMALL_RESNET, ImageEncoderSpec, TextEncoderSpec
-from models.towers.published import find_published, unreachable
+from models.towers.model_files import find_published, unreachable
 from retrieval.errors import InvalidInput, TowerError
 
 # keys of a transformers configuration that do not describe the architecture

