@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from catalog.folder import ITEMS_FOLDER, CatalogFolder, Qrels, SplitData, TrainingPair, replace_folder, write_catalog, write_items
+from catalog.item_pairs import item_pairs, pseudo_judgments
 from catalog.markup import plain_text
-from catalog.pseudo_queries import Listing, fold, make_pseudo_queries
+from catalog.pseudo_queries import Listing
 from catalog.query_splits import query_key, share_of, shuffle_keys, without_held_out
 from retrieval.contracts.items import Item, parse_id, parse_time
 from retrieval.errors import InvalidInput
@@ -31,15 +32,10 @@ JUDGMENTS_FILE = "Broad_Query_Set_rated.csv"
 ITEMS_FILE = "products.parquet"
 FOLDS = 5
 VAL_SHARE = 0.15  # share of the queries outside test
-VAL_PSEUDO_QUERIES = 60  # number of validation queries if no judgment may be used
-MIN_ITEMS, MAX_ITEMS = 5, 60  # limits of the number of answers of a validation pseudo-query
 
-# Weights of the kinds of pairs.
+# Weights of the kinds of pairs; item_pairs has those of pairs from titles and descriptions.
 JUDGED_WEIGHT = 1.0
 WEAK_JUDGED_WEIGHT = 0.3  # grade 1
-PSEUDO_QUERY_WEIGHT = 0.5
-TITLE_TO_DESCRIPTION_WEIGHT = 0.3
-DESCRIPTION_TO_TITLE_WEIGHT = 0.3
 ATTRIBUTES_WEIGHT = 0.3
 
 MIN_ATTRIBUTES, MAX_ATTRIBUTES = 2, 4  # limits of the number of attributes in one query
@@ -174,24 +170,14 @@ def in_domain_pairs(products: Sequence[Product], *, seed: int = 7) -> dict[str, 
         "title_to_description" and "description_to_title" (only for a description with words that the title lacks), "attributes"
         and "pseudo_query" -> pairs in the order of the products.
     """
-    described = [product.item for product in products if _has_more_words(product.item)]
-    listings = [_listing(product) for product in products]
-    return {
-        "title_to_description": [
-            TrainingPair(item.title, item.item_id, TITLE_TO_DESCRIPTION_WEIGHT, item.description) for item in described
-        ],
-        "description_to_title": [
-            TrainingPair(item.description, item.item_id, DESCRIPTION_TO_TITLE_WEIGHT, item.title) for item in described
-        ],
-        "attributes": [
-            TrainingPair(query, product.item.item_id, ATTRIBUTES_WEIGHT)
-            for product in products
-            if (query := attribute_query(product, seed))
-        ],
-        "pseudo_query": [
-            TrainingPair(query.query, query.item_id, PSEUDO_QUERY_WEIGHT) for query in make_pseudo_queries(listings, seed=seed)
-        ],
-    }
+    pairs = item_pairs([product.item for product in products], [_listing(product) for product in products], seed=seed)
+    attributes = [
+        TrainingPair(query, product.item.item_id, ATTRIBUTES_WEIGHT)
+        for product in products
+        if (query := attribute_query(product, seed))
+    ]
+    queries = pairs.pop("pseudo_query")
+    return {**pairs, "attributes": attributes, "pseudo_query": queries}
 
 
 def attribute_query(product: Product, seed: int) -> str:
@@ -227,11 +213,6 @@ def _category(product_type: str) -> str:
     return product_type if re.search("[A-Za-z]{2}", product_type) else ""
 
 
-def _has_more_words(item: Item) -> bool:
-    """Return True if the description has words that the title lacks."""
-    return not set(fold(item.description).split()) <= set(fold(item.title).split())
-
-
 def _listing(product: Product) -> Listing:
     item = product.item
     spoken = {name: product.attributes[name] for name in _SPOKEN if name in product.attributes}
@@ -260,7 +241,7 @@ def _unjudged_splits(
     judgments: Judgments, in_domain: Mapping[str, Sequence[TrainingPair]], products: Sequence[Product], seed: int
 ) -> dict[str, SplitData]:
     """Return splits without judgments in training and validation."""
-    val = _pseudo_judgments(in_domain["pseudo_query"], products, list(judgments), seed)
+    val = pseudo_judgments(in_domain["pseudo_query"], (product.item for product in products), judgments, seed)
     own = {kind: without_held_out(pairs, [*judgments, *val]) for kind, pairs in in_domain.items()}
     _log_counts(own)
     train = [pair for pairs in own.values() for pair in pairs]
@@ -269,27 +250,6 @@ def _unjudged_splits(
         "val": SplitData(item_files=[ITEMS_FILE], qrels=_qrels(val)),
         "test": SplitData(item_files=[ITEMS_FILE], qrels=_qrels(judgments)),
     }
-
-
-def _pseudo_judgments(
-    pairs: Sequence[TrainingPair], products: Sequence[Product], tested: Sequence[str], seed: int
-) -> dict[str, dict[str, int]]:
-    """Return pseudo-queries of several words, each with the items whose titles contain all words of the query."""
-    items_of: dict[str, set[str]] = defaultdict(set)  # word of a title -> item ids
-    for product in products:
-        for word in fold(product.item.title).split():
-            items_of[word].add(product.item.item_id)
-    used = {query_key(text) for text in tested}
-    judgments: dict[str, dict[str, int]] = {}
-    for text in shuffle_keys((pair.query for pair in pairs), seed):
-        words = text.split()
-        items = set.intersection(*(items_of[word] for word in words)) if len(words) >= 2 else set()
-        if MIN_ITEMS <= len(items) <= MAX_ITEMS and query_key(text) not in used:
-            used.add(query_key(text))
-            judgments[text] = dict.fromkeys(sorted(items), RELEVANT_GRADE)
-        if len(judgments) == VAL_PSEUDO_QUERIES:
-            break
-    return judgments
 
 
 def _judged_pairs(query: str, grades: Mapping[str, int]) -> list[TrainingPair]:

@@ -96,7 +96,7 @@ def prepare(
     if not Path(items).exists():
         raise InvalidInput(f"{items} does not exist; name the item file that the click log speaks of")
     reading = ReadingLog()
-    rows, rejects = read_items(Path(items), options, reading)
+    rows, rejects = read_items(find_item_files(Path(items)), options, reading)
     for line in reading.lines():
         logger.warning("%s", line)
     log = read_clicks(Path(data), {item.item_id for item in rows}, progress)
@@ -116,17 +116,25 @@ def prepare(
         splits = {split: _split_data(split, clicks) for split, clicks in by_split.items()}
         examples = list(dict.fromkeys(click.query for click in log.clicks))[:EXAMPLE_QUERIES]
         sources = sorted({path.absolute().parent for path in find_item_files(Path(items))})
-        write_catalog(building, name="clicks", seed=seed, splits=splits, example_queries=examples, photo_folders=sources)
+        write_catalog(
+            building,
+            name="clicks",
+            seed=seed,
+            splits=splits,
+            example_queries=examples,
+            photo_folders=sources,
+            sources=[items],
+        )
     return CatalogFolder(folder)
 
 
 def read_items(
-    where: Path, options: ReadOptions = DEFAULT_OPTIONS, log: ReadingLog | None = None
+    files: Sequence[Path], options: ReadOptions = DEFAULT_OPTIONS, log: ReadingLog | None = None
 ) -> tuple[list[Item], list[Reject]]:
     """Read item files. Photos get absolute paths, so that the catalogue may be in another folder."""
     items: dict[str, Item] = {}
     rejects: list[Reject] = []
-    for path in find_item_files(where):
+    for path in files:
         for line, row in numbered_items(path, options, log):
             if isinstance(row, Reject):
                 rejects.append(row)

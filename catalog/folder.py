@@ -161,6 +161,7 @@ class CatalogFolder:
         seed: seed of the generation.
         splits: names of the splits, such as ("train", "val", "test").
         example_queries: a few good queries for the catalogue.
+        sources: the user's own item files or folders that it was made of; empty for published data.
     """
 
     def __init__(self, path: Path) -> None:
@@ -177,6 +178,7 @@ class CatalogFolder:
             self.seed: int = values["seed"]
             self.example_queries: list[str] = values["example_queries"]
             self._item_files: dict[str, list[str]] = values["splits"]
+            self.sources: list[str] = values.get("sources", [])
         except FileNotFoundError:
             raise InvalidInput(f"{self.path} holds no catalogue ({CATALOG_FILE} is missing); {REMEDY}") from None
         except (ValueError, TypeError, KeyError) as error:
@@ -285,6 +287,7 @@ def write_catalog(
     splits: Mapping[str, SplitData],
     example_queries: Sequence[str],
     photo_folders: Sequence[Path] = (),
+    sources: Sequence[Path] = (),
 ) -> None:
     """Write the tables of a catalogue whose item files exist, and its card last.
 
@@ -295,6 +298,7 @@ def write_catalog(
         splits: split name -> data of the split.
         example_queries: a few good queries.
         photo_folders: folders of the source that hold the photos.
+        sources: the user's own item files or folders that the catalogue was made of.
 
     Raises:
         InvalidInput: an item file is missing, a query has no judgment, or a grade is not 0 to 3.
@@ -314,6 +318,7 @@ def write_catalog(
         "splits": {split: list(data.item_files) for split, data in splits.items()},
         "example_queries": list(example_queries),
         "photo_folders": [str(folder.absolute()) for folder in photo_folders],
+        "sources": [str(path) for path in sources],
     }
     replace_file(building / CATALOG_FILE, json.dumps(card, indent=2, ensure_ascii=False) + "\n")
 

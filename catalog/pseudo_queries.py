@@ -14,7 +14,8 @@ from itertools import pairwise
 from retrieval.contracts.items import query_text
 
 TYPE, PLURAL, BRAND_TYPE, ATTRIBUTE_TYPE, FAMILY, MODEL = "type", "plural", "brand+type", "attribute+type", "family", "model"
-KINDS = (TYPE, PLURAL, BRAND_TYPE, ATTRIBUTE_TYPE, FAMILY, MODEL)
+CATEGORY, TITLE = "category", "title"
+KINDS = (TYPE, PLURAL, BRAND_TYPE, ATTRIBUTE_TYPE, FAMILY, MODEL, CATEGORY, TITLE)
 
 MIN_LISTINGS = 3  # minimum number of listings of a type or a family
 MIN_BRANDS = 2  # minimum number of brands of a type; a phrase of one brand is a family
@@ -24,9 +25,13 @@ MAX_INSIDE = 0.6  # largest share of a noun's occurrences that may stand before 
 MAX_TYPE_WORDS = 3
 MAX_VALUE_WORDS = 2  # largest number of words in an attribute's value
 MAX_MODEL_WORDS = 3
+MAX_CATEGORY_WORDS = 4
+MIN_TYPED = 0.4  # smallest share of listings with a known type with which titles are not needed
+MAX_TITLE_WORDS = 3  # largest number of words of a title in one query
 
 _WORD = re.compile(r"[a-z]{3,}")
 _SEGMENT_END = re.compile(r"\([^()]*\)|[,;:|()\[\]]|\s[-–]\s")
+_PATH = re.compile(r"\s*[>/|»]\s*")  # between the levels of a category
 _EDGES = "\"'“”‘’.*®™!?+"
 _TURN = frozenset(
     ["for", "with", "to", "from", "of", "in", "on", "by", "and", "or", "w/", "incl", "including", "compatible", "without"]
@@ -47,6 +52,7 @@ class Listing:
         brand: name of the maker; may be empty.
         model: the maker's name for the product; may be empty.
         attributes: name -> value, for attributes that shoppers search by.
+        category: path of categories, such as "Home > Vases", of which the last one is searched by; may be empty.
     """
 
     item_id: str
@@ -55,6 +61,7 @@ class Listing:
     brand: str = ""
     model: str = ""
     attributes: Mapping[str, str] = field(default_factory=dict)
+    category: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +100,9 @@ class Lexicon:
         return cls(nouns, _learn_types(listings, nouns), _learn_families(listings))
 
 
-def make_pseudo_queries(listings: Iterable[Listing], *, seed: int = 7, per_item: int = 4, per_query: int = 40) -> list[PseudoQuery]:
+def make_pseudo_queries(
+    listings: Iterable[Listing], *, seed: int = 7, per_item: int = 4, per_query: int = 40, from_titles: bool = False
+) -> list[PseudoQuery]:
     """Make queries that the listings answer.
 
     Args:
@@ -101,13 +110,15 @@ def make_pseudo_queries(listings: Iterable[Listing], *, seed: int = 7, per_item:
         seed: seed that selects among the possible queries.
         per_item: largest number of queries per item; different kinds are drawn first.
         per_query: largest number of items per query, so that "cable" does not dominate.
+        from_titles: True takes words of the title where most listings have no known type, such as in other languages than English.
 
     Returns:
         Queries in the order of the listings, every (query, item) once; the same for the same listings and seed.
     """
     rows = list(listings)
     lexicon = Lexicon.learn(rows)
-    candidates = [query for listing in rows for query in _draw(listing, lexicon, seed, per_item)]
+    from_titles = from_titles and sum(bool(_types(row, lexicon)) for row in rows) < MIN_TYPED * len(rows)
+    candidates = [query for listing in rows for query in _draw(listing, lexicon, seed, per_item, from_titles)]
     by_text: dict[str, list[PseudoQuery]] = defaultdict(list)
     for query in candidates:
         by_text[query.query].append(query)
@@ -119,14 +130,14 @@ def make_pseudo_queries(listings: Iterable[Listing], *, seed: int = 7, per_item:
     return [query for query in candidates if query in selected]
 
 
-def possible_queries(listing: Listing, lexicon: Lexicon) -> dict[str, list[str]]:
-    """Return all queries that can be made from one listing.
+def possible_queries(listing: Listing, lexicon: Lexicon, *, from_titles: bool = False) -> dict[str, list[str]]:
+    """Return all queries that can be made from one listing; with `from_titles`, words of its title if it has no known type.
 
     Returns:
         kind -> distinct texts in lower case; kinds without text are left out.
     """
     brand = fold(listing.brand)
-    types = [phrase for phrase in head_phrases(listing, lexicon.nouns) if phrase in lexicon.types]
+    types = _types(listing, lexicon)
     values = [fold(value) for value in listing.attributes.values()]
     values = [v for v in values if len(v.split()) <= MAX_VALUE_WORDS and re.fullmatch(r"[a-z][a-z \-]{2,}", v)]
     families = [phrase for phrase in _openings(listing) if (brand, phrase) in lexicon.families]
@@ -137,8 +148,14 @@ def possible_queries(listing: Listing, lexicon: Lexicon) -> dict[str, list[str]]
         ATTRIBUTE_TYPE: [f"{value} {p}" for value in values for p in types if not set(value.split()) & set(p.split())],
         FAMILY: [*families, *(f"{brand} {phrase}" for phrase in families)],
         MODEL: _model_queries(listing, brand),
+        CATEGORY: _category_queries(listing, brand),
+        TITLE: _title_queries(listing) if from_titles and not types else [],
     }
     return {kind: list(dict.fromkeys(texts)) for kind, texts in texts_of.items() if texts}
+
+
+def _types(listing: Listing, lexicon: Lexicon) -> list[str]:
+    return [phrase for phrase in head_phrases(listing, lexicon.nouns) if phrase in lexicon.types]
 
 
 def head_phrases(listing: Listing, nouns: frozenset[str]) -> list[str]:
@@ -214,9 +231,9 @@ def _learn_families(listings: Sequence[Listing]) -> frozenset[tuple[str, str]]:
     return frozenset(key for key, count in of_brand.items() if count >= MIN_LISTINGS and count >= FAMILY_SHARE * of_all[key[1]])
 
 
-def _draw(listing: Listing, lexicon: Lexicon, seed: int, per_item: int) -> Iterator[PseudoQuery]:
+def _draw(listing: Listing, lexicon: Lexicon, seed: int, per_item: int, from_titles: bool) -> Iterator[PseudoQuery]:
     """Yield up to `per_item` queries: first one of every kind, in random order of kinds, then a second of every kind, and so on."""
-    possible = possible_queries(listing, lexicon)
+    possible = possible_queries(listing, lexicon, from_titles=from_titles)
     ranked = [
         (place, _random_key(seed, listing.item_id, kind), text, kind)
         for kind, texts in possible.items()
@@ -254,6 +271,20 @@ def _model_queries(listing: Listing, brand: str) -> list[str]:
     model = fold(listing.model)
     usable = len(model) >= 3 and len(model.split()) <= MAX_MODEL_WORDS and any(c.isdigit() for c in model)
     return ([model, f"{brand} {model}"] if brand and brand not in model else [model]) if usable else []
+
+
+def _category_queries(listing: Listing, brand: str) -> list[str]:
+    leaf = _PATH.split(fold(listing.category))[-1]
+    usable = 0 < len(leaf.split()) <= MAX_CATEGORY_WORDS and any(c.isalpha() for c in leaf)
+    return ([leaf, f"{brand} {leaf}"] if brand and brand not in leaf else [leaf]) if usable else []
+
+
+def _title_queries(listing: Listing) -> list[str]:
+    """Return up to three words of the title that stand side by side, without numbers and codes."""
+    words = next(_segments(listing), [])
+    usable = [word for word in words if len(word) > 1 and any(c.isalpha() for c in word) and not any(c.isdigit() for c in word)]
+    sizes = range(min(2, len(usable)), min(MAX_TITLE_WORDS, len(usable)) + 1) if usable else ()
+    return [" ".join(usable[start : start + size]) for size in sizes for start in range(len(usable) - size + 1)]
 
 
 def _plain(word: str) -> bool:

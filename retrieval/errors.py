@@ -77,6 +77,10 @@ class TowerMismatch(TowerError):
     """Two towers differ that must be the same, such as that of the index and that of the query encoder."""
 
 
+class NoQueryEncoder(TowerError):
+    """The active index has no query encoder: it is searched by words alone."""
+
+
 class ReleaseError(GavelError):
     """A release of embeddings is incomplete or damaged."""
 

@@ -30,7 +30,6 @@ from retrieval.errors import GavelError, IndexMissing, IndexUnavailable, Release
 from retrieval.files import replace_file
 from retrieval.index.filters import Filter, utc_now
 from retrieval.index.port import IndexStore, VectorIndex
-from retrieval.index.ranking import SCORE_DECIMALS
 from retrieval.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -39,6 +38,7 @@ PROBES = 50
 SAMPLES_PER_PROBE = 4  # more items are sampled than probed, because equal vectors are probed only once
 PROBE_K = 10
 MIN_RECALL = 0.95
+NEAR = 1e-3  # difference of two distances (1 - cosine) that counts as none
 MIN_SHARE = 0.5  # share of the live index's items that a replacement must have; the release of one day has fewer
 MAX_REJECTED_SHARE = 0.01  # largest share of rejected items with which a release goes live without --force
 FEW_REJECTED = 3  # so many rejected items are always allowed, unless they are more than half of the release
@@ -377,7 +377,8 @@ def low_recall(name: str, recall: float) -> str:
 def recall_at_10(index: VectorIndex, probes: Sequence[Vector]) -> float:
     """Measure the share of the exact ten nearest items that the approximate search finds.
 
-    A result counts if its score is at least that of the tenth exact result, because items with equal scores are interchangeable.
+    A result counts if its distance is at most that of the tenth exact result plus NEAR, as in ann-benchmarks. Items at the same
+    distance are interchangeable: which of a thousand equal vectors are found says nothing about an index.
 
     Args:
         index: index to search, twice per probe.
@@ -391,7 +392,7 @@ def recall_at_10(index: VectorIndex, probes: Sequence[Vector]) -> float:
     for probe in probes:
         exact = index.semantic(probe, PROBE_K, filters, exact=True)
         if exact:
-            least = exact[-1].score - 10.0**-SCORE_DECIMALS
+            least = exact[-1].score - NEAR
             results = index.semantic(probe, PROBE_K, filters)
             recalls.append(sum(hit.score >= least for hit in results) / len(exact))
     return sum(recalls) / len(recalls) if recalls else 1.0

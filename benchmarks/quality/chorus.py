@@ -16,8 +16,9 @@ import typer
 from benchmarks.machine import describe_machine
 from benchmarks.measurement import QualityResult, mean_and_sd_of_runs, show_scores, show_targets
 from catalog import chorus
+from catalog.item_pairs import PSEUDO_QUERY_WEIGHT
 from gavel.workspace.console import Stages
-from models.config.distillation import DistillationConfig
+from models.config.distillation import LOT_TOKENS, DistillationConfig
 from models.towers.config import sentence_towers
 from models.training.adaptation import distil_towers
 from processing.embedding.job import embed
@@ -26,7 +27,6 @@ from processing.training.step_cache import StepCache
 
 MEASURES = ("recall@10", "recall@50", "ndcg@10", "mrr")
 DEPTH = 200
-MAX_LENGTH = 48  # tokens of a product; 48 had the best val Recall@50 of 32, 48, 64 and 128 (pseudo-queries of seed 7)
 BARS = {(SEMANTIC, "recall@50"): 0.80, (HYBRID, "recall@50"): 0.90, (HYBRID, "ndcg@10"): 0.77}
 
 
@@ -45,8 +45,8 @@ def run_seed(data: Path, model: str, seed: int, work: Path, *, steps: int, zero_
         "tower_id"; "quality": system -> measure -> value; "comparisons" as in Evaluation.to_dict().
     """
     source = chorus.prepare(data, work / f"catalog-{seed}", fold=None, seed=seed)
-    tower = replace(sentence_towers(model), max_length=MAX_LENGTH)
-    settings = DistillationConfig(steps=steps, min_weight=chorus.PSEUDO_QUERY_WEIGHT, seed=seed)
+    tower = replace(sentence_towers(model), max_length=LOT_TOKENS)
+    settings = DistillationConfig(steps=steps, min_weight=PSEUDO_QUERY_WEIGHT, seed=seed)
     with Stages() as stages:
         distilled = distil_towers(source, tower, settings, work / "towers", stages)
         release = embed(source.item_files("test"), distilled.tower_folder, work / "embeddings", progress=stages("embed")).release_id
@@ -73,7 +73,7 @@ def main(
     step_cache, runs = StepCache(work / "ledger.json"), []
     for number in range(seed, seed + seeds):
         first = number == seed
-        key = repr((str(data.resolve()), model, MAX_LENGTH, steps, first))
+        key = repr((str(data.resolve()), model, LOT_TOKENS, steps, first))
         result = step_cache.step(
             f"seed {number}",
             key,

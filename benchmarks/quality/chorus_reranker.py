@@ -4,7 +4,7 @@ python -m benchmarks.quality.chorus_reranker CHORUS --model sentence-transformer
 
 The queries are split into five folds, as by `gavel catalog prepare chorus --fold N`. For each fold, a re-ranker is trained on the
 queries of the other folds, as by `gavel train --reranker --labels judgments`; an inner cross-validation chooses depth and steps.
-Then the queries of the fold are searched through the service. The encoder is not trained; it reads MAX_LENGTH tokens of a product,
+Then the queries of the fold are searched through the service. The encoder is not trained; it reads LOT_TOKENS tokens of a product,
 as in benchmarks.quality.chorus. A seed samples rows and features and splits the inner folds.
 """
 
@@ -18,10 +18,10 @@ import typer
 
 from benchmarks.machine import describe_machine
 from benchmarks.measurement import QualityResult, mean_and_sd_of_runs, show_scores
-from benchmarks.quality.chorus import MAX_LENGTH
 from catalog import chorus
 from catalog.folder import CatalogFolder
 from gavel.workspace.console import console, progress
+from models.config.distillation import LOT_TOKENS
 from processing.evaluation.corpus import catalog_moment
 from processing.evaluation.runs import RememberingEncoder, System, search_run
 from processing.evaluation.zero_shot import SentenceEncoder, build_zero_shot_corpus
@@ -42,7 +42,7 @@ PerQuery = dict[str, dict[str, dict[str, float]]]  # system -> measure -> query 
 
 def open_corpus(data: Path, model: str, work: Path) -> tuple[EmbeddedStore, RememberingEncoder]:
     """Open the index of the shop's products. If it is missing or of another encoder, embed and index the products first."""
-    encoder = SentenceEncoder(model, MAX_LENGTH)
+    encoder = SentenceEncoder(model, LOT_TOKENS)
     store = EmbeddedStore(work / "index")
     try:
         if store.live().tower_id == encoder.tower_id:

@@ -1,11 +1,13 @@
 """`gavel catalog …`: catalogues to try Gavel on."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from gavel.workspace.console import progress, show_table
+from gavel.workspace.console import notes, progress, show_table
+from gavel.workspace.entry import commands_for, show_next
 from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, Seed, print_json, report
 from processing.command_line import ColumnsOption, DatesOption, DecimalOption, EncodingOption, read_options
@@ -57,8 +59,8 @@ def generate(
 
 @catalog_app.command()
 def prepare(
-    source: Annotated[str, typer.Argument(help="esci, chorus, grocery, emoji, demo-store or clicks.")],
-    data: Annotated[Path, typer.Option(help="Folder of the data set as it was published, or the click log.")],
+    source: Annotated[str, typer.Argument(help="items (your own lots), clicks; or esci, chorus, grocery, emoji, demo-store.")],
+    data: Annotated[Path | None, typer.Option(help="Folder of the data set as it was published, or the click log.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write; <home>/catalogs/<source> by default.")] = None,
     locale: Annotated[str | None, typer.Option(help="esci: us (default), es or jp.")] = None,
     version: Annotated[str | None, typer.Option(help="esci: small (default) or large.")] = None,
@@ -72,7 +74,12 @@ def prepare(
         int | None,
         typer.Option(min=0, help="chorus: number of the test part, from 0; without it all parts test and no judgment trains."),
     ] = None,
-    items: Annotated[Path | None, typer.Option(help="clicks: catalogue file with the lots that the log names.")] = None,
+    items: Annotated[Path | None, typer.Option(help="items, clicks: catalogue file with the lots, or a folder of them.")] = None,
+    judgments: Annotated[Path | None, typer.Option(help="items: table of query, item id and grade 0 to 3.")] = None,
+    clicks: Annotated[Path | None, typer.Option(help="items: click log.")] = None,
+    test_only: Annotated[
+        bool | None, typer.Option("--test-only", help="items: every judged query tests, and no judgment trains or chooses.")
+    ] = None,
     language: Annotated[
         str | None, typer.Option(help="emoji: language of the lots: en (default), ar, or either (each lot in one of the two).")
     ] = None,
@@ -83,19 +90,25 @@ def prepare(
     seed: Seed = 7,
     as_json: Json = False,
 ) -> None:
-    """Turn a published data set or a click log into a catalogue: lots, training pairs, judged queries, split by query."""
+    """Turn your lots, a click log or a published data set into a catalogue: lots, pairs and judged queries, split by query."""
     from catalog.summary import summarise
     from gavel.workspace.catalog_sources import UNITS, Preparation
 
     reading = read_options(columns, decimal, dates, encoding)
-    preparation = Preparation(source, data, seed, locale, version, folds, fold, items, language, reading, corpus)
+    preparation = Preparation(
+        source, data, seed, locale, version, folds, fold, items, language, reading, corpus, judgments, clicks, test_only
+    )
     with progress(UNITS.get(source, "reading")) as step:
         catalog = preparation.run(out or Workspace(Settings.from_env()).catalogs / preparation.name, step)
     values = {"catalog": str(catalog.path), **summarise(catalog), "examples": catalog.example_queries}
+    for line in preparation.log.lines():
+        notes.print(line, markup=False, highlight=False, soft_wrap=True)
     if as_json:
-        print_json(values)
+        print_json({**values, "notices": preparation.log.notices})
         return
     splits = values.pop("splits")
     report(values, as_json=False)
     rows = [(split, *(f"{count:,}" for count in counts.values())) for split, counts in splits.items()]
     show_table("", ("split", "judged queries", "judgments", "training pairs", "impressions"), rows)
+    if catalog.sources:
+        show_next(f"adapt --catalog {shlex.quote(str(catalog.path))}", *commands_for(catalog))

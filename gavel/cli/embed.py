@@ -3,13 +3,14 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
 from gavel.workspace.console import notes, progress, show_table
-from gavel.workspace.entry import EXIT_ERROR, say
+from gavel.workspace.entry import EXIT_ERROR, say, show_next
 from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, report
 from processing.command_line import (
@@ -91,9 +92,11 @@ def embed(
     path = committed or written
     manifest = load_release(path)
     kinds, missing = summarise_rejects(path / REJECTS_FILE), _missing_photos(path)
+    fit = pipeline.measure_fit(workspace, path)
     for line in log.lines():
         notes.print(line, markup=False, highlight=False, soft_wrap=True)
-    report(_describe(path, manifest, committed is not None, log, kinds, missing, as_json), as_json)
+    values = _describe(path, manifest, committed is not None, log, kinds, missing, as_json)
+    report({**values, **({"tower_fit": asdict(fit)} if as_json else {})}, as_json)
     if kinds and not as_json:
         rows = [(f"{kind.count:,}", kind.reason, kind.first, kind.example) for kind in kinds[:SHOWN_REASONS]]
         more = f", the {SHOWN_REASONS} most frequent reasons of {len(kinds)}" if len(kinds) > SHOWN_REASONS else ""
@@ -105,6 +108,10 @@ def embed(
         show_table(
             f"\nphotos that are missing; {path / MISSING_PHOTOS_FILE} has all", ("photos", "why", "first"), faults, right_from=9
         )
+    if not as_json and manifest.items_embedded:
+        show_next("index")
+    if warning := fit.warning(manifest.tower_id):
+        say(warning, style="yellow")
     if fault := _fault(path, manifest, log):
         say(fault)
         raise typer.Exit(EXIT_ERROR)

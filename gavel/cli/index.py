@@ -1,5 +1,6 @@
 """`gavel index [RELEASE]`, `gavel index info`, `probe`, `advise` and `compare`: build, show, measure or choose an index."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ from typer.core import TyperGroup
 from benchmarks.cli.advise import advise
 from benchmarks.cli.compare import compare
 from gavel.workspace.console import progress
-from gavel.workspace.entry import EXIT_ERROR, say
+from gavel.workspace.entry import EXIT_ERROR, say, show_next
 from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, report
 from retrieval.config.settings import Settings
@@ -66,7 +67,14 @@ def index(
         counts["refused"] = f"{len(built.upserts.rejected)} ({where})"
     vectors = _vector_index(open_store(settings).live())
     head = {"index": built.index, "kind": settings.index, "tower_id": built.tower_id}
-    report({**head, **counts, **vectors, "recall@10": built.recall_at_10}, as_json)
+    fit = pipeline.measure_fit(Workspace(settings), folders[-1])
+    shown = {"tower_fit": asdict(fit)} if as_json else {}
+    report({**head, **counts, **vectors, "recall@10": built.recall_at_10, **shown}, as_json)
+    warning = fit.warning(built.tower_id)
+    if not as_json:
+        show_next("serve --mode keyword" if warning else "serve")
+    if warning:
+        say(warning, style="yellow")
 
 
 def info(as_json: Json = False) -> None:

@@ -28,6 +28,7 @@ from gavel.cli.towers import encode, towers_app
 from gavel.cli.train import train
 from gavel.cli.train_towers import adapt, mine
 from gavel.cli.train_users_items import recommend
+from gavel.cli.try_lots import try_lots
 from gavel.cli.tune import tune_app
 from gavel.workspace.config_file import use_config
 from gavel.workspace.console import show_answer
@@ -41,7 +42,7 @@ from retrieval.search.diversification import Diversity
 from retrieval.search.service import Mode, SearchRequest, SearchService
 
 JOURNEY = {  # panel of `gavel --help` -> its commands, in the order in which a user meets them
-    "Start": ("demo", "status", "search", "serve"),
+    "Start": ("try", "demo", "status", "search", "serve"),
     "Data": ("catalog", "events", "buyers", "embed", "index", "export"),
     "Models": ("train", "adapt", "mine", "distill", "tune", "towers", "encode", "recommend"),
     "Measure": ("evaluate", "compare", "sanity", "bench"),
@@ -81,6 +82,7 @@ for group_name, group in GROUPS.items():
     app.add_typer(group, name=group_name, rich_help_panel=_panel(group_name))
 for command in COMMANDS:
     app.command(rich_help_panel=_panel(command.__name__))(command)
+app.command("try", rich_help_panel=_panel("try"))(try_lots)
 
 PROMPT = "search> "
 

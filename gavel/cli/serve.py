@@ -17,6 +17,7 @@ from gavel.workspace.folders import Workspace
 from gavel.workspace.options import QueryTower
 from retrieval.config.settings import Settings, split_address
 from retrieval.errors import InvalidInput
+from retrieval.search.service import Mode
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -52,6 +53,7 @@ def serve(
         str | None,
         typer.Option(metavar="ADDRESS", help="Answer /metrics for Prometheus at this address, such as 127.0.0.1:9464."),
     ] = None,
+    mode: Annotated[Mode, typer.Option(help="How the page searches at first: hybrid, semantic or keyword.")] = "hybrid",
 ) -> None:
     """Serve the search page at /, the API beside it, and the API's description at /docs."""
     if currency and not re.fullmatch("[A-Za-z]{3}", currency):
@@ -73,7 +75,9 @@ def serve(
     def tell(line: str) -> None:
         if not is_loopback(host):
             console.print(REACHABLE, highlight=False)
-        console.print(f"{line}: {url}/ (API: {url}/docs)", highlight=False, soft_wrap=True)
+        console.print(
+            f"{line}: {url}/{'' if mode == 'hybrid' else f'?mode={mode}'} (API: {url}/docs)", highlight=False, soft_wrap=True
+        )
         if metrics_port:
             console.print(f"metrics: http://{settings.metrics_address}/metrics", highlight=False, soft_wrap=True)
             if not is_loopback(metrics_host):

@@ -106,7 +106,7 @@ def _next(state: dict[str, Any]) -> list[str]:
         return [f"gavel embed --tower {towers[0]['tower_id']}"]
     if state["catalogs"]:
         return ["gavel train"]
-    return ["gavel demo", "gavel catalog prepare --help"]
+    return ["gavel try YOUR-LOTS.csv", "gavel demo"]
 
 
 def _show(state: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import typer
 from catalog.folder import CatalogFolder
 from gavel.workspace import pipeline
 from gavel.workspace.console import Stages, console, progress, show_table
+from gavel.workspace.entry import commands_for, show_next
 from gavel.workspace.folders import Workspace
 from gavel.workspace.options import CatalogOption, Json, Seed, print_json, report
 from models.artefacts.run_record import cut_steps, read_record
@@ -49,6 +50,8 @@ def train_towers(
     cut = cut_steps(tower)
     note = {"cut_by_clock": f"after {cut[0]} of {cut[1]} steps; the same command again trains on"} if cut else {}
     report({"tower_id": tower.name, "tower": str(tower), **_features(tower, as_json), **note}, as_json)
+    if not as_json:
+        show_next(*commands_for(catalog))
 
 
 def _features(tower: Path, as_json: bool) -> dict[str, Any]:
@@ -112,6 +115,8 @@ def adapt(
         "queries": result.queries,
     }
     report(values | metrics, as_json)
+    if not as_json:
+        show_next(*commands_for(source))
 
 
 def mine(

@@ -6,7 +6,16 @@ from datetime import UTC, datetime
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -21,17 +30,19 @@ notes = Console(stderr=True)  # for everything except the answer, so that stdout
 
 
 @contextmanager
-def progress(label: str, *, estimated: bool = False) -> Iterator[Step]:
+def progress(label: str, *, estimated: bool = False, note: Callable[[], str] | None = None) -> Iterator[Step]:
     """Show a bar on stderr while a long step runs.
 
     Args:
         label: label of the bar.
         estimated: True if the total is an estimate and may shrink. Otherwise a smaller total is shown as cut by the time limit.
+        note: returns a text that is shown behind the bar, such as the time that is left.
 
     Yields:
         A function of (done, total).
     """
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    columns.append(TimeElapsedColumn() if note is None else _NoteColumn(note))
     with Progress(*columns, console=notes) as bars:
         task = bars.add_task(label, total=None)
         planned = 0
@@ -45,6 +56,17 @@ def progress(label: str, *, estimated: bool = False) -> Iterator[Step]:
         yield step
         if bars.tasks[0].total is None:  # no step was reported
             bars.update(task, visible=False)
+
+
+class _NoteColumn(ProgressColumn):
+    """A text behind a bar, which is asked for at every refresh."""
+
+    def __init__(self, note: Callable[[], str]) -> None:
+        super().__init__()
+        self._note = note
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.finished else self._note())
 
 
 class Stages(ExitStack):

@@ -1,11 +1,13 @@
 """Run a command: errors of Gavel become one line on stderr and an exit status."""
 
 import logging
+import shlex
 import sys
 from collections.abc import Callable
 from io import TextIOWrapper
 from pathlib import Path
 
+from catalog.folder import CatalogFolder
 from gavel.workspace.console import notes
 from retrieval.errors import GavelError, InvalidInput
 
@@ -45,3 +47,15 @@ def as_called() -> str:
     """Return the path by which the user called `gavel`, such as .venv/bin/gavel, or "gavel" if it is on the PATH."""
     called = Path(sys.argv[0])
     return str(called) if called.name == COMMAND and not called.is_absolute() else COMMAND
+
+
+def show_next(*commands: str) -> None:
+    """Print the commands that go on, each without `gavel` before it, on stderr."""
+    line = ", then ".join(f"{as_called()} {command}" for command in commands)
+    notes.print(f"next: {line}", style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def commands_for(catalog: CatalogFolder) -> tuple[str, ...]:
+    """Return the commands that embed and index a catalogue, with the user's own file if it was made of one."""
+    source = f" {' '.join(map(shlex.quote, catalog.sources))}" if catalog.sources else ""
+    return f"embed{source}", "index"

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from models.data.hard_negatives import HardNegatives
     from models.training.adaptation import DistillationReport
     from processing.embedding.downloads import Downloads
+    from processing.embedding.tower_fit import TowerFit
     from processing.ranking.train_from_events import EventsReport
     from processing.ranking.train_job import Labels, RerankerReport
     from processing.training.buyers import BuyersReport
@@ -307,10 +308,23 @@ def _downloads(workspace: Workspace, hosts: Sequence[str] | None) -> "Downloads 
     return None if hosts is None else Downloads(workspace.downloads, frozenset(hosts))
 
 
+def measure_fit(workspace: Workspace, release: Path) -> "TowerFit":
+    """Measure what a sample of a release's lots looks like to its tower, see processing.embedding.tower_fit."""
+    from processing.embedding.tower_fit import measure_fit
+
+    return measure_fit(release, Path(workspace.settings.towers) / split_tower_id(load_release(release).tower_id)[0])
+
+
 def index(settings: Settings, release: Path, *, progress: Step, overwrite: bool = False, force: bool = False) -> ReleaseReport:
     """Index a release, make it live and return the report; for `overwrite` and `force` see index_release()."""
     with _alone(Workspace(settings), "writes the index"):
         return index_release(release, open_store(settings), progress, overwrite=overwrite, force=force)
+
+
+def replace_index(settings: Settings, release: Path, *, progress: Step) -> ReleaseReport:
+    """Build a new index of one release alone and make it live, whatever the live one holds."""
+    with _alone(Workspace(settings), "writes the index"):
+        return rebuild_index([release], open_store(settings), progress, force=True)
 
 
 def rebuild(

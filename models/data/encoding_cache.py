@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1  # version of the files; another number makes all stored files invalid
 TEXTS_AT_ONCE, PHOTOS_AT_ONCE = 64, 64
+BLOCK = 2_048  # encodings that are stored at a time, from which an interrupted run resumes
 
 
 @dataclass(frozen=True)
@@ -86,18 +87,17 @@ def encode_text_table(
     Returns:
         The N encodings, memory-mapped from the file.
     """
-    order = np.argsort(texts.lengths, kind="stable")  # texts of similar length together, to save padding
+    # in each block texts of similar length together, to save padding; not in all of them, so that progress tells the time
+    blocks = [start + np.argsort(texts.lengths[start : start + BLOCK], kind="stable") for start in range(0, len(texts.ids), BLOCK)]
+    order = np.concatenate(blocks) if blocks else np.empty(0, np.int64)
 
-    def encode(start: int) -> tuple[NDArray[np.int64], Tensor]:
-        rows = order[start : start + TEXTS_AT_ONCE]
-        if progress:
-            progress(start + len(rows), len(order))
-        return rows, encoder(*(torch.from_numpy(array).to(device) for array in texts.take(rows)))
+    def encode(rows: NDArray[np.int64]) -> Tensor:
+        return encoder(*(torch.from_numpy(array).to(device) for array in texts.take(rows)))  # type: ignore[no-any-return]
 
     key = _key(encoder, ["text", encoder.pooling], [texts.ids, texts.lengths])
-    starts = range(0, len(order), TEXTS_AT_ONCE)
+    shape = (len(order), encoder.width)
     return EncodingTable(
-        _load_or_encode(cache / f"texts-{key}.npy", (len(order), encoder.width), encoder.to(device), starts, encode)
+        _load_or_encode(cache / f"texts-{key}.npy", shape, encoder.to(device), order, TEXTS_AT_ONCE, encode, progress)
     )
 
 
@@ -115,14 +115,14 @@ def encode_photo_table(
     """
     present = np.flatnonzero(photos.has_image)
 
-    def encode(start: int) -> tuple[NDArray[np.int64], Tensor]:
-        rows = present[start : start + PHOTOS_AT_ONCE]
+    def encode(rows: NDArray[np.int64]) -> Tensor:
         pixels = torch.from_numpy(np.ascontiguousarray(photos.pixels[rows])).to(device)
-        return rows, encoder(normalise(to_unit(pixels), config.image_mean, config.image_std))
+        return encoder(normalise(to_unit(pixels), config.image_mean, config.image_std))  # type: ignore[no-any-return]
 
     key = _key(encoder, ["photo", config.image_mean, config.image_std], [photos.has_image, photos.pixels])
-    starts, shape = range(0, len(present), PHOTOS_AT_ONCE), (len(photos.has_image), encoder.width)
-    return PhotoEncodings(_load_or_encode(cache / f"photos-{key}.npy", shape, encoder.to(device), starts, encode), photos.has_image)
+    file, shape = cache / f"photos-{key}.npy", (len(photos.has_image), encoder.width)
+    vectors = _load_or_encode(file, shape, encoder.to(device), present, PHOTOS_AT_ONCE, encode)
+    return PhotoEncodings(vectors, photos.has_image)
 
 
 def encode_frozen(
@@ -168,25 +168,40 @@ def _load_or_encode(
     file: Path,
     shape: tuple[int, int],
     encoder: nn.Module,
-    starts: Sequence[int],
-    encode: Callable[[int], tuple[NDArray[np.int64], Tensor]],
+    order: NDArray[np.int64],
+    at_once: int,
+    encode: Callable[[NDArray[np.int64]], Tensor],
+    progress: Progress | None = None,
 ) -> NDArray[np.float32]:
+    """Load the encodings of a file, or encode the rows of `order`, `at_once` at a time; an interrupted call resumes by blocks."""
     stored = _load(file, shape)
     if stored is not None:
         return stored
     log.info("encoding %d for %s, once", shape[0], file.name)
     file.parent.mkdir(parents=True, exist_ok=True)
-    training = encoder.training
+    blocks = {file.with_name(f"{file.stem}.{start}.block"): order[start : start + BLOCK] for start in range(0, len(order), BLOCK)}
+    training, done = encoder.training, 0
     encoder.eval()
     try:
         with replacing(file) as partial, torch.inference_mode():
             vectors = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
-            for start in starts:
-                rows, encodings = encode(start)
-                vectors[rows] = encodings.float().cpu().numpy()
+            for path, rows in blocks.items():
+                block = _load(path, (len(rows), shape[1]))
+                if block is None:
+                    block = np.empty((len(rows), shape[1]), np.float32)
+                    for start in range(0, len(rows), at_once):
+                        block[start : start + at_once] = encode(rows[start : start + at_once]).float().cpu().numpy()
+                        if progress:
+                            progress(done + min(start + at_once, len(rows)), len(order))
+                    with replacing(path) as part, part.open("wb") as opened:
+                        np.save(opened, block)
+                vectors[rows] = block
+                done += len(rows)
             vectors.flush()
     finally:
         encoder.train(training)
+    for path in blocks:
+        path.unlink(missing_ok=True)
     return np.asarray(np.load(file, mmap_mode="r"))
 
 

@@ -241,7 +241,7 @@ class PhotoTable:
 
 
 def read_training_items(
-    catalog: CatalogFolder, min_weight: float = 0.0, *, keep_records: bool = False
+    catalog: CatalogFolder, min_weight: float = 0.0, *, keep_records: bool = False, typed_only: bool = False
 ) -> tuple[ItemTable, Queries]:
     """Read the train split of a catalogue as items and grouped queries.
 
@@ -249,12 +249,17 @@ def read_training_items(
         catalog: catalogue with a train split.
         min_weight: minimum weight of a pair to train on.
         keep_records: True stores the items in ItemTable.records.
+        typed_only: True leaves out pairs that replace the item's text, because their queries are titles and descriptions, which no
+            buyer types; a catalogue that has no others keeps them.
 
     Raises:
         InvalidInput: the split has no usable pair.
     """
     items = ItemTable.read(catalog.item_files("train"), keep_records=keep_records)
-    return items, Queries.group(catalog.pairs("train"), items, min_weight, catalog.qrels("train"))
+    pairs = catalog.pairs("train")
+    if typed_only:
+        pairs = [pair for pair in pairs if pair.lot_text is None] or pairs
+    return items, Queries.group(pairs, items, min_weight, catalog.qrels("train"))
 
 
 def _graded(judged: Qrels | None, rows: Mapping[str, int]) -> defaultdict[str, set[int]]:

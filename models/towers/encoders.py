@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from models.towers.config import SMALL_RESNET, ImageEncoderSpec, TextEncoderSpec
+from models.towers.model_files import find_published, unreachable
 from retrieval.errors import InvalidInput, TowerError
 
 # keys of a transformers configuration that do not describe the architecture
@@ -205,7 +206,7 @@ def _load_transformer(spec: TextEncoderSpec) -> PreTrainedModel:
     else:
         try:
             with _no_progress_bar():
-                transformer = AutoModel.from_pretrained(spec.model, dtype=torch.float32)
+                transformer = AutoModel.from_pretrained(find_published(spec.model), dtype=torch.float32)
         except (OSError, ValueError) as error:
             raise TowerError(unreachable("text encoder", spec.model, error)) from error
     if hasattr(transformer, "pooler"):
@@ -231,15 +232,6 @@ def _stages(resnet: nn.Module, blocks: tuple[int, ...]) -> list[list[nn.Module]]
     residual: list[nn.Module] = [module for module in resnet.children() if isinstance(module, BasicBlock)]
     ends = list(accumulate(blocks))
     return [residual[end - count : end] for count, end in zip(blocks, ends, strict=True)]
-
-
-def unreachable(what: str, name: str, error: BaseException) -> str:
-    """Return the message about a pretrained model that is not available, with the remedy."""
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return (
-        f"{what} {name!r} is neither a readable local path nor to be had from its hub ({reason}); download it where there is "
-        "a network and give the path of the copy instead of the name, or take preset 'compact', which needs no download"
-    )
 
 
 def _is_path(weights: str) -> bool:

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer
 
 from models.towers.config import TowerConfig
-from models.towers.encoders import unreachable
+from models.towers.model_files import find_published, unreachable
 from retrieval.encoders.query_encoder import PAD_TOKEN
 from retrieval.errors import InvalidInput, TowerError
 
@@ -30,7 +30,7 @@ def make_tokenizer(config: TowerConfig, texts: Iterable[str]) -> Tokenizer:
     if not config.text.model:
         return train_wordpiece(texts, config.vocabulary)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(config.text.model).backend_tokenizer
+        tokenizer = AutoTokenizer.from_pretrained(find_published(config.text.model, "tokenizer")).backend_tokenizer
     except (OSError, ValueError) as error:
         raise TowerError(unreachable("tokenizer", config.text.model, error)) from error
     tokenizer.no_truncation()  # published files set the lengths of their own training, which are not ours

@@ -124,7 +124,7 @@ def distil_towers(
     """
     started, began = time.monotonic(), datetime.now(UTC)
     torch.manual_seed(config.seed)
-    items, queries = read_training_items(catalog, config.min_weight)
+    items, queries = read_training_items(catalog, config.min_weight, typed_only=True)
     items = _sample(items, config)
     towers, tokenizer = _linear_towers(tower, config)
     cache, length = out / CACHE_FOLDER, towers.config.max_length

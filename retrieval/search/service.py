@@ -12,7 +12,7 @@ from retrieval.contracts.documents import Vector, visible_fields
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import EPOCH, query_text, require_id
 from retrieval.deadline import uncounted
-from retrieval.errors import GavelError, InvalidQuery, TowerError, UnknownItem
+from retrieval.errors import GavelError, InvalidQuery, NoQueryEncoder, TowerError, UnknownItem
 from retrieval.index.filters import Filter, has_ended
 from retrieval.index.port import Candidate, IndexStore
 from retrieval.search.cache import CacheUse, LruCache
@@ -381,6 +381,8 @@ class SearchService:
         if new:
             try:
                 encoded = encoder.encode(new)  # (N, D)
+            except NoQueryEncoder:
+                return vectors
             except TowerError as error:
                 logger.error("searching by words alone: %s", error)
                 return vectors

@@ -388,6 +388,22 @@ class Blunt:
         return found if exact else found[: len(found) - self._missing]
 
 
+class Elsewhere(Blunt):
+    """An index whose approximate search finds other lots than the exact one, at distances that are `apart` longer."""
+
+    def semantic(self, vector, k, filters, *, exact=False):
+        found = self._index.semantic(vector, k, filters, exact=True)
+        return found if exact else [replace(hit, item_id=f"{hit.item_id}-copy", score=hit.score - self._missing) for hit in found]
+
+
+def test_recall_compares_distances_so_that_equal_vectors_fail_nobody(store):
+    entries = lots(40)
+    index_part(entries, store)
+    probes = [entry.vector for entry in entries[:8]]
+    assert recall_at_10(Elsewhere(store.find(TOWER_ID), 1e-4), probes) == 1.0
+    assert recall_at_10(Elsewhere(store.find(TOWER_ID), 0.5), probes) < 0.5
+
+
 def test_recall_is_the_share_of_the_exact_ten_that_is_found(store):
     entries = lots(40)
     index_part(entries, store)

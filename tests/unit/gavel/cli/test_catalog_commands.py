@@ -65,7 +65,7 @@ def test_a_click_log_is_prepared_over_its_items(store):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("ebay", "--data", "."), "there is no reader for 'ebay'; there are esci, chorus"),
+        (("ebay", "--data", "."), "there is no reader for 'ebay'; there are items, esci, chorus"),
         (("emoji", "--data", "nowhere"), "nowhere does not exist; --data names"),
         (("emoji", "--data", ".", "--fold", "1"), "--fold belongs to `gavel catalog prepare chorus`"),
         (("chorus", "--data", ".", "--locale", "es"), "--locale belongs to `gavel catalog prepare esci`"),
@@ -84,3 +84,34 @@ def test_what_is_wrong_is_said_with_the_way_out(store, monkeypatch, arguments, m
     with pytest.raises(InvalidInput, match=message):
         gavel("prepare", *arguments)
     assert not (store / "home").exists()
+
+
+def test_lots_of_ones_own_become_a_catalogue_and_the_next_commands_name_their_file(store):
+    lots = store / "my lots.csv"
+    kinds = ["desk lamp", "wall mirror", "patch cable"] * 8
+    lots.write_text("id,name,img\n" + "".join(f"{n},Fine {kind}s number {n} {kind},a.jpg\n" for n, kind in enumerate(kinds)))
+    (store / "judged.csv").write_text("Query,SKU,Rating\nlamp,0,3\nmirror,1,3\ncable,99,3\n")
+    told = json.loads(gavel("prepare", "items", "--items", lots, "--judgments", store / "judged.csv", "--json").stdout)
+    assert (told["items"], told["rejects"]) == (24, 1)
+    assert any("did you mean image" in notice for notice in told["notices"])
+    assert CatalogFolder(store / "home/catalogs/items").sources == [str(lots)]
+    shown = gavel("prepare", "items", "--items", lots).output
+    assert f"gavel adapt --catalog {store}/home/catalogs/items, then gavel embed '{lots}', then gavel index" in shown.replace(
+        "\n", ""
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["items"], "name your lots by --items"),
+        (["items", "--data", "."], "name your lots by --items"),
+        (["items", "--items", "no.csv"], "--items no.csv does not exist"),
+        (["items", "--items", ".", "--test-only"], "--test-only is about judgments"),
+        (["chorus"], "--data is missing"),
+        (["esci", "--data", ".", "--test-only"], "--test-only belongs to `gavel catalog prepare items`"),
+    ],
+)
+def test_options_of_ones_own_lots_are_checked(store, arguments, says):
+    with pytest.raises(InvalidInput, match=says):
+        gavel("prepare", *arguments)

@@ -28,7 +28,7 @@ def test_an_empty_workspace_begins_at_the_start(home: Path) -> None:
     told = gavel("status")
     assert (told["catalogs"], told["towers"], told["releases"]) == ([], [], [])
     assert "gavel index" in told["live"]["error"]
-    assert told["next"][0] == "gavel demo"
+    assert told["next"][0] == "gavel try YOUR-LOTS.csv"
 
 
 def test_each_step_names_the_one_after_it(home: Path) -> None:

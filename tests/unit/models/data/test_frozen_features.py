@@ -76,6 +76,25 @@ def test_a_file_that_was_cut_short_is_made_again_and_nothing_half_written_stays(
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_an_interrupted_encoding_goes_on_with_the_block_where_it_stopped(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr("models.data.encoding_cache.BLOCK", 4)
+    texts = TokenTable(np.full((10, 3), 5, np.int32) + np.arange(10, dtype=np.int32)[:, None], np.full(10, 3))
+    whole = encode_text_table(encoder, texts, tmp_path / "whole", CPU).vectors
+    encoded = []
+
+    def cut(done, total):
+        encoded.append(done)
+        if len(encoded) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        encode_text_table(encoder, texts, tmp_path / "cut", CPU, cut)
+    resumed = encode_text_table(encoder, texts, tmp_path / "cut", CPU, lambda done, total: encoded.append(done))
+    assert encoded == [4, 8, 8, 10], "the first block is read, not encoded"
+    np.testing.assert_array_equal(resumed.vectors, whole)
+    assert len(list((tmp_path / "cut").iterdir())) == 1, "blocks are deleted"
+
+
 def test_encoding_leaves_the_encoder_in_its_mode(tmp_path):
     encoder = TextEncoder(CONFIG.text).train()
     encode_text_table(encoder, TOKENS, tmp_path, CPU)
