@@ -61,7 +61,7 @@ def embed(
     committed = None if force else pipeline.find_release(workspace, listing.files, folder, log=log, **plan)
     if committed is None:
         log = ReadingLog(passed_over=listing.passed_over)
-        with progress("embed lots", estimated=True) as step:
+        with progress("embed lots") as step:
             written = pipeline.embed(workspace, listing.files, folder, workers=workers, force=force, progress=step, log=log, **plan)
     path = committed or written
     manifest = load_release(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 from gavel.workspace.console import notes
 from retrieval.errors import GavelError, InvalidInput
 
-EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_ERROR, EXIT_USAGE, EXIT_CUT, EXIT_INTERRUPTED = 1, 2, 3, 130  # EXIT_CUT: a time limit cut a training
 COMMAND = "gavel"
 
 

@@ -362,9 +362,8 @@ def train_buyers(
     catalog: Path | None,
     events: Sequence[Path],
     *,
-    heads: int | None,
-    epochs: int | None,
     seed: int,
+    changes: Mapping[str, Any],
     progress: Step,
 ) -> "BuyersReport":
     """Train the buyer tower of the live index's tower on the vectors of that tower's newest release.
@@ -373,9 +372,8 @@ def train_buyers(
         workspace: workspace whose settings name the index; the tower's folder stores the buyer tower.
         catalog: catalogue whose clicks are used if there are no events; None takes the newest catalogue.
         events: files or folders of events.
-        heads: number of attention heads; None takes the value of gavel.toml.
-        epochs: passes over all baskets; None takes the value of gavel.toml.
         seed: seed of the training.
+        changes: field of BuyerTrainingConfig -> value; None takes the value of gavel.toml.
         progress: called with (epochs done, epochs in all).
     """
     from models.config.buyers import BuyerTrainingConfig
@@ -385,8 +383,7 @@ def train_buyers(
     tower_id, shorter = split_tower_id(open_store(workspace.settings).live().tower_id)
     if shorter:
         raise InvalidInput(f"the live index holds the first {shorter} numbers of each vector; train on an index of full length")
-    changes = _without_none({"heads": heads, "epochs": epochs, "seed": seed})
-    config = replace(configured(BuyerTrainingConfig(), "training.buyers"), **changes)
+    config = replace(configured(BuyerTrainingConfig(), "training.buyers"), **_without_none(changes), seed=seed)
     with _alone(workspace, "trains the buyer tower"):
         return train_on_release(log, workspace.release_of_tower(tower_id), workspace.tower(tower_id), config, progress)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.artefacts.run_record import RECORD_FILE
+from models.artefacts.run_record import RECORD_FILE, cut_of
 from retrieval.contracts.tower_card import TowerCard
 from retrieval.errors import TowerError
 from retrieval.files import replace_file
@@ -125,11 +125,13 @@ def _training(record: Json) -> str:
 
 
 def _length(record: Json) -> str:
-    if "losses" in record:
-        return f"{len(record['losses'])} steps"
-    steps = record.get("steps", {})
-    cut = f", cut by the clock after {steps['run']:,} of {steps['planned']:,} steps" if steps.get("cut_by_clock") else ""
-    return f"{len(record.get('history', ()))} epochs{cut}"
+    length = f"{len(record['losses'])} steps" if "losses" in record else f"{len(record.get('history', ()))} epochs"
+    return f"{length}{_cut(record)}"
+
+
+def _cut(record: Json) -> str:
+    steps = cut_of(record.get("steps"))
+    return f", **cut by the clock after {steps[0]:,} of {steps[1]:,} steps**" if steps else ""
 
 
 def _metrics(record: Json, evaluations: Mapping[str, Json]) -> str:
@@ -161,6 +163,7 @@ def _small_query(record: Json) -> str:
         f"query tower's vectors of {record['texts']:,} texts of the catalogue {record['data']['catalog']}; no judgment went in. By "
         f"vectors alone on the {record['split']} queries it finds {record['share']:.1%} of the full one's Recall@50:\n\n"
         + _table(("", "full", "small"), rows)
+        + (f"\n\nIts training ended early{_cut(record)}." if _cut(record) else "")
         + "\n\nIt knows no order of words beyond neighbours, and of words outside that catalogue only what their pieces tell."
     )
 
@@ -185,6 +188,8 @@ def _limits(card: TowerCard, record: Json, evaluations: Mapping[str, Json]) -> I
         )
     if data.get("catalog") == "synthetic":
         yield "That catalogue is synthetic: rendered photos, templated text. Its figures say nothing about real shops."
+    if _cut(record):
+        yield "Its training was cut by a time limit before its end; the same command again goes on with it and makes another tower."
     if not evaluations:
         yield "No evaluation on test queries stands behind it yet."
     yield "A query that it knows no word of is placed somewhere, not refused; keyword search beside it is the net."

@@ -10,7 +10,7 @@ relevant, made the tower worse.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from catalog.folder import CatalogFolder
-from models.artefacts.run_record import data_hash, write_record
+from models.artefacts.model_card import write_model_card
+from models.artefacts.run_record import data_hash, hash_of, steps_record, write_record
 from models.artefacts.tower_files import save_towers
 from models.config.distillation import DistillationConfig
 from models.data.encoding_cache import encode_text_table
@@ -31,6 +32,7 @@ from models.data.tables import ItemTable, Queries, TokenTable, read_training_ite
 from models.towers.config import TowerConfig
 from models.towers.tokenizer import make_tokenizer
 from models.towers.two_towers import TextEncodings, TwoTowers
+from models.training.checkpoints import CHECKPOINT_FOLDER, CHECKPOINT_SECONDS, Checkpoints
 from models.training.loop import LoopSettings, StepMetrics, TrainingLoop, TrainingTask
 from models.training.two_towers import CACHE_FOLDER
 from models.training.validation import Validation, ValidationMetrics
@@ -54,6 +56,9 @@ class DistillationReport:
         before: metrics of the untrained encoder on the val split; None without a val split.
         after: metrics of the adapted towers on the val split; None without a val split.
         seconds: seconds from reading the catalogue to the artefact.
+        steps: number of steps that were run.
+        planned_steps: number of steps in the schedule.
+        cut_by_clock: True if max_seconds ended the run. The next adaptation with the same settings resumes there.
     """
 
     tower_folder: Path
@@ -63,6 +68,9 @@ class DistillationReport:
     before: ValidationMetrics | None
     after: ValidationMetrics | None
     seconds: float
+    steps: int
+    planned_steps: int
+    cut_by_clock: bool
 
 
 class Teacher:
@@ -115,7 +123,8 @@ def distil_towers(
         tower: configuration with the encoder's width and no hidden layer. The encoder stays frozen. The towers get linear heads
             and no image encoder.
         config: settings.
-        out: folder of the artefacts; encodings are stored in its sub-folder `.photos`, as in training.
+        out: folder of the artefacts; encodings are stored in its sub-folder `.photos` and checkpoints in `.checkpoints`, as in
+            training. A run of the same settings and data that was stopped or cut resumes there.
         progress_for: returns the progress callback of a phase, given its label.
 
     Raises:
@@ -141,17 +150,35 @@ def distil_towers(
     if validation:
         validation.encode_frozen(towers, CPU)
     before = validation.measure(towers) if validation else None
+    data = data_hash(catalog)
+    settings = asdict(replace(config, max_seconds=None))
+    key = hash_of([settings, tower.to_architecture(), data, query_vectors.numpy(), torch.__version__])
+    checkpoints = Checkpoints(out / CHECKPOINT_FOLDER / key, CHECKPOINT_SECONDS)
     loop = TrainingLoop(
-        AdaptationTask(towers, teacher, item_vectors, query_vectors, config), LoopSettings(config.steps, 1, config.warmup)
+        AdaptationTask(towers, teacher, item_vectors, query_vectors, config),
+        LoopSettings(config.steps, 1, config.warmup, max_seconds=config.max_seconds),
+        checkpoints,
     )
     loop.run(progress_for("learn to rank"))
     losses = [record.loss for record in loop.history]
     after = validation.measure(towers) if validation else None
     folder = save_towers(towers.eval(), tokenizer, out)
     report = DistillationReport(
-        folder, len(items.ids), len(queries.texts), (losses[0], losses[-1]), before, after, time.monotonic() - started
+        tower_folder=folder,
+        items=len(items.ids),
+        queries=len(queries.texts),
+        losses=(losses[0], losses[-1]),
+        before=before,
+        after=after,
+        seconds=time.monotonic() - started,
+        steps=loop.steps_run,
+        planned_steps=loop.steps,
+        cut_by_clock=loop.cut_by_clock,
     )
-    write_record(folder, _record(report, towers, config, catalog, losses), began)
+    write_record(folder, _record(report, towers, config, catalog, data, losses), began)
+    write_model_card(folder)
+    if not report.cut_by_clock:
+        checkpoints.remove()
     return report
 
 
@@ -201,16 +228,30 @@ class AdaptationTask(TrainingTask[None]):
         torch.autograd.backward(loss)
         return StepMetrics.of_loss(loss)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the draws."""
+        return {"random": self._random.bit_generator.state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state of state_dict()."""
+        self._random.bit_generator.state = state["random"]
+
 
 def _record(
-    report: DistillationReport, towers: TwoTowers, config: DistillationConfig, catalog: CatalogFolder, losses: list[float]
+    report: DistillationReport,
+    towers: TwoTowers,
+    config: DistillationConfig,
+    catalog: CatalogFolder,
+    data: str,
+    losses: list[float],
 ) -> dict[str, Any]:
     return {
         "seconds": round(report.seconds, 1),
+        "steps": steps_record(report.steps, report.planned_steps, report.cut_by_clock),
         "settings": {**asdict(config), "tower": towers.config.to_architecture()},
         "stage": "distillation",
         "start_from": None,
-        "data": {"catalog": catalog.name, "sha256": data_hash(catalog), "lots": report.items, "queries": report.queries},
+        "data": {"catalog": catalog.name, "sha256": data, "lots": report.items, "queries": report.queries},
         "losses": losses,
         "best": asdict(report.after) if report.after else {},
         "before": asdict(report.before) if report.before else {},

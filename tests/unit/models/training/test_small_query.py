@@ -287,3 +287,18 @@ def test_impossible_settings_are_refused():
     for wrong in ({"texts": 1}, {"epochs": 0}, {"learning_rate": 0.0}, {"pair_count": 0}):
         with pytest.raises(InvalidInput, match="a small query tower needs"):
             StaticQueryConfig(**wrong)
+
+
+def test_a_cut_distillation_is_marked_and_the_next_one_ends_as_an_uncut_one_does(catalog, tower, release, tmp_path):
+    copy = tmp_path / tower.name
+    shutil.copytree(tower, copy)
+    short = replace(CONFIG, epochs=2)
+    cut = distil_query(catalog, copy, release, replace(short, max_seconds=1e-9), least=0.0)
+    assert cut.steps == {"run": 1, "planned": cut.steps["planned"], "cut_by_clock": True}
+    assert json.loads((copy / SMALL_QUERY_RECORD_FILE).read_text())["steps"] == cut.steps
+    assert f"cut by the clock after 1 of {cut.steps['planned']} steps" in (copy / MODEL_CARD_FILE).read_text()
+    resumed = distil_query(catalog, copy, release, short, least=0.0)
+    small = (copy / SMALL_QUERY_TOWER_FILE).read_bytes()
+    uncut = distil_query(catalog, copy, release, short, least=0.0)
+    assert (resumed.losses, resumed.steps["cut_by_clock"]) == (uncut.losses, False)
+    assert (copy / SMALL_QUERY_TOWER_FILE).read_bytes() == small
