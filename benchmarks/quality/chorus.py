@@ -18,7 +18,7 @@ from benchmarks.measurement import QualityResult, mean_and_sd_of_runs, show_scor
 from catalog import chorus
 from gavel.workspace.console import Stages
 from models.config.distillation import DistillationConfig
-from models.towers.config import sentence_towers
+from models.towers.published import published_towers
 from models.training.adaptation import distil_towers
 from processing.embedding.job import embed
 from processing.evaluation.job import HYBRID, SEMANTIC, Plan, evaluate_to_folder
@@ -45,7 +45,7 @@ def run_seed(data: Path, model: str, seed: int, work: Path, *, steps: int, zero_
         "tower_id"; "quality": system -> measure -> value; "comparisons" as in Evaluation.to_dict().
     """
     source = chorus.prepare(data, work / f"catalog-{seed}", fold=None, seed=seed)
-    tower = replace(sentence_towers(model), max_length=MAX_LENGTH)
+    tower = replace(published_towers(model), max_length=MAX_LENGTH)
     settings = DistillationConfig(steps=steps, min_weight=chorus.PSEUDO_QUERY_WEIGHT, seed=seed)
     with Stages() as stages:
         distilled = distil_towers(source, tower, settings, work / "towers", stages)

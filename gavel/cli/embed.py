@@ -15,6 +15,7 @@ from retrieval.config.settings import Settings
 from retrieval.contracts.item_files import ReadingLog, ReadOptions
 from retrieval.contracts.item_folders import FolderListing, list_item_files
 from retrieval.contracts.release import REJECTS_FILE, Manifest, load_release
+from retrieval.errors import InvalidInput
 
 SHOWN_REASONS = 8
 ALREADY_THERE = "already there, unchanged; --force embeds again"
@@ -32,6 +33,14 @@ def embed(
         Path | None, typer.Argument(help="Catalogue file or folder of them; the newest catalogue by default.")
     ] = None,
     tower: Annotated[str | None, typer.Option(help="tower_id; the newest tower by default.")] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FOLDER",
+            help="In place of a trained tower a published encoder as it is: minilm, or a sentence encoder, CLIP or SigLIP by "
+            "hub name or folder.",
+        ),
+    ] = None,
     dimensions: Annotated[
         int | None, typer.Option(help="Length of the vectors, one of those that the tower serves; the tower's own by default.")
     ] = None,
@@ -55,7 +64,13 @@ def embed(
     workspace = Workspace(Settings.from_env())
     options = read_options(columns, decimal, dates, encoding)
     listing = list_item_files(source) if source else FolderListing(CatalogFolder.load(workspace.catalog(None)).item_files())
-    folder = workspace.tower(tower)
+    if encoder and tower:
+        raise InvalidInput("--encoder and --tower both say what to embed with; leave one out")
+    if encoder:
+        with progress(f"prepare {encoder}"):
+            folder = pipeline.published_tower(workspace, encoder)
+    else:
+        folder = workspace.tower(tower)
     plan: _Plan = {"release_id": release, "dimensions": dimensions, "photos": photos or [], "options": options}
     log = ReadingLog(passed_over=listing.passed_over)
     committed = None if force else pipeline.find_release(workspace, listing.files, folder, log=log, **plan)

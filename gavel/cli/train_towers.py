@@ -93,7 +93,13 @@ def train_rounds(
 
 def adapt(
     catalog: CatalogOption = None,
-    model: Annotated[str, typer.Option(help="Sentence encoder: a preset, hub name or folder.")] = "minilm",
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FOLDER",
+            help="Sentence encoder, or CLIP, SigLIP or another model for words and pictures: a preset, hub name or folder.",
+        ),
+    ] = "minilm",
     max_length: Annotated[
         int | None, typer.Option(min=8, help="Tokens read from each text; the preset's number by default.")
     ] = None,

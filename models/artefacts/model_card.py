@@ -58,7 +58,7 @@ def model_card(card: TowerCard, record: Json, evaluations: Mapping[str, Json], s
         f"# Model card: tower `{card.tower_id}`",
         _purpose(card),
         "## Architecture\n\n" + _table(("", ""), _architecture(card)),
-        "## Training data\n\n" + (_table(("", ""), _data(record)) if record else NO_RECORD),
+        "## Training data\n\n" + (_trained_on(record) if record else NO_RECORD),
         "## Training\n\n" + (_training(record) if record else NO_RECORD),
         "## How good it is\n\n" + _metrics(record, evaluations),
         *(["## Small query tower\n\n" + _small_query(small_query)] if small_query else []),
@@ -100,6 +100,12 @@ def _architecture(card: TowerCard) -> Iterable[tuple[str, str]]:
     yield "tokens read", str(card.max_length)
 
 
+def _trained_on(record: Json) -> str:
+    if record.get("weights"):
+        return f"None of Gavel's: these are the vectors of {record['start_from']} as published."
+    return _table(("", ""), _data(record))
+
+
 def _data(record: Json) -> Iterable[tuple[str, str]]:
     data = record.get("data", {})
     yield "catalogue", str(data.get("catalog", "unknown"))
@@ -117,14 +123,17 @@ def _training(record: Json) -> str:
         ("went on from", str(record.get("start_from") or "nothing: these are its first weights")),
         ("started", str(record.get("started", ""))),
         ("took", f"{record.get('seconds', 0):,.0f} s, {_length(record)}"),
-        ("trained numbers", f"{record.get('parameters', 0):,}"),
+        ("numbers" if record.get("weights") else "trained numbers", f"{record.get('parameters', 0):,}"),
         ("hardware", hardware),
         ("gavel", f"{record.get('gavel', '')}, commit {record.get('git_commit') or 'unknown'}"),
     ]
-    return _table(("", ""), about) + "\n\nSettings:\n\n" + _table(("", ""), [(n, f"`{v}`") for n, v in settings.items()])
+    table = _table(("", ""), about)
+    return f"{table}\n\nSettings:\n\n{_table(('', ''), [(n, f'`{v}`') for n, v in settings.items()])}" if settings else table
 
 
 def _length(record: Json) -> str:
+    if record.get("weights"):
+        return "no training"
     length = f"{len(record['losses'])} steps" if "losses" in record else f"{len(record.get('history', ()))} epochs"
     return f"{length}{_cut(record)}"
 

@@ -8,12 +8,14 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from models.data.images import normalise, to_unit
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1  # version of the files; another number makes all stored files invalid
 TEXTS_AT_ONCE, PHOTOS_AT_ONCE = 64, 64
+TEXTS_PER_CHUNK = 4_096  # texts of one file of encode_in_chunks()
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,49 @@ def encode_text_table(
     )
 
 
+def encode_in_chunks(
+    encoder: TextEncoder,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    max_length: int,
+    cache: Path,
+    device: torch.device,
+    progress: Progress,
+) -> NDArray[np.float32]:
+    """Encode texts in chunks with a file each, so that a run that was stopped goes on with the next chunk.
+
+    Args:
+        encoder: as for encode_text_table().
+        tokenizer: tokenizer that prepare_tokenizer() prepared.
+        texts: N >= 1 cleaned texts.
+        max_length: largest number of tokens read of a text.
+        cache: as for encode_text_table().
+        device: device that computes.
+        progress: called with (texts encoded, texts).
+
+    Returns:
+        (N, width) float32, in the order of the texts.
+    """
+    parts = []
+    for start in range(0, len(texts), TEXTS_PER_CHUNK):
+        table = TokenTable.build(tokenizer, texts[start : start + TEXTS_PER_CHUNK], max_length)
+        report = partial(_report_from, start, len(texts), progress)
+        parts.append(np.array(encode_text_table(encoder, table, cache, device, report).vectors))
+        report(len(table.lengths), len(table.lengths))
+    return np.concatenate(parts)
+
+
+def _report_from(start: int, count: int, progress: Progress, done: int, total: int) -> None:
+    progress(start + done, count)
+
+
 def encode_photo_table(
-    encoder: ImageEncoder, photos: PhotoTable, config: TowerConfig, cache: Path, device: torch.device
+    encoder: ImageEncoder,
+    photos: PhotoTable,
+    config: TowerConfig,
+    cache: Path,
+    device: torch.device,
+    progress: Progress | None = None,
 ) -> PhotoEncodings:
     """Encode photos, or read the encodings from the cache, which is valid until the encoder's weights or a pixel change.
 
@@ -112,11 +156,14 @@ def encode_photo_table(
         config: configuration with the means and deviations of the normalisation.
         cache: folder of the files; it may be deleted at any time.
         device: device that computes.
+        progress: called with (photos encoded, photos); not called if the cache is valid.
     """
     present = np.flatnonzero(photos.has_image)
 
     def encode(start: int) -> tuple[NDArray[np.int64], Tensor]:
         rows = present[start : start + PHOTOS_AT_ONCE]
+        if progress:
+            progress(start + len(rows), len(present))
         pixels = torch.from_numpy(np.ascontiguousarray(photos.pixels[rows])).to(device)
         return rows, encoder(normalise(to_unit(pixels), config.image_mean, config.image_std))
 
@@ -179,8 +226,8 @@ def _load_or_encode(
     training = encoder.training
     encoder.eval()
     try:
-        with replacing(file) as partial, torch.inference_mode():
-            vectors = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+        with replacing(file) as temporary, torch.inference_mode():
+            vectors = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
             for start in starts:
                 rows, encodings = encode(start)
                 vectors[rows] = encodings.float().cpu().numpy()

@@ -9,9 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from catalog.folder import CatalogFolder
 from catalog.short_texts import short_texts
@@ -19,8 +17,7 @@ from models.artefacts.model_card import SMALL_QUERY_RECORD_FILE, write_model_car
 from models.artefacts.run_record import data_hash, git_commit, hardware, steps_record, versions
 from models.artefacts.tower_files import load_towers
 from models.config.distillation import StaticQueryConfig
-from models.data.encoding_cache import encode_text_table
-from models.data.tables import TokenTable
+from models.data.encoding_cache import encode_in_chunks
 from models.towers.two_towers import TextEncodings
 from models.training.checkpoints import CHECKPOINT_FOLDER, CHECKPOINT_SECONDS, Checkpoints
 from models.training.static_query import StaticQueryReport, train_static_query_encoder
@@ -41,7 +38,6 @@ MIN_SHARE = 0.98  # required share of the full query tower's Recall@50
 SPLIT = "val"
 MEASURES_SHOWN = ("recall@50", "ndcg@10")
 FULL, SMALL = "full", "small"
-TEXTS_PER_CHUNK = 4_096  # texts that are encoded and cached on disk at once
 
 Metrics = Mapping[str, Mapping[str, float]]  # query encoder -> measure -> mean over the queries
 
@@ -193,15 +189,11 @@ def _learn(
     towers, card = load_towers(tower)
     tokenizer = load_tokenizer(tower, card)
     cache, encoder, progress = tower.parent / CACHE_FOLDER, towers.query_tower.text_encoder, phases("encode texts")
-    parts: list[NDArray[np.float32]] = []
-    for start in range(0, len(texts), TEXTS_PER_CHUNK):
-        table = TokenTable.build(tokenizer, texts[start : start + TEXTS_PER_CHUNK], card.max_length)
-        encodings = encode_text_table(encoder, table, cache, torch.device("cpu")).vectors
-        with torch.inference_mode():
-            parts.append(towers.query_tower.encode(TextEncodings(torch.from_numpy(np.array(encodings)))).numpy())
-        progress(min(start + TEXTS_PER_CHUNK, len(texts)), len(texts))
+    encodings = encode_in_chunks(encoder, tokenizer, texts, card.max_length, cache, torch.device("cpu"), progress)
+    with torch.inference_mode():
+        targets = towers.query_tower.encode(TextEncodings(torch.from_numpy(encodings))).numpy()
     transformer: Any = encoder.transformer
-    targets, embeddings = np.concatenate(parts), transformer.get_input_embeddings().weight.detach().numpy()
+    embeddings = transformer.get_input_embeddings().weight.detach().numpy()
     learnt = train_static_query_encoder(
         card.tower_id, tokenizer, card.max_length, texts, targets, embeddings, config, phases("learn vectors"), checkpoints
     )

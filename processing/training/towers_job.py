@@ -20,6 +20,7 @@ import typer
 from catalog.folder import CatalogFolder
 from models.data.hard_negatives import HardNegatives
 from models.towers.config import PRESETS, TowerConfig
+from models.towers.published import stated_pooling
 from models.training.two_towers import TrainingConfig, TrainingReport, train_towers
 from processing.command_line import CONTAINER, SeedOption, run_job
 from processing.training.rounds import in_stages
@@ -55,7 +56,8 @@ class Weights:
     def applied_to(self, tower: TowerConfig) -> TowerConfig:
         """Return a tower configuration with these encoders and weights."""
         if self.text_model:
-            tower = replace(tower, text=replace(tower.text, model=self.text_model))
+            pooling = stated_pooling(self.text_model) or tower.text.pooling
+            tower = replace(tower, text=replace(tower.text, model=self.text_model, pooling=pooling))
         if self.image_weights:
             tower = replace(tower, image=replace(tower.image, weights=self.image_weights))
         if self.train_text:
