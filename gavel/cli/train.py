@@ -133,8 +133,8 @@ def train(
     if split:
         raise InvalidInput("--split belongs to `gavel train users-items`; leave it out")
     if what == "buyers":
-        changes = {"heads": heads, "epochs": epochs, "max_seconds": max_seconds}
-        train_buyers(workspace, catalog, events or [], seed=seed, changes=changes, as_json=as_json)
+        given = {"heads": heads, "epochs": epochs, "max_seconds": max_seconds}
+        train_buyers(workspace, catalog, events or [], seed=seed, changes=given, as_json=as_json)
         return
     if events:
         raise InvalidInput("--events belongs to `gavel train buyers`; leave it out, or say --from-events for the re-ranker")

@@ -77,7 +77,8 @@ class JointTextEncoder(TextEncoder):
             ids = torch.where(attention_mask == 1, input_ids, torch.full_like(input_ids, pad))
             rest = torch.full((ids.shape[0], self.max_positions), pad, dtype=ids.dtype, device=ids.device)
             input_ids, mask = torch.cat([ids, rest], dim=1)[:, : self.max_positions], None  # (B, positions)
-        return _unit(self.transformer.get_text_features(input_ids=input_ids, attention_mask=mask))
+        model: Any = self.transformer
+        return _unit(model.get_text_features(input_ids=input_ids, attention_mask=mask))
 
     @property
     def max_positions(self) -> int:
@@ -110,7 +111,8 @@ class JointImageEncoder(ImageEncoder):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode normalised pixels (B, 3, S, S) into (B, width) of unit length."""
-        return _unit(self.transformer.get_image_features(pixel_values=pixels))
+        model: Any = self.transformer
+        return _unit(model.get_image_features(pixel_values=pixels))
 
     def resolved(self) -> ImageEncoderSpec:
         """Return a specification of this encoder's architecture that does not need its hub name."""

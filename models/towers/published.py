@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from transformers import AutoConfig
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from models.towers.config import JOINT, PRESETS, ImageEncoderSpec, Rgb, TextEncoderSpec, TowerConfig
 from models.towers.encoders import no_progress_bar, unreachable
@@ -112,11 +112,11 @@ def _colours(model: str, model_type: str) -> tuple[Rgb, Rgb]:
 def _read(model: str, name: str) -> Any:
     """Return the content of a JSON file of a published model; None if it has no such file, or none that can be read."""
     try:
-        path = Path(model) / name if Path(model).is_dir() else None
-        if path is None:
-            quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-            path = cached_file(model, name, **quiet)
-        return json.loads(Path(path).read_text(encoding="utf-8")) if path else None
+        if Path(model).is_dir():
+            return json.loads((Path(model) / name).read_text(encoding="utf-8"))
+        quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+        file = cached_file(model, name, **quiet)
+        return json.loads(Path(file).read_text(encoding="utf-8")) if file else None
     except (OSError, ValueError):
         return None
 
