@@ -9,6 +9,7 @@ from gavel.workspace.console import notes, progress, show_table
 from gavel.workspace.entry import EXIT_ERROR, say
 from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, report
+from models.artefacts.run_record import cut_steps
 from processing.command_line import ColumnsOption, DatesOption, DecimalOption, EncodingOption, read_options
 from processing.embedding.rejects import RejectedKind, summarise_rejects
 from retrieval.config.settings import Settings
@@ -71,6 +72,9 @@ def embed(
             folder = pipeline.published_tower(workspace, encoder)
     else:
         folder = workspace.tower(tower)
+    if cut := cut_steps(folder):
+        note = f"tower {folder.name} was cut after {cut[0]:,} of {cut[1]:,} steps; the command that trained it goes on"
+        notes.print(note, style="yellow", highlight=False, soft_wrap=True)
     plan: _Plan = {"release_id": release, "dimensions": dimensions, "photos": photos or [], "options": options}
     log = ReadingLog(passed_over=listing.passed_over)
     committed = None if force else pipeline.find_release(workspace, listing.files, folder, log=log, **plan)
