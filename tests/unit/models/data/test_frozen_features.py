@@ -9,12 +9,14 @@ from painted_lots import write_painted_catalog
 from safetensors.torch import load_file
 from small_tower import small_config
 
-from models.data.encoding_cache import encode_photo_table, encode_text_table, is_frozen, text_inputs
+from models.data.encoding_cache import encode_in_chunks, encode_photo_table, encode_text_table, is_frozen, text_inputs
 from models.data.tables import PhotoTable, TokenTable
 from models.towers.encoders import ImageEncoder, TextEncoder
+from models.towers.tokenizer import train_wordpiece
 from models.towers.two_towers import TextEncodings, Tokens, TwoTowers
 from models.training.two_towers import TrainingConfig, fit_vocabulary, train_towers
 from retrieval.contracts.tower_card import ITEM_TOWER_FILE
+from retrieval.encoders.query_encoder import prepare_tokenizer
 
 CPU = torch.device("cpu")
 CONFIG = fit_vocabulary(small_config(), 60)
@@ -64,6 +66,30 @@ def test_encodings_are_made_once_and_again_for_other_weights_or_texts(encoder, t
     changed = encode_text_table(encoder, TOKENS, tmp_path, CPU)
     assert not np.allclose(changed.vectors[0], first.vectors[0])
     np.testing.assert_allclose(changed.vectors[2], first.vectors[2])
+
+
+def test_an_interrupted_encoding_goes_on_with_the_next_chunk(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr("models.data.encoding_cache.TEXTS_PER_CHUNK", 2)
+    tokenizer = prepare_tokenizer(train_wordpiece(["red vase", "gold ring"], 60), 8)
+    texts = ["red", "red vase", "ring", "gold ring", "vase"]
+    seen: list[tuple[int, int]] = []
+
+    def encode(stop_at: int) -> np.ndarray:
+        def progress(done: int, total: int) -> None:
+            if done == stop_at:
+                raise KeyboardInterrupt
+            seen.append((done, total))
+
+        return encode_in_chunks(encoder, tokenizer, texts, 8, tmp_path, CPU, progress)
+
+    with pytest.raises(KeyboardInterrupt):
+        encode(4)
+    assert len(list(tmp_path.iterdir())) == 1
+    vectors = encode(-1)
+    assert seen[-1] == (5, 5)
+    with monkeypatch.context() as patch:
+        no_more_encoding(patch, encoder)
+        np.testing.assert_array_equal(encode(-1), vectors)
 
 
 def test_a_file_that_was_cut_short_is_made_again_and_nothing_half_written_stays(encoder, tmp_path):
