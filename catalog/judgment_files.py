@@ -8,14 +8,13 @@ from typing import Any
 
 from catalog.folder import MAX_GRADE
 from catalog.pseudo_queries import fold
-from retrieval.contracts.item_columns import fold_name
 from retrieval.contracts.item_folders import find_item_files
 from retrieval.contracts.items import ALIASES as ITEM_ALIASES
 from retrieval.contracts.items import Reject, parse_id
 from retrieval.contracts.table_files import open_table
 from retrieval.errors import InvalidInput
 from retrieval.evaluation.metrics import RELEVANT_GRADE
-from retrieval.text.analysis import clean_text
+from retrieval.text.analysis import clean_text, fold_name
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "query": ("query", "search_query", "query_text", "search_term", "keywords", "keyword", "q"),

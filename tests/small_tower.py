@@ -1,5 +1,6 @@
 """A tower that is real in every part but its size and its training."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,38 @@ def save_small_encoder(folder: Path, texts: list[str]) -> Path:
     torch.manual_seed(3)
     DistilBertModel(config).save_pretrained(folder)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+    return folder
+
+
+def save_small_joint_encoder(folder: Path, texts: list[str], kind: str = "clip", side: int = 16) -> Path:
+    """Save a small CLIP or SigLIP with random weights, a tokenizer of some texts and the normalisation of its photos.
+
+    Args:
+        folder: folder to save into.
+        texts: texts of the tokenizer.
+        kind: "clip" or "siglip".
+        side: side of the photos in pixels.
+
+    Returns:
+        The folder.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+    from models.towers.tokenizer import train_wordpiece
+
+    tokenizer = train_wordpiece(texts, 100)
+    layers = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+    ids = {"bos_token_id": 2, "eos_token_id": tokenizer.token_to_id("[SEP]"), "pad_token_id": 0}
+    text = {**layers, "hidden_size": 32, "vocab_size": 100, "max_position_embeddings": 20, **ids}
+    vision = {**layers, "hidden_size": 32 if kind == "siglip" else 24, "image_size": side, "patch_size": side // 2}
+    sizes = {"projection_dim": 28} if kind == "clip" else {}
+    torch.manual_seed(4)
+    config = AutoConfig.for_model(kind, text_config=text, vision_config=vision, **sizes)
+    AutoModel.from_config(config).save_pretrained(folder)
+    ends = {"pad_token": "[PAD]", "unk_token": "[UNK]", "eos_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **ends).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3]}))
     return folder
 
 

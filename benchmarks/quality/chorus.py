@@ -19,7 +19,7 @@ from catalog import chorus
 from catalog.item_pairs import PSEUDO_QUERY_WEIGHT
 from gavel.workspace.console import Stages
 from models.config.distillation import LOT_TOKENS, DistillationConfig
-from models.towers.config import sentence_towers
+from models.towers.published import published_towers
 from models.training.adaptation import distil_towers
 from processing.embedding.job import embed
 from processing.evaluation.job import HYBRID, SEMANTIC, Plan, evaluate_to_folder
@@ -45,7 +45,7 @@ def run_seed(data: Path, model: str, seed: int, work: Path, *, steps: int, zero_
         "tower_id"; "quality": system -> measure -> value; "comparisons" as in Evaluation.to_dict().
     """
     source = chorus.prepare(data, work / f"catalog-{seed}", fold=None, seed=seed)
-    tower = replace(sentence_towers(model), max_length=LOT_TOKENS)
+    tower = replace(published_towers(model), max_length=LOT_TOKENS)
     settings = DistillationConfig(steps=steps, min_weight=PSEUDO_QUERY_WEIGHT, seed=seed)
     with Stages() as stages:
         distilled = distil_towers(source, tower, settings, work / "towers", stages)

@@ -34,7 +34,8 @@ from catalog.query_splits import share_of
 from catalog.summary import summarise
 from models.artefacts.tower_files import save_towers
 from models.config.training import PRETRAINED_SCHEDULE, TrainingConfig
-from models.towers.config import TowerConfig, sentence_towers
+from models.towers.config import TowerConfig
+from models.towers.published import published_towers
 from models.towers.tokenizer import make_tokenizer
 from models.towers.two_towers import TwoTowers
 from processing.embedding.job import embed
@@ -138,7 +139,7 @@ class EsciPlan:
     @property
     def tower(self) -> TowerConfig:
         """The untrained towers, without photos."""
-        tower = replace(sentence_towers(self.model), use_image=False)
+        tower = replace(published_towers(self.model), use_image=False)
         return replace(tower, max_length=self.max_length) if self.max_length else tower
 
     @property

@@ -53,7 +53,7 @@ def main(
 ) -> None:
     """Print Recall@50 and nDCG@10 of both towers at every length."""
     source = CatalogFolder.load(catalog)
-    config = replace(TrainingConfig.for_catalog(source.name, use_image=False), epochs=epochs, max_seconds=None)
+    config = replace(TrainingConfig.for_catalog(source.name, use_image=False), epochs=epochs)
     lengths = [config.tower.dimensions, *LENGTHS]
     runs_by_tower: dict[str, list[list[ValidationMetrics]]] = {}
     with tempfile.TemporaryDirectory() as out:

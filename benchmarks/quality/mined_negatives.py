@@ -107,7 +107,7 @@ def main(
     for number in seeds:
         config = TrainingConfig.for_catalog(source.name, use_image=not text_only, seed=number)
         with tempfile.TemporaryDirectory(prefix="gavel-mining-") as scratch:
-            runs.append(Trial(source, replace(config, epochs=epochs, batch_size=batch_size, max_seconds=None), Path(scratch)).run())
+            runs.append(Trial(source, replace(config, epochs=epochs, batch_size=batch_size), Path(scratch)).run())
     show_table(
         f"Test queries, seeds {', '.join(map(str, seeds))}", ("arm", *MEASURES), [(arm, *_cells(runs, arm)) for arm in runs[0]]
     )

@@ -29,8 +29,8 @@ from catalog.online_retail import Invoices, Months, read_invoices
 from gavel.workspace.console import console, progress, show_table
 from models.config.buyers import BuyerTrainingConfig
 from models.data.baskets import Basket, next_baskets, training_baskets
-from models.towers.config import sentence_towers
 from models.towers.features import Features, FeatureSpec
+from models.towers.published import published_towers
 from models.towers.two_towers import TwoTowers
 from models.training.buyers import (
     BuyerModel,
@@ -171,7 +171,7 @@ def choose(system: Callable[..., Scores], period: Period, grid: Sequence[tuple[A
 def projected(shop: Shop, seed: int) -> ProjectedItems:
     """Create the item tower: a frozen encoder, a linear projection initialised as a whitening, embeddings of the product series."""
     torch.manual_seed(seed)
-    config = replace(sentence_towers(shop.model), linear=True, features=shop.spec)
+    config = replace(published_towers(shop.model), linear=True, features=shop.spec)
     tower = TwoTowers(config).item_tower
     start_white(tower.projection, shop.encodings)
     return ProjectedItems(tower, shop.encodings, shop.features, shop.encodings.shape[1])

@@ -1,6 +1,7 @@
 """`gavel demo`: every step on one machine, from a catalogue to measured answers."""
 
 import hashlib
+import math
 import shlex
 import tempfile
 import time
@@ -26,6 +27,7 @@ from retrieval.search.service import SearchAnswer, SearchLimits, SearchModels, S
 
 CATALOGS = ("synthetic", "grocery")
 EXAMPLES_SHOWN = 4
+SELECTION_MEASURES = ("recall@50", "ndcg@10")
 FRESH_S = 20 * 24 * 3600  # the first auctions of a synthetic catalogue end 30 days after its creation
 KEYWORD, TEXT, TEXT_PHOTO, HYBRID, RERANKED = "keyword (BM25)", "text only", "text + photo", "hybrid", "hybrid, re-ranked"
 
@@ -56,12 +58,16 @@ class Report:
         quality: system -> measure -> mean over the test queries.
         answers: example query -> answer.
         plot: path of a PNG that plots `quality`.
+        cut: label of a training that a time limit cut -> (steps run, steps planned); the demo is not done.
+        warnings: what is worse than a search without any training.
     """
 
     steps: dict[str, StepResult] = field(default_factory=dict)
     quality: dict[str, dict[str, float]] = field(default_factory=dict)
     answers: dict[str, SearchAnswer] = field(default_factory=dict)
     plot: str = ""
+    cut: dict[str, tuple[int, int]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
@@ -147,7 +153,11 @@ class Demo:
         def finished(path: Any) -> bool:
             return Path(path).exists() and not cut_steps(Path(path))
 
-        return Path(self._step(f"train towers, {name}", self._base, run, finished))
+        label = f"train towers, {name}"
+        tower = Path(self._step(label, self._base, run, finished))
+        if cut := cut_steps(tower):
+            self.report.cut[label] = cut
+        return tower
 
     def _release(self, name: str, catalog: CatalogFolder, tower: Path) -> Path:
         lots = catalog.item_files("test")  # of the grocery catalogue only the lots that training has not seen
@@ -184,6 +194,7 @@ class Demo:
         key = (self._base, *(release.name for release in releases.values()))
         self.report.quality = self._step("measure", key, run, lambda quality: plot.exists())
         self.report.plot = str(plot)
+        self.report.warnings = worse_than_keywords(self.report.quality, cut=bool(self.report.cut))
 
     def _search(self, catalog: CatalogFolder) -> None:
         service = search_service(self.settings)
@@ -233,6 +244,27 @@ def measure_systems(
         return measure(catalog, split, systems, step)
 
 
+def worse_than_keywords(quality: dict[str, dict[str, float]], *, cut: bool) -> list[str]:
+    """Return a warning if hybrid search, re-ranked if there is a re-ranker, is worse than keywords alone; otherwise nothing.
+
+    Args:
+        quality: system -> measure -> mean over the queries; worse is a lower mean of recall@50 and ndcg@10, as epochs are selected.
+        cut: True if a time limit cut a training, which is then the reason.
+    """
+    served = RERANKED if RERANKED in quality else HYBRID
+    systems = [{name: quality.get(system, {}).get(name) for name in SELECTION_MEASURES} for system in (served, KEYWORD)]
+    built, keywords = (math.fsum(value or 0.0 for value in values.values()) for values in systems)
+    if any(value is None for values in systems for value in values.values()) or built >= keywords:
+        return []
+    remedy = (
+        "its training was cut: run `gavel demo` again, without max_seconds in gavel.toml"
+        if cut
+        else "search with --mode keyword, or give it more lots to learn from with --lots"
+    )
+    losses = ", ".join(f"{name} {systems[0][name]:.3f} against {systems[1][name]:.3f}" for name in SELECTION_MEASURES)
+    return [f"what was built ({served}) is worse than keywords alone: {losses}; {remedy}"]
+
+
 def _hash_of(folder: Path) -> str:
     """Return a hash of a catalogue's tables. Photos are left out; the item files name them."""
     digest = hashlib.sha256()
@@ -247,17 +279,18 @@ def show_report(demo: Demo) -> None:
     for query, answer in report.answers.items():
         show_answer(query, answer)
     show_metrics(f"How good: {demo.plan.catalog} catalogue, test queries", report.quality)
-    rows, cuts = [], {}
+    rows = []
+    cuts = {label: f"cut by the clock after {run:,} of {planned:,} steps" for label, (run, planned) in report.cut.items()}
     for label, step in report.steps.items():
         path = step.value if isinstance(step.value, str) else report.plot
         duration = "already there" if step.reused else f"{step.seconds:.1f} s"
-        if steps := cut_steps(Path(path)):
-            cuts[label] = f"cut by the clock after {steps[0]:,} of {steps[1]:,} steps"
-            duration = f"{duration}, {cuts[label]}"
+        duration = f"{duration}, {cuts[label]}" if label in cuts else duration
         rows.append((label, duration, path))
     show_table("What was built", ("step", "took", "where"), rows, right_from=9)
     for label, cut in cuts.items():
         console.print(f"{label}: {cut}; `gavel demo` again trains on", style="yellow", highlight=False, soft_wrap=True)
+    for warning in report.warnings:
+        console.print(f"warning: {warning}", style="bold yellow", highlight=False, soft_wrap=True)
     home = demo.settings.home
     given = f"GAVEL_HOME={shlex.quote(str(home))} " if home != Settings().home else ""
     gavel = as_called()

@@ -6,10 +6,13 @@ from typing import Annotated
 
 import typer
 
+from gavel.cli.train_towers import cut_note
 from gavel.workspace.config_file import configured
-from gavel.workspace.console import Stages, console, show_metrics
+from gavel.workspace.console import Stages, console, show_metrics, show_values
+from gavel.workspace.entry import EXIT_CUT
 from gavel.workspace.folders import Workspace
-from gavel.workspace.options import CatalogOption, Json, Seed, print_json
+from gavel.workspace.options import CatalogOption, Json, MaxSeconds, Seed, print_json
+from models.artefacts.run_record import cut_of
 from retrieval.config.settings import Settings
 from retrieval.contracts.tower_card import split_tower_id
 
@@ -39,6 +42,7 @@ def distill_query(
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the texts; 20.")] = None,
     least: Least = 0.98,
+    max_seconds: MaxSeconds = None,
     seed: Seed = 7,
     as_json: Json = False,
 ) -> None:
@@ -56,7 +60,12 @@ def distill_query(
     release_folder = workspace.release_of_tower(tower) if tower and release is None else workspace.release(release)
     folder = workspace.tower(tower or split_tower_id(load_release(release_folder).tower_id)[0])
     config = replace(configured(StaticQueryConfig(), "small_query"), seed=seed)
-    config = replace(config, texts=texts or config.texts, epochs=epochs or config.epochs)
+    config = replace(
+        config,
+        texts=texts or config.texts,
+        epochs=epochs or config.epochs,
+        max_seconds=config.max_seconds if max_seconds is None else max_seconds,
+    )
     with Stages() as stages:
         result = distil_query(source, folder, release_folder, config, least=least, phases=stages)
     if as_json:
@@ -72,5 +81,8 @@ def distill_query(
         else:
             note = f"less than {least:.0%}: nothing was written; try more --texts or --epochs, or a lower --least"
         console.print(note, style="dim", highlight=False, soft_wrap=True)
+        show_values(cut_note(cut_of(result.steps)))
+    if cut_of(result.steps):
+        raise typer.Exit(EXIT_CUT)
     if result.file is None:
         raise typer.Exit(1)

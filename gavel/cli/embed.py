@@ -13,6 +13,7 @@ from gavel.workspace.console import notes, progress, show_table
 from gavel.workspace.entry import EXIT_ERROR, say, show_next
 from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, report
+from models.artefacts.run_record import cut_steps
 from processing.command_line import (
     AttributesOption,
     ColumnsOption,
@@ -28,6 +29,7 @@ from retrieval.config.settings import Settings
 from retrieval.contracts.item_files import ReadingLog, ReadOptions
 from retrieval.contracts.item_folders import FolderListing, list_item_files
 from retrieval.contracts.release import MISSING_PHOTOS_FILE, REJECTS_FILE, Manifest, load_release
+from retrieval.errors import InvalidInput
 
 if TYPE_CHECKING:  # photos bring Pillow
     from processing.embedding.photos import PhotoState
@@ -49,6 +51,14 @@ def embed(
         Path | None, typer.Argument(help="Catalogue file or folder of them; the newest catalogue by default.")
     ] = None,
     tower: Annotated[str | None, typer.Option(help="tower_id; the newest tower by default.")] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FOLDER",
+            help="In place of a trained tower a published encoder as it is: minilm, or a sentence encoder, CLIP or SigLIP by "
+            "hub name or folder.",
+        ),
+    ] = None,
     dimensions: Annotated[
         int | None, typer.Option(help="Length of the vectors, one of those that the tower serves; the tower's own by default.")
     ] = None,
@@ -75,7 +85,16 @@ def embed(
     workspace = Workspace(Settings.from_env())
     options = read_options(columns, decimal, dates, encoding, attributes)
     listing = list_item_files(source) if source else FolderListing(CatalogFolder.load(workspace.catalog(None)).item_files())
-    folder = workspace.tower(tower)
+    if encoder and tower:
+        raise InvalidInput("--encoder and --tower both say what to embed with; leave one out")
+    if encoder:
+        with progress(f"prepare {encoder}"):
+            folder = pipeline.published_tower(workspace, encoder)
+    else:
+        folder = workspace.tower(tower)
+    if cut := cut_steps(folder):
+        note = f"tower {folder.name} was cut after {cut[0]:,} of {cut[1]:,} steps; the command that trained it goes on"
+        notes.print(note, style="yellow", highlight=False, soft_wrap=True)
     plan: _Plan = {
         "release_id": release,
         "dimensions": dimensions,
@@ -87,7 +106,7 @@ def embed(
     committed = None if force else pipeline.find_release(workspace, listing.files, folder, log=log, **plan)
     if committed is None:
         log = ReadingLog(passed_over=listing.passed_over)
-        with progress("embed lots", estimated=True) as step:
+        with progress("embed lots") as step:
             written = pipeline.embed(workspace, listing.files, folder, workers=workers, force=force, progress=step, log=log, **plan)
     path = committed or written
     manifest = load_release(path)

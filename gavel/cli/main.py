@@ -32,7 +32,7 @@ from gavel.cli.try_lots import try_lots
 from gavel.cli.tune import tune_app
 from gavel.workspace.config_file import use_config
 from gavel.workspace.console import show_answer
-from gavel.workspace.entry import run_command, say
+from gavel.workspace.entry import EXIT_CUT, run_command, say
 from gavel.workspace.options import Json, QueryTower, Seed, print_json
 from retrieval.config.settings import QueryExpansion, Settings
 from retrieval.errors import GavelError
@@ -109,6 +109,8 @@ def demo(
     run = Demo(Settings.from_env(), Plan(catalog, data, lots, seed))
     result = run.run()
     print_json(result.to_dict()) if as_json else show_report(run)
+    if result.cut:
+        raise typer.Exit(EXIT_CUT)
 
 
 @app.command(rich_help_panel=_panel("search"))

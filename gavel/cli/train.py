@@ -12,7 +12,7 @@ from gavel.cli.train_towers import Margin, NoMargin, PerQuery, train_rounds, tra
 from gavel.cli.train_users_items import train_users_items
 from gavel.workspace import pipeline
 from gavel.workspace.folders import Workspace
-from gavel.workspace.options import CatalogOption, Json, Seed
+from gavel.workspace.options import CatalogOption, Json, MaxSeconds, Seed
 from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
 
@@ -73,7 +73,7 @@ def train(
     log_with: Annotated[
         str | None, typer.Option(help="Experiment tracker beside TensorBoard: wandb, or another one of Accelerate.")
     ] = None,
-    max_seconds: Annotated[float | None, typer.Option(help="Shorten each stage to end after this many seconds.")] = None,
+    max_seconds: MaxSeconds = None,
     stages: Annotated[Path | None, typer.Option(help="YAML file with the stages of training.")] = None,
     rounds: Annotated[int, typer.Option(min=0, help="Rounds of mining negatives and training on them.")] = 0,
     per_query: PerQuery = None,
@@ -133,7 +133,8 @@ def train(
     if split:
         raise InvalidInput("--split belongs to `gavel train users-items`; leave it out")
     if what == "buyers":
-        train_buyers(workspace, catalog, events or [], heads=heads, epochs=epochs, seed=seed, as_json=as_json)
+        given = {"heads": heads, "epochs": epochs, "max_seconds": max_seconds}
+        train_buyers(workspace, catalog, events or [], seed=seed, changes=given, as_json=as_json)
         return
     if events:
         raise InvalidInput("--events belongs to `gavel train buyers`; leave it out, or say --from-events for the re-ranker")

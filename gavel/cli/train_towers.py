@@ -8,9 +8,9 @@ import typer
 from catalog.folder import CatalogFolder
 from gavel.workspace import pipeline
 from gavel.workspace.console import Stages, console, progress, show_table
-from gavel.workspace.entry import commands_for, show_next
+from gavel.workspace.entry import EXIT_CUT, commands_for, show_next
 from gavel.workspace.folders import Workspace
-from gavel.workspace.options import CatalogOption, Json, Seed, print_json, report
+from gavel.workspace.options import CatalogOption, Json, MaxSeconds, Seed, print_json, report
 from models.artefacts.run_record import cut_steps, read_record
 from models.towers.feature_names import NONE
 from retrieval.config.settings import Settings
@@ -48,10 +48,16 @@ def train_towers(
             workspace, catalog, config, negatives=negatives, start_from=start, resume=resume, progress=step
         )
     cut = cut_steps(tower)
-    note = {"cut_by_clock": f"after {cut[0]} of {cut[1]} steps; the same command again trains on"} if cut else {}
-    report({"tower_id": tower.name, "tower": str(tower), **_features(tower, as_json), **note}, as_json)
+    report({"tower_id": tower.name, "tower": str(tower), **_features(tower, as_json), **cut_note(cut)}, as_json)
+    if cut:
+        raise typer.Exit(EXIT_CUT)
     if not as_json:
         show_next(*commands_for(catalog))
+
+
+def cut_note(cut: tuple[int, int] | None) -> dict[str, Any]:
+    """Return what a report says about a cut training, given its steps run and planned; empty for a whole one."""
+    return {"cut_by_clock": f"after {cut[0]:,} of {cut[1]:,} steps; the same command again trains on"} if cut else {}
 
 
 def _features(tower: Path, as_json: bool) -> dict[str, Any]:
@@ -83,16 +89,25 @@ def train_rounds(
     """Train in rounds on mined negatives and print one row per round."""
     run = pipeline.train_rounds(workspace, catalog, config, rounds=rounds, rules=rules, resume=resume, steps=progress)
     print_json(run.to_dict()) if as_json else _show_rounds(run)
+    if any(cut_steps(run.tower.parent / trained.tower_id) for trained in run.rounds):
+        raise typer.Exit(EXIT_CUT)
 
 
 def adapt(
     catalog: CatalogOption = None,
-    model: Annotated[str, typer.Option(help="Sentence encoder: a preset, hub name or folder.")] = "minilm",
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FOLDER",
+            help="Sentence encoder, or CLIP, SigLIP or another model for words and pictures: a preset, hub name or folder.",
+        ),
+    ] = "minilm",
     max_length: Annotated[
         int | None, typer.Option(min=8, help="Tokens read from each text; the preset's number by default.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of gradient descent; 200.")] = None,
     min_weight: Annotated[float | None, typer.Option(min=0.0, help="Leave out queries of pairs with a smaller weight; 0.")] = None,
+    max_seconds: MaxSeconds = None,
     seed: Seed = 7,
     as_json: Json = False,
 ) -> None:
@@ -101,7 +116,15 @@ def adapt(
     source = CatalogFolder.load(workspace.catalog(catalog))
     with Stages() as stages:
         result = pipeline.adapt(
-            workspace, source, model, max_length=max_length, steps=steps, min_weight=min_weight, seed=seed, stages=stages
+            workspace,
+            source,
+            model,
+            max_length=max_length,
+            steps=steps,
+            min_weight=min_weight,
+            max_seconds=max_seconds,
+            seed=seed,
+            stages=stages,
         )
     metrics = {
         f"val {name}": f"{getattr(result.before, name):.3f} → {getattr(result.after, name):.3f}"
@@ -114,7 +137,10 @@ def adapt(
         "lots": result.items,
         "queries": result.queries,
     }
-    report(values | metrics, as_json)
+    cut = cut_steps(result.tower_folder)
+    report(values | metrics | cut_note(cut), as_json)
+    if cut:
+        raise typer.Exit(EXIT_CUT)
     if not as_json:
         show_next(*commands_for(source))
 

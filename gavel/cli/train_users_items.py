@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gavel.cli.train_towers import cut_note
 from gavel.workspace.config_file import configured
 from gavel.workspace.console import Stages, notes, show_answer, show_table
+from gavel.workspace.entry import EXIT_CUT
 from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, print_json, report
+from models.artefacts.run_record import cut_of
 from retrieval.config.settings import Settings
 
 if TYPE_CHECKING:  # imports torch
+    from gavel.workspace.users_items import TrainedTables
     from models.training.loop import EpochRecord
 
 TARGETS = {"recall@10": 0.30, "recall@100": 0.60, "recall@1000": 0.85}  # published aims for towers over users and items
@@ -58,7 +62,14 @@ def train_users_items(
                 **values,
             }
         )
-        return
+    else:
+        _show_result(result, values)
+    if cut_of(values["steps"]):
+        raise typer.Exit(EXIT_CUT)
+
+
+def _show_result(result: "TrainedTables", values: Mapping[str, Any]) -> None:
+    """Print recall beside popularity, and what was trained."""
     rows = [(system, *(f"{value:.3f}" for value in recall.values())) for system, recall in values["recall"].items()]
     rows.append(("published aims", *(f"{value:.2f}" for value in TARGETS.values())))
     show_table(f"Test interactions of {values['tested_users']:,} users", ("system", *TARGETS), rows)
@@ -71,6 +82,7 @@ def train_users_items(
             **{f"{table} ignored": _reasons(reasons) for table, reasons in result.ignored.items() if reasons},
             **({"interactions left out": _reasons(result.left_out)} if result.left_out else {}),
             "best epoch": values["best_epoch"],
+            **cut_note(cut_of(values["steps"])),
             "training": f"{values['seconds']:.0f} s, CPU time {values['cpu_seconds']:.0f} s",
             "release_id": result.release.release_id,
             **({"items rejected": result.release.items_rejected} if result.release.items_rejected else {}),

@@ -271,14 +271,14 @@ class Try:
 
     def _missing_encoder(self, items: Sequence[Item]) -> str:
         """Return why no encoder can be adapted to the lots; empty if the model is at hand and knows their words."""
-        from models.towers.config import sentence_towers
+        from models.towers.published import published_towers
         from models.towers.tokenizer import make_tokenizer
         from processing.embedding.tower_fit import unknown_words
 
-        towers = sentence_towers(self._model)
-        if not towers.text.model or towers.hidden:
-            raise InvalidInput(f"--model {self._model} is no published sentence encoder; take minilm, or the folder or name of one")
         try:
+            towers = published_towers(self._model)
+            if not towers.text.model or towers.hidden:
+                raise InvalidInput(f"--model {self._model} is no published encoder; take minilm, or the folder or name of one")
             tokenizer = make_tokenizer(towers, ())
         except TowerError as error:
             return str(error)

@@ -15,6 +15,7 @@ from rich.progress import (
     Task,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -23,6 +24,7 @@ from retrieval.search.service import SearchAnswer
 from retrieval.text.analysis import clean_text
 
 Step = Callable[[int, int], None]
+ESTIMATE_SECONDS = 120.0  # steps of the last seconds that the estimate of the remaining time rests on
 WIDE = 100  # characters; on a narrower terminal the table of items has fewer columns
 
 console = Console()
@@ -30,28 +32,29 @@ notes = Console(stderr=True)  # for everything except the answer, so that stdout
 
 
 @contextmanager
-def progress(label: str, *, estimated: bool = False, note: Callable[[], str] | None = None) -> Iterator[Step]:
-    """Show a bar on stderr while a long step runs.
+def progress(label: str, *, note: Callable[[], str] | None = None) -> Iterator[Step]:
+    """Show a bar on stderr while a long step runs, with the time so far and an estimate of the remaining time.
 
     Args:
         label: label of the bar.
-        estimated: True if the total is an estimate and may shrink. Otherwise a smaller total is shown as cut by the time limit.
-        note: returns a text that is shown behind the bar, such as the time that is left.
+        note: returns a text that is shown behind the bar instead of the times, such as the time that all steps still take.
 
     Yields:
         A function of (done, total).
     """
-    columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
-    columns.append(TimeElapsedColumn() if note is None else _NoteColumn(note))
-    with Progress(*columns, console=notes) as bars:
+    bar = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    times: tuple[ProgressColumn, ...] = (TimeElapsedColumn(), _TimeLeftColumn()) if note is None else (_NoteColumn(note),)
+    with Progress(*bar, *times, console=notes, speed_estimate_period=ESTIMATE_SECONDS) as bars:
         task = bars.add_task(label, total=None)
-        planned = 0
+        resumed = False
 
         def step(done: int, total: int) -> None:
-            nonlocal planned
-            planned = max(planned, total)
-            cut = f" (cut from {planned:,})" if total < planned and not estimated else ""
-            bars.update(task, completed=done, total=total, description=label + cut)
+            nonlocal resumed
+            if not resumed and done > 1:  # steps of an earlier call say nothing about the pace of this one
+                bars.update(task, completed=done - 1, total=total)
+                bars.reset(task, start=True, completed=done - 1, total=total)
+            resumed = True
+            bars.update(task, completed=done, total=total)
 
         yield step
         if bars.tasks[0].total is None:  # no step was reported
@@ -67,6 +70,16 @@ class _NoteColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         return Text("" if task.finished else self._note())
+
+
+class _TimeLeftColumn(TimeRemainingColumn):
+    """An estimate of the remaining time; nothing once a step is over."""
+
+    def render(self, task: Task) -> Text:
+        """Return the estimate, such as "0:01:20 left"."""
+        if task.finished or task.time_remaining is None:
+            return Text("")
+        return Text.assemble(super().render(task), " left", style="progress.remaining")
 
 
 class Stages(ExitStack):

@@ -11,7 +11,7 @@ from catalog.folder import CatalogFolder
 from gavel.workspace.console import notes
 from retrieval.errors import GavelError, InvalidInput
 
-EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_ERROR, EXIT_USAGE, EXIT_CUT, EXIT_INTERRUPTED = 1, 2, 3, 130  # EXIT_CUT: a time limit cut a training
 COMMAND = "gavel"
 
 

@@ -40,7 +40,7 @@ class Forecast(ExitStack):
         number = list(self._expected).index(label) + 1
         title = f"{number}/{len(self._expected)} {label}"
         self._report(title)
-        bar = self.enter_context(progress(title, estimated=True, note=self.words))
+        bar = self.enter_context(progress(title, note=self.words))
 
         def step(done: int, total: int) -> None:
             self._done[label] = min(done / total, 1.0) if total else 0.0

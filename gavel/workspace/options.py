@@ -12,6 +12,10 @@ from retrieval.config.settings import QueryTowerKind
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 QueryTower = Annotated[QueryTowerKind | None, typer.Option(help="Query tower that encodes queries; GAVEL_QUERY_TOWER by default.")]
+MaxSeconds = Annotated[
+    float | None,
+    typer.Option(min=1e-3, help="Stop training after this many seconds, with exit status 3; the same command again goes on."),
+]
 CatalogOption = Annotated[Path | None, typer.Option("--catalog", help="Catalogue folder; the newest catalogue by default.")]
 
 

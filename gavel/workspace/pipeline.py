@@ -77,7 +77,10 @@ def training_config(
     if text_only:
         config = replace(config, tower=replace(config.tower, use_image=False))
     if text_model:
-        config = replace(config, tower=replace(config.tower, text=replace(config.tower.text, model=text_model)))
+        from models.towers.published import stated_pooling
+
+        text = replace(config.tower.text, model=text_model, pooling=stated_pooling(text_model) or config.tower.text.pooling)
+        config = replace(config, tower=replace(config.tower, text=text))
     if dimensions:
         config = replace(config, tower=replace(config.tower, dimensions=dimensions))
     if query_bits != config.tower.query_bits:
@@ -159,20 +162,33 @@ def adapt(
     Args:
         workspace: workspace that stores the towers.
         catalog: catalogue with items and queries; its judgments are not used for training.
-        model: preset of a sentence encoder, hub name or folder.
+        model: preset of a sentence encoder; or hub name or folder of one, or of a model for words and pictures.
         stages: shows progress: returns a function of (done, total) for the label of a stage.
         max_length: number of tokens read from each text; None takes the preset's.
         settings: fields of DistillationConfig; None takes the value of gavel.toml.
     """
     from models.config.distillation import DistillationConfig
-    from models.towers.config import sentence_towers
+    from models.towers.published import published_towers
     from models.training.adaptation import distil_towers
 
-    tower = sentence_towers(model)
+    tower = published_towers(model)
     tower = replace(tower, max_length=max_length or tower.max_length)
     config = replace(configured(DistillationConfig(), "distillation"), **_without_none(settings))
     with _alone(workspace, "trains towers"):
         return distil_towers(catalog, tower, config, workspace.towers, stages)
+
+
+def published_tower(workspace: Workspace, model: str) -> Path:
+    """Return the folder of the towers of a published encoder as it is, which are made if they are not there.
+
+    Args:
+        workspace: workspace that stores the towers.
+        model: hub name or local folder of a sentence encoder or of a model for words and pictures, or a preset of one.
+    """
+    from models.artefacts.published import save_published_towers
+
+    with _alone(workspace, "trains towers"):
+        return save_published_towers(model, workspace.towers)
 
 
 def train_rounds(
@@ -395,9 +411,8 @@ def train_buyers(
     catalog: Path | None,
     events: Sequence[Path],
     *,
-    heads: int | None,
-    epochs: int | None,
     seed: int,
+    changes: Mapping[str, Any],
     progress: Step,
 ) -> "BuyersReport":
     """Train the buyer tower of the live index's tower on the vectors of that tower's newest release.
@@ -406,9 +421,8 @@ def train_buyers(
         workspace: workspace whose settings name the index; the tower's folder stores the buyer tower.
         catalog: catalogue whose clicks are used if there are no events; None takes the newest catalogue.
         events: files or folders of events.
-        heads: number of attention heads; None takes the value of gavel.toml.
-        epochs: passes over all baskets; None takes the value of gavel.toml.
         seed: seed of the training.
+        changes: field of BuyerTrainingConfig -> value; None takes the value of gavel.toml.
         progress: called with (epochs done, epochs in all).
     """
     from models.config.buyers import BuyerTrainingConfig
@@ -418,8 +432,7 @@ def train_buyers(
     tower_id, shorter = split_tower_id(open_store(workspace.settings).live().tower_id)
     if shorter:
         raise InvalidInput(f"the live index holds the first {shorter} numbers of each vector; train on an index of full length")
-    changes = _without_none({"heads": heads, "epochs": epochs, "seed": seed})
-    config = replace(configured(BuyerTrainingConfig(), "training.buyers"), **changes)
+    config = replace(configured(BuyerTrainingConfig(), "training.buyers"), **_without_none(changes), seed=seed)
     with _alone(workspace, "trains the buyer tower"):
         return train_on_release(log, workspace.release_of_tower(tower_id), workspace.tower(tower_id), config, progress)
 

@@ -70,13 +70,15 @@ def train(
     Raises:
         InvalidInput: a table or a setting cannot be used.
     """
+    from models.training.checkpoints import CHECKPOINT_FOLDER
     from models.training.feature_files import save_feature_towers
     from processing.embedding.vector_release import write_vector_release
     from processing.training.users_items import train_users_items
 
     data = read_user_items(tables, user_features=config.user_features, item_features=config.item_features)
     with exclusive(workspace.settings.home / ".trains-users-items.lock", f"trains users and items in {workspace.settings.home}"):
-        report = train_users_items(data, config, stages=stages, on_epoch=on_epoch)
+        folder = workspace.feature_towers / CHECKPOINT_FOLDER
+        report = train_users_items(data, config, checkpoint_folder=folder, stages=stages, on_epoch=on_epoch)
         towers = report.trained.towers
         specs = {"users": towers.user_tower.spec, "items": towers.item_tower.spec}
         columns = {name: [*spec.categories, *spec.numbers] for name, spec in specs.items()}
@@ -87,6 +89,7 @@ def train(
         release = write_vector_release(
             workspace.embeddings, rows, vectors, tower_id=stored.tower_id, source="items", progress=stages("write vectors")
         )
+        report.forget()
     ignored = {"users": data.users.ignored, "items": data.items.ignored}
     return TrainedTables(
         stored.tower_id, workspace.feature_towers / stored.tower_id, report, release, columns, ignored, data.left_out

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.artefacts.run_record import RECORD_FILE
+from models.artefacts.run_record import RECORD_FILE, cut_of
 from retrieval.contracts.tower_card import TowerCard
 from retrieval.errors import TowerError
 from retrieval.files import replace_file
@@ -58,7 +58,7 @@ def model_card(card: TowerCard, record: Json, evaluations: Mapping[str, Json], s
         f"# Model card: tower `{card.tower_id}`",
         _purpose(card),
         "## Architecture\n\n" + _table(("", ""), _architecture(card)),
-        "## Training data\n\n" + (_table(("", ""), _data(record)) if record else NO_RECORD),
+        "## Training data\n\n" + (_trained_on(record) if record else NO_RECORD),
         "## Training\n\n" + (_training(record) if record else NO_RECORD),
         "## How good it is\n\n" + _metrics(record, evaluations),
         *(["## Small query tower\n\n" + _small_query(small_query)] if small_query else []),
@@ -100,6 +100,12 @@ def _architecture(card: TowerCard) -> Iterable[tuple[str, str]]:
     yield "tokens read", str(card.max_length)
 
 
+def _trained_on(record: Json) -> str:
+    if record.get("weights"):
+        return f"None of Gavel's: these are the vectors of {record['start_from']} as published."
+    return _table(("", ""), _data(record))
+
+
 def _data(record: Json) -> Iterable[tuple[str, str]]:
     data = record.get("data", {})
     yield "catalogue", str(data.get("catalog", "unknown"))
@@ -117,19 +123,24 @@ def _training(record: Json) -> str:
         ("went on from", str(record.get("start_from") or "nothing: these are its first weights")),
         ("started", str(record.get("started", ""))),
         ("took", f"{record.get('seconds', 0):,.0f} s, {_length(record)}"),
-        ("trained numbers", f"{record.get('parameters', 0):,}"),
+        ("numbers" if record.get("weights") else "trained numbers", f"{record.get('parameters', 0):,}"),
         ("hardware", hardware),
         ("gavel", f"{record.get('gavel', '')}, commit {record.get('git_commit') or 'unknown'}"),
     ]
-    return _table(("", ""), about) + "\n\nSettings:\n\n" + _table(("", ""), [(n, f"`{v}`") for n, v in settings.items()])
+    table = _table(("", ""), about)
+    return f"{table}\n\nSettings:\n\n{_table(('', ''), [(n, f'`{v}`') for n, v in settings.items()])}" if settings else table
 
 
 def _length(record: Json) -> str:
-    if "losses" in record:
-        return f"{len(record['losses'])} steps"
-    steps = record.get("steps", {})
-    cut = f", cut by the clock after {steps['run']:,} of {steps['planned']:,} steps" if steps.get("cut_by_clock") else ""
-    return f"{len(record.get('history', ()))} epochs{cut}"
+    if record.get("weights"):
+        return "no training"
+    length = f"{len(record['losses'])} steps" if "losses" in record else f"{len(record.get('history', ()))} epochs"
+    return f"{length}{_cut(record)}"
+
+
+def _cut(record: Json) -> str:
+    steps = cut_of(record.get("steps"))
+    return f", **cut by the clock after {steps[0]:,} of {steps[1]:,} steps**" if steps else ""
 
 
 def _metrics(record: Json, evaluations: Mapping[str, Json]) -> str:
@@ -161,6 +172,7 @@ def _small_query(record: Json) -> str:
         f"query tower's vectors of {record['texts']:,} texts of the catalogue {record['data']['catalog']}; no judgment went in. By "
         f"vectors alone on the {record['split']} queries it finds {record['share']:.1%} of the full one's Recall@50:\n\n"
         + _table(("", "full", "small"), rows)
+        + (f"\n\nIts training ended early{_cut(record)}." if _cut(record) else "")
         + "\n\nIt knows no order of words beyond neighbours, and of words outside that catalogue only what their pieces tell."
     )
 
@@ -185,6 +197,8 @@ def _limits(card: TowerCard, record: Json, evaluations: Mapping[str, Json]) -> I
         )
     if data.get("catalog") == "synthetic":
         yield "That catalogue is synthetic: rendered photos, templated text. Its figures say nothing about real shops."
+    if _cut(record):
+        yield "Its training was cut by a time limit before its end; the same command again goes on with it and makes another tower."
     if not evaluations:
         yield "No evaluation on test queries stands behind it yet."
     yield "A query that it knows no word of is placed somewhere, not refused; keyword search beside it is the net."

@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from catalog.folder import TRAINING_FOLDER, CatalogFolder
 from models.config.training import TrainingConfig
 from retrieval.files import replace_file
@@ -50,7 +52,26 @@ def run_key(
         start_from.name if start_from else None,
         torch.__version__,
     ]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    return hash_of(parts)
+
+
+def hash_of(parts: Sequence[Any]) -> str:
+    """Return twelve hexadecimal digits of a hash over settings and data, in which runs that may resume each other agree.
+
+    Args:
+        parts: JSON values, numpy arrays, and values that str() tells apart.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        plain = isinstance(part, np.ndarray)
+        digest.update(f"{part.shape} {part.dtype} ".encode() if plain else b"")
+        digest.update(part.tobytes() if plain else json.dumps(part, sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:12]
+
+
+def steps_record(run: int, planned: int, cut_by_clock: bool) -> dict[str, Any]:
+    """Return the length of a run as its record stores it under `steps`; cut_steps() reads it."""
+    return {"run": run, "planned": planned, "cut_by_clock": cut_by_clock}
 
 
 def git_commit() -> str | None:
@@ -124,9 +145,12 @@ def cut_steps(folder: Path) -> tuple[int, int] | None:
     Args:
         folder: `towers/<tower_id>`; without a readable record the result is None.
     """
+    return cut_of(read_record(folder).get("steps"))
+
+
+def cut_of(steps: Any) -> tuple[int, int] | None:
+    """Return (steps run, steps planned) of a value of steps_record() if the run was cut; None if not, or for another value."""
     try:
-        steps = read_record(folder)["steps"]
-        run, planned = int(steps["run"]), int(steps["planned"])
+        return (int(steps["run"]), int(steps["planned"])) if steps["cut_by_clock"] else None
     except (ValueError, KeyError, TypeError):
         return None
-    return (run, planned) if steps["cut_by_clock"] else None

@@ -42,7 +42,7 @@ def save_towers(towers: TwoTowers, tokenizer: Tokenizer, out: Path) -> Path:
         card = _card(towers.config, folder)
         card.save(folder)
         target = out / card.tower_id
-        if target.exists() and not _is_whole(target):
+        if target.exists() and not is_whole(target):
             shutil.rmtree(target)
         if not target.exists():
             commit_folder(folder, target)
@@ -130,7 +130,8 @@ def _card(config: TowerConfig, folder: Path) -> TowerCard:
     )
 
 
-def _is_whole(folder: Path) -> bool:
+def is_whole(folder: Path) -> bool:
+    """Return True if a folder holds an artefact whose files are those of its card."""
     try:
         TowerCard.load(folder, verify=True)
     except TowerError:

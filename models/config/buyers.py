@@ -21,6 +21,7 @@ class BuyerTrainingConfig:
             from the batches (Yi et al. 2019).
         own_are_negatives: True counts items that the buyer acted on before as negatives, unless they are in the basket.
         seed: seed of weights, batches and draws.
+        max_seconds: time limit of a call in seconds, which stops the run; the next call resumes it. None for no limit.
     """
 
     heads: int = 1
@@ -35,3 +36,4 @@ class BuyerTrainingConfig:
     correct_popularity: bool = True
     own_are_negatives: bool = False
     seed: int = 7
+    max_seconds: float | None = None

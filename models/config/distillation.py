@@ -22,6 +22,7 @@ class DistillationConfig:
         learning_rate: peak learning rate of AdamW.
         warmup: share of the steps over which the learning rate rises.
         seed: seed of the random draws.
+        max_seconds: time limit of a call's steps in seconds, which stops the run; the next call resumes it. None for no limit.
     """
 
     steps: int = 200
@@ -34,6 +35,7 @@ class DistillationConfig:
     learning_rate: float = 1e-3
     warmup: float = 0.1
     seed: int = 7
+    max_seconds: float | None = None
 
     def __post_init__(self) -> None:
         if min(self.steps, self.queries, self.lots) < 1 or min(self.teacher_temperature, self.temperature) <= 0:
@@ -53,6 +55,7 @@ class StaticQueryConfig:
         pair_count: minimum number of times that a pair of tokens occurs in the texts to get its own vector, >= 1.
         most_pairs: largest number of pairs with a vector, >= 0; the most frequent pairs are taken.
         seed: seed of all random choices.
+        max_seconds: time limit of a call's steps in seconds, which stops the run; the next call resumes it. None for no limit.
     """
 
     texts: int = 30_000
@@ -63,6 +66,7 @@ class StaticQueryConfig:
     pair_count: int = 2
     most_pairs: int = 65_536
     seed: int = 7
+    max_seconds: float | None = None
 
     def __post_init__(self) -> None:
         if min(self.texts - 1, self.epochs, self.batch_size, self.pair_count) < 1 or self.learning_rate <= 0 or self.most_pairs < 0:

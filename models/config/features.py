@@ -29,7 +29,7 @@ class FeatureTrainingConfig:
         later_rate: peak learning rate as a share of `rate`, for training that starts from trained towers.
         seed: seed of weights, batches and draws.
         patience: epochs without a better selection metric after which training ends; None trains to the end.
-        max_seconds: time limit in seconds, to which training is shortened; None for no limit.
+        max_seconds: time limit of a call in seconds, which stops the run; the next call resumes it. None for no limit.
     """
 
     dimensions: int = 64

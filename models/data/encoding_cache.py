@@ -102,7 +102,12 @@ def encode_text_table(
 
 
 def encode_photo_table(
-    encoder: ImageEncoder, photos: PhotoTable, config: TowerConfig, cache: Path, device: torch.device
+    encoder: ImageEncoder,
+    photos: PhotoTable,
+    config: TowerConfig,
+    cache: Path,
+    device: torch.device,
+    progress: Progress | None = None,
 ) -> PhotoEncodings:
     """Encode photos, or read the encodings from the cache, which is valid until the encoder's weights or a pixel change.
 
@@ -112,6 +117,7 @@ def encode_photo_table(
         config: configuration with the means and deviations of the normalisation.
         cache: folder of the files; it may be deleted at any time.
         device: device that computes.
+        progress: called with (photos encoded, photos); not called if the cache is valid.
     """
     present = np.flatnonzero(photos.has_image)
 
@@ -121,7 +127,7 @@ def encode_photo_table(
 
     key = _key(encoder, ["photo", config.image_mean, config.image_std], [photos.has_image, photos.pixels])
     file, shape = cache / f"photos-{key}.npy", (len(photos.has_image), encoder.width)
-    vectors = _load_or_encode(file, shape, encoder.to(device), present, PHOTOS_AT_ONCE, encode)
+    vectors = _load_or_encode(file, shape, encoder.to(device), present, PHOTOS_AT_ONCE, encode, progress)
     return PhotoEncodings(vectors, photos.has_image)
 
 

@@ -17,6 +17,7 @@ QUERY_BITS = (8, 4)
 IMAGENET_MEAN: Rgb = (0.485, 0.456, 0.406)
 IMAGENET_STD: Rgb = (0.229, 0.224, 0.225)
 SMALL_RESNET = "small-resnet"
+JOINT: Literal["joint"] = "joint"  # encoders that are parts of one model for words and pictures
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MULTILINGUAL_MINILM = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
 TRAINABLE = re.compile(r"all|none|last-[1-9][0-9]*")
@@ -34,13 +35,14 @@ class TextEncoderSpec:
     Attributes:
         model: hub name or local folder of a transformers encoder; empty builds one from `config` with fresh weights.
         config: the transformers configuration, `model_type` included; read when `model` is empty.
-        pooling: "cls" takes the [CLS] vector, "mean" the mean over the text's tokens.
+        pooling: "cls" takes the [CLS] vector, "mean" the mean over the text's tokens, "joint" the text's vector in the space of the
+            pictures, of a model for words and pictures.
         trainable: layers to train: "all", "none" or the last n ("last-<n>"). Frozen layers run as in serving, without dropout.
     """
 
     model: str = ""
     config: Mapping[str, Any] = field(default_factory=lambda: {"model_type": "distilbert"})
-    pooling: Literal["cls", "mean"] = "cls"
+    pooling: Literal["cls", "mean", "joint"] = "cls"
     trainable: str = "all"
 
     def __post_init__(self) -> None:
@@ -52,11 +54,14 @@ class ImageEncoderSpec:
     """Source of the image encoder.
 
     Attributes:
-        name: name of a torchvision ResNet ("resnet50"), or "small-resnet", a narrow ResNet to be trained from scratch.
+        name: name of a torchvision ResNet ("resnet50"); "small-resnet", a narrow ResNet to be trained from scratch; or "joint", the
+            vision part of a model for words and pictures.
         weights: name of torchvision weights ("IMAGENET1K_V2") or path of a state dict (.pth, .safetensors); empty starts at random.
+            Of "joint", the model's hub name or folder.
         width: channels of the first stage of a small-resnet; each further stage has twice as many.
         blocks: residual blocks of each stage of a small-resnet.
         trainable: stages to train: "all", "none" or the last n ("last-<n>"). Frozen batch norms keep their statistics.
+        config: the transformers configuration of "joint", `model_type` included; read when `weights` is empty.
     """
 
     name: str = "resnet50"
@@ -64,6 +69,7 @@ class ImageEncoderSpec:
     width: int = 32
     blocks: tuple[int, ...] = (1, 1, 1, 1)
     trainable: str = "all"
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_trainable(self.trainable, "stages")
@@ -151,6 +157,8 @@ class TowerConfig:
         values = {**asdict(self), **lists, "features": features}
         if self.query_bits == 8:
             del values["query_bits"]  # cards of older versions lack it, and equal towers must have equal ids
+        if not self.image.config:
+            del values["image"]["config"]  # likewise
         return values
 
     @classmethod
@@ -263,8 +271,3 @@ def preset(name: str) -> TowerConfig:
         return PRESETS[name]
     except KeyError:
         raise InvalidInput(f"there is no preset {name!r}; known are {', '.join(PRESETS)}") from None
-
-
-def sentence_towers(model: str) -> TowerConfig:
-    """Return the preset of this name; for any other name, towers of the encoder with this hub name or folder."""
-    return PRESETS[model] if model in PRESETS else TowerConfig.of_encoder(model)

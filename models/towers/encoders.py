@@ -5,6 +5,7 @@ Sources: DistilBERT (Sanh et al. 2019) through transformers.AutoModel; ResNet (H
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from pickle import UnpicklingError
@@ -38,6 +39,11 @@ class PartlyFrozen(nn.Module):
         for part in self._frozen:
             part.eval()
         return self
+
+    def _freeze_layers(self, trainable: str, transformer: nn.Module, count: int) -> None:
+        """Freeze all but the last layers of a transformer with `count` layers; see _freeze()."""
+        stacks = [m for m in transformer.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+        self._freeze(trainable, transformer, [[layer] for layer in (stacks[0] if stacks else ())], "layers")
 
     def _freeze(self, trainable: str, whole: nn.Module, parts: Sequence[Sequence[nn.Module]], kind: str) -> None:
         """Freeze all but the last parts of a network.
@@ -81,6 +87,12 @@ class TextEncoder(PartlyFrozen):
         super().__init__()
         self.pooling = spec.pooling
         self.transformer: PreTrainedModel = _load_transformer(spec)
+        if not hasattr(self.transformer.config, "hidden_size"):
+            kind = self.transformer.config.model_type
+            raise TowerError(
+                f"{spec.model!r} ({kind}) is no text encoder; models for words and pictures are for `gavel adapt --model` and "
+                "`gavel embed --encoder`"
+            )
         self.width: int = self.transformer.config.hidden_size
         self.train_only(spec.trainable)
 
@@ -90,10 +102,12 @@ class TextEncoder(PartlyFrozen):
         Raises:
             InvalidInput: the encoder has fewer than n layers.
         """
-        count = self.transformer.config.num_hidden_layers
-        stacks = [m for m in self.transformer.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
-        self._freeze(trainable, self.transformer, [[layer] for layer in (stacks[0] if stacks else ())], "layers")
+        self._freeze_layers(trainable, self.transformer, self._layers)
         self.trainable = trainable
+
+    @property
+    def _layers(self) -> int:
+        return int(self.transformer.config.num_hidden_layers)
 
     def checkpoint_activations(self) -> None:
         """Store only the inputs of the layers for the backward pass, which computes the rest again (Chen et al. 2016).
@@ -152,7 +166,7 @@ class ImageEncoder(PartlyFrozen):
         if spec.weights and (spec.name == SMALL_RESNET or _is_path(spec.weights)):
             _load_weights(self.resnet, Path(spec.weights))
         self.resnet.to(memory_format=torch.channels_last)  # a third faster on CPUs, and the layout for half precision on GPUs
-        self._blocks = spec.blocks if spec.name == SMALL_RESNET else ()
+        self._blocks, self._spec = spec.blocks if spec.name == SMALL_RESNET else (), spec
         self.train_only(spec.trainable)
 
     def train_only(self, trainable: str) -> None:
@@ -162,6 +176,10 @@ class ImageEncoder(PartlyFrozen):
             InvalidInput: the encoder has fewer than n stages.
         """
         self._freeze(trainable, self.resnet, _stages(self.resnet, self._blocks), "stages")
+
+    def resolved(self) -> ImageEncoderSpec:
+        """Return a specification of this encoder's architecture that needs neither a hub nor a file of weights."""
+        return replace(self._spec, weights="")
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode normalised pixels (B, 3, S, S) into (B, width)."""
@@ -205,7 +223,7 @@ def _load_transformer(spec: TextEncoderSpec) -> PreTrainedModel:
         )
     else:
         try:
-            with _no_progress_bar():
+            with no_progress_bar():
                 transformer = AutoModel.from_pretrained(find_published(spec.model), dtype=torch.float32)
         except (OSError, ValueError) as error:
             raise TowerError(unreachable("text encoder", spec.model, error)) from error
@@ -215,7 +233,7 @@ def _load_transformer(spec: TextEncoderSpec) -> PreTrainedModel:
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def no_progress_bar() -> Iterator[None]:
     """Disable transformers' progress bar, which would write into a command's own progress bar."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer
+from transformers.utils.hub import cached_file
 
 from models.towers.config import TowerConfig
 from models.towers.model_files import find_published, unreachable
@@ -30,12 +31,27 @@ def make_tokenizer(config: TowerConfig, texts: Iterable[str]) -> Tokenizer:
     if not config.text.model:
         return train_wordpiece(texts, config.vocabulary)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(find_published(config.text.model, "tokenizer")).backend_tokenizer
+        tokenizer = _published_tokenizer(find_published(config.text.model, "tokenizer"))
     except (OSError, ValueError) as error:
         raise TowerError(unreachable("tokenizer", config.text.model, error)) from error
     tokenizer.no_truncation()  # published files set the lengths of their own training, which are not ours
     tokenizer.no_padding()
     return tokenizer
+
+
+def _published_tokenizer(model: str) -> Tokenizer:
+    """Return the tokenizer of a published encoder in the form that serves without transformers."""
+    published = AutoTokenizer.from_pretrained(model)
+    backend = getattr(published, "backend_tokenizer", None)
+    if isinstance(backend, Tokenizer):
+        return backend
+    file = cached_file(model, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
+    if file is None:
+        raise TowerError(
+            f"{model!r} has no tokenizer.json, without which its texts cannot be encoded in serving; save the tokenizer as one, or "
+            "take another encoder"
+        )
+    return Tokenizer.from_file(file)
 
 
 def train_wordpiece(texts: Iterable[str], vocabulary: int) -> Tokenizer:

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.towers.config import TowerConfig
-from models.towers.encoders import ImageEncoder, TextEncoder
+from models.towers.config import JOINT, TowerConfig
+from models.towers.encoders import TextEncoder
 from models.towers.features import Features, FeatureSpec, FeatureTower
+from models.towers.joint_encoders import make_image_encoder, make_text_encoder
 
 MAX_LOGIT_SCALE = math.log(100.0)  # CLIP's bound: a temperature of 0.01
 UNKNOWN_RATE = 0.1  # share of categories and brands that training hides, so that a new brand gets a trained embedding
@@ -71,7 +72,8 @@ class Projection(nn.Sequential):
 class Addition(nn.Module):
     """Projection without a hidden layer: the text encoding, or its linear map, plus a linear map of photo and features.
 
-    The second map starts at zero, after the residual branches of Zhang et al. 2019 ("Fixup").
+    The second map starts at zero, after the residual branches of Zhang et al. 2019 ("Fixup"). For encoders of one space for words
+    and pictures it starts as the identity on the photo, so that an untrained item is the sum of its text and its photo.
     """
 
     def __init__(self, text_width: int, other_width: int, config: TowerConfig) -> None:
@@ -87,6 +89,8 @@ class Addition(nn.Module):
         if self.others is not None:
             nn.init.zeros_(self.others.weight)
             nn.init.zeros_(self.others.bias)
+            if config.use_image and config.image.name == JOINT and same:
+                nn.init.eye_(self.others.weight)  # the photo comes before the features
 
     def forward(self, encoded: Tensor) -> Tensor:
         """Project encodings (B, text_width + other_width), text first, to (B, dimensions)."""
@@ -109,7 +113,7 @@ class ItemTower(nn.Module):
     def __init__(self, config: TowerConfig, text_encoder: TextEncoder) -> None:
         super().__init__()
         self.text_encoder = text_encoder
-        self.image_encoder = ImageEncoder(config.image) if config.use_image else None
+        self.image_encoder = make_image_encoder(config.image) if config.use_image else None
         self.feature_encoder = _feature_encoder(config.features) if config.features else None
         self.hidden_text = config.hidden_text
         image_width = self.image_encoder.width if self.image_encoder else 0
@@ -202,14 +206,16 @@ class TwoTowers(nn.Module):
             TowerError: a pretrained encoder is not available.
         """
         super().__init__()
-        text_encoder = TextEncoder(config.text)
+        text_encoder = make_text_encoder(config.text)
         length = min(config.max_length, text_encoder.max_positions)
         config = replace(config, dimensions=config.dimensions or text_encoder.width, max_length=length)
-        query_text_encoder = text_encoder if config.shared_text_encoder else TextEncoder(config.text)
+        query_text_encoder = text_encoder if config.shared_text_encoder else make_text_encoder(config.text)
         self.item_tower = ItemTower(config, text_encoder)
         self.query_tower = QueryTower(config, query_text_encoder)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1.0 / temperature)))
-        self.config = replace(config, text=text_encoder.resolved(), image=replace(config.image, weights=""))
+        image_encoder = self.item_tower.image_encoder
+        image = image_encoder.resolved() if image_encoder else replace(config.image, weights="")
+        self.config = replace(config, text=text_encoder.resolved(), image=image)
         if config.shared_text_encoder:
             _align(self.query_tower.projection, self.item_tower.projection)
 

@@ -10,7 +10,7 @@ relevant, made the tower worse.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,14 +23,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from catalog.folder import CatalogFolder
-from models.artefacts.run_record import data_hash, write_record
+from models.artefacts.model_card import write_model_card
+from models.artefacts.run_record import data_hash, hash_of, steps_record, write_record
 from models.artefacts.tower_files import save_towers
 from models.config.distillation import DistillationConfig
-from models.data.encoding_cache import encode_text_table
-from models.data.tables import ItemTable, Queries, TokenTable, read_training_items
-from models.towers.config import TowerConfig
+from models.data.encoding_cache import encode_photo_table, encode_text_table
+from models.data.tables import ItemTable, PhotoTable, Queries, TokenTable, read_training_items
+from models.towers.config import JOINT, TowerConfig
 from models.towers.tokenizer import make_tokenizer
-from models.towers.two_towers import TextEncodings, TwoTowers
+from models.towers.two_towers import Photos, TextEncodings, TwoTowers
+from models.training.checkpoints import CHECKPOINT_FOLDER, CHECKPOINT_SECONDS, Checkpoints
 from models.training.loop import LoopSettings, StepMetrics, TrainingLoop, TrainingTask
 from models.training.two_towers import CACHE_FOLDER
 from models.training.validation import Validation, ValidationMetrics
@@ -54,6 +56,9 @@ class DistillationReport:
         before: metrics of the untrained encoder on the val split; None without a val split.
         after: metrics of the adapted towers on the val split; None without a val split.
         seconds: seconds from reading the catalogue to the artefact.
+        steps: number of steps that were run.
+        planned_steps: number of steps in the schedule.
+        cut_by_clock: True if max_seconds ended the run. The next adaptation with the same settings resumes there.
     """
 
     tower_folder: Path
@@ -63,6 +68,9 @@ class DistillationReport:
     before: ValidationMetrics | None
     after: ValidationMetrics | None
     seconds: float
+    steps: int
+    planned_steps: int
+    cut_by_clock: bool
 
 
 class Teacher:
@@ -112,10 +120,11 @@ def distil_towers(
 
     Args:
         catalog: catalogue with items and queries in train; judgments of val, if present, are used only for metrics.
-        tower: configuration with the encoder's width and no hidden layer. The encoder stays frozen. The towers get linear heads
-            and no image encoder.
+        tower: configuration with the encoder's width and no hidden layer. The encoder stays frozen. The towers get linear heads,
+            and an image encoder only if it is of one model with the text encoder.
         config: settings.
-        out: folder of the artefacts; encodings are stored in its sub-folder `.photos`, as in training.
+        out: folder of the artefacts; encodings are stored in its sub-folder `.photos` and checkpoints in `.checkpoints`, as in
+            training. A run of the same settings and data that was stopped or cut resumes there.
         progress_for: returns the progress callback of a phase, given its label.
 
     Raises:
@@ -136,27 +145,50 @@ def distil_towers(
         return torch.from_numpy(np.array(encode_text_table(encoder, table, cache, CPU, progress_for(f"encode {what}")).vectors))
 
     item_vectors, query_vectors = encode("lots", items.texts), encode("queries", queries.texts)
-    teacher = Teacher(items, queries, item_vectors, query_vectors, config.keyword_share)
+    photos = _encode_photos(towers, items, cache, progress_for)
+    with torch.inference_mode():
+        untrained = item_vectors if photos is None else towers.eval().item_tower(TextEncodings(item_vectors), photos)
+    teacher = Teacher(items, queries, untrained.clone(), query_vectors, config.keyword_share)
     validation = Validation(catalog, tokenizer, towers.config, cache) if "val" in catalog.splits else None
     if validation:
         validation.encode_frozen(towers, CPU)
     before = validation.measure(towers) if validation else None
+    data = data_hash(catalog)
+    settings = asdict(replace(config, max_seconds=None))
+    encodings = [query_vectors.numpy(), *([photos.pixels.numpy()] if photos else [])]
+    key = hash_of([settings, tower.to_architecture(), data, *encodings, torch.__version__])
+    checkpoints = Checkpoints(out / CHECKPOINT_FOLDER / key, CHECKPOINT_SECONDS)
     loop = TrainingLoop(
-        AdaptationTask(towers, teacher, item_vectors, query_vectors, config), LoopSettings(config.steps, 1, config.warmup)
+        AdaptationTask(towers, teacher, item_vectors, photos, query_vectors, config),
+        LoopSettings(config.steps, 1, config.warmup, max_seconds=config.max_seconds),
+        checkpoints,
     )
     loop.run(progress_for("learn to rank"))
     losses = [record.loss for record in loop.history]
     after = validation.measure(towers) if validation else None
     folder = save_towers(towers.eval(), tokenizer, out)
     report = DistillationReport(
-        folder, len(items.ids), len(queries.texts), (losses[0], losses[-1]), before, after, time.monotonic() - started
+        tower_folder=folder,
+        items=len(items.ids),
+        queries=len(queries.texts),
+        losses=(losses[0], losses[-1]),
+        before=before,
+        after=after,
+        seconds=time.monotonic() - started,
+        steps=loop.steps_run,
+        planned_steps=loop.steps,
+        cut_by_clock=loop.cut_by_clock,
     )
-    write_record(folder, _record(report, towers, config, catalog, losses), began)
+    write_record(folder, _record(report, towers, config, catalog, data, losses), began)
+    write_model_card(folder)
+    if not report.cut_by_clock:
+        checkpoints.remove()
     return report
 
 
 def _linear_towers(tower: TowerConfig, config: DistillationConfig) -> tuple[TwoTowers, Any]:
-    tower = replace(tower, linear=True, use_image=False, features=None, text=replace(tower.text, trainable="none"))
+    use_image = tower.use_image and tower.image.name == JOINT
+    tower = replace(tower, linear=True, use_image=use_image, features=None, text=replace(tower.text, trainable="none"))
     towers = TwoTowers(tower, config.temperature)
     width = towers.item_tower.text_encoder.width
     if tower.hidden or towers.config.dimensions != width:
@@ -166,6 +198,17 @@ def _linear_towers(tower: TowerConfig, config: DistillationConfig) -> tuple[TwoT
         )
     towers.logit_scale.requires_grad_(False)
     return towers, make_tokenizer(tower, ())
+
+
+def _encode_photos(towers: TwoTowers, items: ItemTable, cache: Path, progress_for: PhaseProgress) -> Photos | None:
+    """Return the encodings of the items' photos; None if the towers read no photos, or no item has one."""
+    encoder = towers.item_tower.image_encoder
+    if encoder is None or not any(items.photos):
+        return None
+    table = PhotoTable.load(items.photos, towers.config.image_size, cache)
+    encoded = encode_photo_table(encoder, table, towers.config, cache, CPU, progress_for("encode photos"))
+    has_image = np.array(encoded.has_image)
+    return Photos(torch.from_numpy(encoded.vectors[has_image]), torch.from_numpy(has_image)) if has_image.any() else None
 
 
 def _sample(items: ItemTable, config: DistillationConfig) -> ItemTable:
@@ -179,9 +222,15 @@ class AdaptationTask(TrainingTask[None]):
     """Training of linear heads on a teacher's scores; each epoch is one step."""
 
     def __init__(
-        self, towers: TwoTowers, teacher: Teacher, item_vectors: Tensor, query_vectors: Tensor, config: DistillationConfig
+        self,
+        towers: TwoTowers,
+        teacher: Teacher,
+        item_vectors: Tensor,
+        photos: Photos | None,
+        query_vectors: Tensor,
+        config: DistillationConfig,
     ) -> None:
-        self.model = self._towers = towers
+        self.model, self._towers, self._photos = towers, towers, photos
         self._teacher, self._items, self._queries, self._config = teacher, TextEncodings(item_vectors), query_vectors, config
         trained = [parameter for parameter in towers.parameters() if parameter.requires_grad]
         self.optimizers = {"optimizer": torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=0.0)}
@@ -193,7 +242,7 @@ class AdaptationTask(TrainingTask[None]):
         rows = self._random.choice(count, min(config.queries, count), replace=False)  # (B,)
         queries = self._towers.query_tower.encode(TextEncodings(self._queries[torch.from_numpy(rows)]))  # (B, D)
         loss = listwise_distillation(
-            queries @ self._towers.item_tower(self._items).T,
+            queries @ self._towers.item_tower(self._items, self._photos).T,
             self._teacher.scores(rows),
             temperature=config.temperature,
             teacher_temperature=config.teacher_temperature,
@@ -201,16 +250,30 @@ class AdaptationTask(TrainingTask[None]):
         torch.autograd.backward(loss)
         return StepMetrics.of_loss(loss)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the draws."""
+        return {"random": self._random.bit_generator.state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state of state_dict()."""
+        self._random.bit_generator.state = state["random"]
+
 
 def _record(
-    report: DistillationReport, towers: TwoTowers, config: DistillationConfig, catalog: CatalogFolder, losses: list[float]
+    report: DistillationReport,
+    towers: TwoTowers,
+    config: DistillationConfig,
+    catalog: CatalogFolder,
+    data: str,
+    losses: list[float],
 ) -> dict[str, Any]:
     return {
         "seconds": round(report.seconds, 1),
+        "steps": steps_record(report.steps, report.planned_steps, report.cut_by_clock),
         "settings": {**asdict(config), "tower": towers.config.to_architecture()},
         "stage": "distillation",
         "start_from": None,
-        "data": {"catalog": catalog.name, "sha256": data_hash(catalog), "lots": report.items, "queries": report.queries},
+        "data": {"catalog": catalog.name, "sha256": data, "lots": report.items, "queries": report.queries},
         "losses": losses,
         "best": asdict(report.after) if report.after else {},
         "before": asdict(report.before) if report.before else {},

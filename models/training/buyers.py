@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.artefacts.run_record import hash_of
 from models.config.buyers import BuyerTrainingConfig
 from models.data.baskets import Basket, pad
 from models.data.sampling_frequency import StreamingFrequency
@@ -145,6 +146,9 @@ class BuyerReport:
         history: val metrics before training and after each epoch; zeros if there is no val basket.
         losses: mean loss of each epoch.
         best: number of the selected epoch; 0 is the state before training.
+        steps: number of steps that were run.
+        planned_steps: number of steps in the schedule.
+        cut_by_clock: True if max_seconds ended the run; the next one with the same settings and data resumes it.
         resumed_at: number of epochs done before this run resumed; 0 for a run from its start.
     """
 
@@ -152,6 +156,9 @@ class BuyerReport:
     history: Sequence[BuyerMetrics]
     losses: Sequence[float]
     best: int
+    steps: int
+    planned_steps: int
+    cut_by_clock: bool
     resumed_at: int = 0
 
 
@@ -170,8 +177,8 @@ def train_buyers(
         train: baskets to learn from.
         val: baskets that select the epoch, later in time than those of train. If empty, the last epoch is selected.
         config: settings.
-        checkpoint: folder of the checkpoint, which is written after every epoch and removed at the end. A stopped run with the
-            same settings resumes from it. None writes no checkpoint.
+        checkpoint: folder of the checkpoint, which is written after every epoch and removed at the end. A stopped or cut run with
+            the same settings and baskets resumes from it. None writes no checkpoint.
         step: called with (epochs done, epochs) after each epoch.
 
         Raises:
@@ -188,18 +195,22 @@ def train_buyers(
         max_grad_norm=MAX_GRAD_NORM,
         validate_every=1 if val else 0,
         measure_start=True,
+        max_seconds=config.max_seconds,
     )
     checkpoints = Checkpoints(checkpoint, math.inf, epoch_seconds=0.0) if checkpoint else None
     loop = TrainingLoop(task, settings, checkpoints)
     resumed_at = loop.resumed_at // task.steps_per_epoch
     loop.run(per_epoch(step, task.steps_per_epoch))
-    if checkpoints:
+    if checkpoints and not loop.cut_by_clock:
         checkpoints.remove()
     return BuyerReport(
         model=task.model,
         history=[record.metrics or BuyerMetrics(0.0, 0.0) for record in loop.history],
         losses=[record.loss for record in loop.history[1:]],
         best=(loop.best or loop.history[-1]).epoch,
+        steps=loop.steps_run,
+        planned_steps=loop.steps,
+        cut_by_clock=loop.cut_by_clock,
         resumed_at=resumed_at,
     )
 
@@ -214,7 +225,7 @@ class BuyerTask(TrainingTask[BuyerMetrics]):
         self.model, self._train, self._val, self._config = model, train, val, config
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.numel()]
         self.optimizers = {"optimizer": torch.optim.AdamW(parameters, lr=config.rate, weight_decay=config.weight_decay)}
-        self.settings = asdict(config)
+        self.settings = asdict(config) | {"max_seconds": None, "data": _data_hash(model.items, train, val)}
         self.steps_per_epoch = math.ceil(len(train) / config.batch_size)
         self._frequency = StreamingFrequency() if config.correct_popularity else None
         self._random, self._order = np.random.default_rng(), np.empty(0, np.int64)  # of the current epoch
@@ -245,7 +256,6 @@ class BuyerTask(TrainingTask[BuyerMetrics]):
             "frequency": self._frequency.state_dict() if self._frequency else None,
             "order": torch.from_numpy(self._order),
             "random": self._random.bit_generator.state,
-            "torch_random": torch.get_rng_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -253,7 +263,6 @@ class BuyerTask(TrainingTask[BuyerMetrics]):
         if self._frequency:
             self._frequency.load_state_dict(state["frequency"])
         self._order, self._random.bit_generator.state = state["order"].numpy(), state["random"]
-        torch.set_rng_state(state["torch_random"])
 
     def _loss(self, baskets: Sequence[Basket], random: np.random.Generator) -> Tensor:
         """Return InfoNCE of one batch. A buyer's basket, and unless own_are_negatives the history, are no negatives."""
@@ -280,6 +289,12 @@ class BuyerTask(TrainingTask[BuyerMetrics]):
             log_q=log_q,
             symmetric=False,
         )
+
+
+def _data_hash(items: ItemVectors, train: Sequence[Basket], val: Sequence[Basket]) -> str:
+    vectors = items.vectors if isinstance(items, StoredItems) else items.encodings
+    baskets = [[b.items, b.weights, b.ages_days, np.array(sorted(b.owned)), b.targets] for b in (*train, *val)]
+    return hash_of([vectors.numpy(), len(train), *(array for arrays in baskets for array in arrays)])
 
 
 def measure(scores: NDArray[np.float32], baskets: Sequence[Basket], k: int = CUTOFF) -> BuyerMetrics:

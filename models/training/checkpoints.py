@@ -1,8 +1,8 @@
 """Checkpoints from which a stopped training run resumes exactly.
 
-A checkpoint holds everything that the rest of a run depends on. TwoTowersTask stores no state of random generators, because its
-batches and dropout follow from the seed and the number of the step (models/data/batches.py). BuyerTask stores the state of its
-generators in state_dict().
+A checkpoint holds everything that the rest of a run depends on: the loop stores torch's random state, and a task the states of its
+own generators. TwoTowersTask has none, because its batches and dropout follow from the seed and the number of the step
+(models/data/batches.py).
 """
 
 import logging
@@ -24,6 +24,8 @@ from retrieval.files import replacing
 log = logging.getLogger(__name__)
 
 CHECKPOINT_FILE = "checkpoint.pt"
+CHECKPOINT_FOLDER = ".checkpoints"  # beside the artefacts
+CHECKPOINT_SECONDS = 60.0
 EPOCH_SECONDS = 10.0
 
 
@@ -85,10 +87,10 @@ class Checkpoints:
 
 
 class PendingInterrupt:
-    """Ctrl-C that waits for the end of a step.
+    """Ctrl-C or SIGTERM that waits for the end of a step.
 
     Attributes:
-        requested: True after the first Ctrl-C.
+        requested: True after the first signal.
     """
 
     def __init__(self) -> None:
@@ -102,8 +104,10 @@ class PendingInterrupt:
 
 
 @contextmanager
-def defer_sigint(enabled: bool) -> Iterator[PendingInterrupt]:
-    """Defer Ctrl-C to the end of a step, so that a checkpoint of whole steps can be written.
+def defer_signals(enabled: bool) -> Iterator[PendingInterrupt]:
+    """Defer Ctrl-C and SIGTERM to the end of a step, so that a checkpoint of whole steps can be written.
+
+    SIGTERM is what `kill`, `timeout` and a container's end send; a container is killed some seconds later.
 
     Args:
         enabled: False changes nothing. Nothing is changed in a thread other than the main one, either.
@@ -112,8 +116,9 @@ def defer_sigint(enabled: bool) -> Iterator[PendingInterrupt]:
     if not enabled or threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
-    before = signal.signal(signal.SIGINT, interrupt.on_signal)
+    before = {number: signal.signal(number, interrupt.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield interrupt
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -5,9 +5,9 @@ Exact search replaces an index, in blocks of users. Towers over texts and photos
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from models.config.features import FeatureTrainingConfig
 from models.data.pair_table import PairTable
 from models.data.sampling_frequency import StreamingFrequency
+from models.data.shuffle import Shuffle
 from models.towers.features import Features, FeatureSpec, FeatureTower, Row
+from models.training.checkpoints import Checkpoints
 from models.training.loop import EpochRecord, LoopSettings, StepMetrics, TrainingLoop, TrainingTask
 from models.training.losses import info_nce
 from models.training.step import in_batch_metrics
@@ -136,11 +138,17 @@ class FeatureReport:
         towers: the towers, with the weights of the best epoch.
         epochs: one record per epoch; the first one is of the towers before training. `metrics` is the selection metric.
         best: the epoch whose weights the towers have.
+        steps: number of steps that were run.
+        planned_steps: number of steps in the schedule.
+        cut_by_clock: True if max_seconds ended the run; the next one with the same checkpoints resumes it.
     """
 
     towers: FeatureTowers
     epochs: list[EpochRecord[float]]
     best: EpochRecord[float]
+    steps: int
+    planned_steps: int
+    cut_by_clock: bool
 
     @property
     def history(self) -> list[float]:
@@ -160,6 +168,7 @@ def train_feature_towers(
     *,
     start_from: FeatureTowers | None = None,
     mined: Tensor | None = None,
+    checkpoints: Checkpoints | None = None,
     progress: Progress = ignore_progress,
     on_epoch: Records = lambda record: None,
 ) -> FeatureReport:
@@ -171,6 +180,7 @@ def train_feature_towers(
         selection_metric: function from the towers to a metric of held-out pairs; greater is better.
         start_from: towers to continue from, which are not changed; None starts anew.
         mined: (U, M) int64, hard negatives of every user, as mine() returns them.
+        checkpoints: checkpoints of this run, from which a stopped run resumes; the caller removes them. None writes none.
         progress: called with (steps done, steps) after each step.
         on_epoch: called with the record of each epoch.
 
@@ -191,7 +201,7 @@ def train_feature_towers(
         max_seconds=config.max_seconds,
         patience=config.patience,
     )
-    loop = TrainingLoop(task, settings)
+    loop = TrainingLoop(task, settings, checkpoints)
     shown = 0
 
     def step(done: int, total: int) -> None:
@@ -203,7 +213,7 @@ def train_feature_towers(
 
     loop.run(step)
     assert loop.best is not None
-    return FeatureReport(towers, loop.history, loop.best)
+    return FeatureReport(towers, loop.history, loop.best, loop.steps_run, loop.steps, loop.cut_by_clock)
 
 
 class FeatureTask(TrainingTask[float]):
@@ -224,15 +234,11 @@ class FeatureTask(TrainingTask[float]):
         self._batch_size = min(config.batch_size, len(data.pairs))
         self.steps_per_epoch = len(data.pairs) // self._batch_size  # whole batches; the rest is left to the next epoch
         self._frequency = StreamingFrequency() if config.correct_popularity else None
-        self._random, self._order = np.random.default_rng(config.seed), np.empty(0, np.int64)
+        self._shuffle = Shuffle(len(data.pairs), self._batch_size, self.steps_per_epoch, config.seed)
 
     def backward(self, step: int) -> StepMetrics:
         """Compute the gradients of one batch of pairs; steps must be made in order."""
-        place = step % self.steps_per_epoch
-        if place == 0:
-            self._order = self._random.permutation(len(self._data.pairs))
-        rows = self._order[place * self._batch_size :][: self._batch_size]
-        batch = _batch(self._data, rows, self._mined, self._config, self._random)
+        batch = _batch(self._data, self._shuffle.batch(step), self._mined, self._config, self._shuffle.random)
         return _backward(self._towers, self._data, *batch, self._frequency)
 
     def measure(self) -> float:
@@ -242,6 +248,16 @@ class FeatureTask(TrainingTask[float]):
     def is_better(self, metrics: float, best: float) -> bool:
         """Return True if the selection metric did not fall."""
         return metrics >= best
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the batches and of the sampling frequencies."""
+        return {**self._shuffle.state_dict(), "frequency": self._frequency.state_dict() if self._frequency else None}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state of state_dict()."""
+        self._shuffle.load_state_dict(state)
+        if self._frequency:
+            self._frequency.load_state_dict(state["frequency"])
 
 
 def mine(towers: FeatureTowers, data: InteractionData, config: FeatureTrainingConfig) -> Tensor:

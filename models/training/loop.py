@@ -16,13 +16,12 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from models.training.checkpoints import Checkpoints, defer_sigint
+from models.training.checkpoints import Checkpoints, defer_signals
 from retrieval.progress import Progress
 
 log = logging.getLogger(__name__)
 
 M = TypeVar("M")  # type of a task's validation metrics
-PACE_SHARE = 0.1  # share of a run after which its pace may shorten it
 TENSORBOARD_STEPS = 10  # steps between two points of TensorBoard's curves
 
 
@@ -52,14 +51,15 @@ class TrainingTask(ABC, Generic[M]):
     Attributes:
         model: model to train, on its device.
         optimizers: key in the checkpoint -> optimiser, whose learning rates are the peaks of the schedule.
-        metrics_type: type of the validation metrics; it takes the values of asdict() as keyword arguments.
+        metrics_type: type of the validation metrics, which takes the values of asdict() as keyword arguments; None if the metrics
+            are a plain number, or if the task measures nothing.
         settings: settings of the run, because a checkpoint of other settings is ignored; None if the checkpoint's folder
             identifies the run.
     """
 
     model: nn.Module
     optimizers: Mapping[str, Optimizer]
-    metrics_type: Callable[..., M]
+    metrics_type: Callable[..., M] | None = None
     settings: Mapping[str, Any] | None = None
 
     @abstractmethod
@@ -104,10 +104,11 @@ class LoopSettings:
 
     Attributes:
         epochs: largest number of epochs.
-        steps_per_epoch: steps of each epoch; the last epoch of a run that max_seconds cuts may have fewer.
+        steps_per_epoch: steps of each epoch.
         warmup: share of the steps over which the learning rate rises.
         max_grad_norm: largest norm of the gradients; larger gradients are clipped. None clips nothing.
-        max_seconds: time limit in seconds, to which the run is shortened; None for no limit.
+        max_seconds: seconds after which this call stops the run at the end of a step; None for no limit. The schedule stays that
+            of the whole run, so a run that is stopped and resumed ends in the same weights.
         validate_every: epochs between two measurements; the last epoch is always measured. 0 never measures.
         measure_start: True also measures before the first step, as epoch 0.
         patience: number of measurements in a row without improvement after which the run ends; None trains to the end.
@@ -150,21 +151,22 @@ class EpochRecord(Generic[M]):
         return values
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], metrics_type: Callable[..., M]) -> "EpochRecord[M]":
+    def from_dict(cls, values: Mapping[str, Any], metrics_type: Callable[..., M] | None) -> "EpochRecord[M]":
         """Build a record from the values of to_dict()."""
         fields = dict(values)
         metrics = fields.pop("figures")
-        return cls(**fields, metrics=metrics_type(**metrics) if metrics else None)
+        return cls(**fields, metrics=metrics_type(**metrics) if metrics_type and metrics else metrics)
 
 
 class TrainingLoop(Generic[M]):
     """A training run of a task, which ends with the weights of its best epoch.
 
     Attributes:
-        history: records of the epochs so far.
+        history: records of the epochs so far; that of a cut run ends with the part of an epoch that was run.
         best: the measured epoch whose weights are stored; None before the first measurement.
         resumed_at: number of steps done before this run resumed; 0 for a run from its start.
-        budget: numbers of steps, planned and run.
+        steps: number of steps that the schedule asks for.
+        steps_run: number of steps done.
         cut_by_clock: True if max_seconds ended the run before its planned steps; its checkpoint remains.
     """
 
@@ -191,7 +193,8 @@ class TrainingLoop(Generic[M]):
         self._accelerator, self._tensorboard = accelerator, tensorboard
         self._processes = accelerator.num_processes if accelerator else 1
         self._peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in task.optimizers.values()]
-        self.budget = StepBudget(settings.epochs * settings.steps_per_epoch, settings.max_seconds)
+        self.steps, self.steps_run = settings.epochs * settings.steps_per_epoch, 0
+        self._began, self._seconds_before = time.monotonic(), 0.0  # seconds of the run before it resumed
         self._sums: Tensor | None = None  # sums of the epoch's StepMetrics
         self._summed = 0
         self._best_weights: dict[str, Tensor] = {}
@@ -209,44 +212,46 @@ class TrainingLoop(Generic[M]):
             progress: called with (steps done, steps in all) after each step.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C; a checkpoint of the last whole step is left behind.
+            KeyboardInterrupt: Ctrl-C or SIGTERM; a checkpoint of the last whole step is left behind.
         """
         if self._settings.measure_start and not self.history:
             self._append(EpochRecord(0, 0.0, 0.0, self._measure()))
         with (
-            defer_sigint(self._checkpoints is not None and self._processes == 1) as interrupt,
+            defer_signals(self._checkpoints is not None and self._processes == 1) as interrupt,
             CurveWriter.open(self._tensorboard, self.resumed_at, self._accelerator) as writer,
         ):
-            while not self.budget.over and not self._patience_ended():
+            while self.steps_run < self.steps and not self._patience_ended() and not self.cut_by_clock:
                 self._run_step(writer)
-                ended = self.budget.over or self.budget.steps_run % self._settings.steps_per_epoch == 0
+                ended = self.steps_run % self._settings.steps_per_epoch == 0
                 if ended:
                     self._end_epoch(writer)
                 if self._checkpoints and self._checkpoints.due(ended):
                     self._save()
                 try:
                     if progress:
-                        progress(self.budget.steps_run, self.budget.steps)
+                        progress(self.steps_run, self.steps)
                     if interrupt.requested:
                         raise KeyboardInterrupt
                 except KeyboardInterrupt:
                     self._save()
                     raise
-        self.cut_by_clock = self.budget.over and self.budget.steps_run < self.budget.planned
-        if self.cut_by_clock:
-            self._save()
+                self.cut_by_clock = self._agree(self._is_late())
+            if self.cut_by_clock:
+                self._save()
+                if self._summed:
+                    self._end_epoch(writer)  # after the checkpoint, because an uncut run does not measure in mid-epoch
         if self._best_weights:
             self._task.model.load_state_dict(self._best_weights)
         self._task.model.cpu().eval()
 
     def _run_step(self, writer: "CurveWriter") -> None:
         optimizers, model = self._task.optimizers.values(), self._task.model
-        factor = learning_rate_factor(self.budget.share, self._settings.warmup)
+        factor = learning_rate_factor(self.steps_run / self.steps, self._settings.warmup)
         for optimizer, peaks in zip(optimizers, self._peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
             optimizer.zero_grad()
-        metrics = self._task.backward(self.budget.steps_run)
+        metrics = self._task.backward(self.steps_run)
         norm: Tensor | None = None
         if self._settings.max_grad_norm is not None:
             clip = self._accelerator.clip_grad_norm_ if self._accelerator else nn.utils.clip_grad_norm_
@@ -256,23 +261,23 @@ class TrainingLoop(Generic[M]):
         values = torch.stack(list(metrics))
         self._sums = values if self._sums is None else self._sums.to(values.device) + values
         self._summed += 1
-        self.budget.tick()
-        self.budget.steps = self._agree(self.budget.steps)
-        if writer.is_open and self.budget.steps_run % TENSORBOARD_STEPS == 0:
+        self.steps_run += 1
+        if writer.is_open and self.steps_run % TENSORBOARD_STEPS == 0:
             norms = gradient_norms(model, norm, self._settings.max_grad_norm)
             curves = {**metrics._asdict(), "learning_rate_factor": factor, **self._task.curves(), **norms}
-            writer.show_step(self.budget.steps_run, curves)
+            writer.show_step(self.steps_run, curves)
 
     def _end_epoch(self, writer: "CurveWriter") -> None:
         assert self._sums is not None
-        epoch, every = -(-self.budget.steps_run // self._settings.steps_per_epoch), self._settings.validate_every
-        metrics = self._measure() if every and (self.budget.over or epoch % every == 0) else None
+        epoch, every = -(-self.steps_run // self._settings.steps_per_epoch), self._settings.validate_every
+        is_last = self.steps_run == self.steps or self.cut_by_clock
+        metrics = self._measure() if every and (is_last or epoch % every == 0) else None
         loss, accuracy, recall = (self._sums / self._summed).tolist()
         self._sums, self._summed = None, 0
-        record = EpochRecord(epoch, loss, self.budget.seconds, metrics, accuracy, recall)
+        record = EpochRecord(epoch, loss, self._seconds, metrics, accuracy, recall)
         self._append(record)
         log.info("%s", record)
-        writer.show_epoch(self.budget.steps_run, asdict(record))
+        writer.show_epoch(self.steps_run, asdict(record))
 
     def _measure(self) -> M | None:
         if not self._settings.validate_every:
@@ -285,6 +290,16 @@ class TrainingLoop(Generic[M]):
         best = self.best.metrics if self.best else None
         if record.metrics is not None and (best is None or self._task.is_better(record.metrics, best)):
             self.best, self._best_weights = record, copy.deepcopy(self._task.model.state_dict())
+
+    @property
+    def _seconds(self) -> float:
+        """Seconds of training, without the time between a checkpoint and its resumption."""
+        return self._seconds_before + time.monotonic() - self._began
+
+    def _is_late(self) -> bool:
+        limit = self._settings.max_seconds
+        unfinished = self.steps_run < self.steps and not self._patience_ended()
+        return unfinished and limit is not None and time.monotonic() - self._began >= limit
 
     def _patience_ended(self) -> bool:
         if self._settings.patience is None or self.best is None:
@@ -301,7 +316,7 @@ class TrainingLoop(Generic[M]):
                 "settings": self._task.settings,
                 "towers": self._task.model.state_dict(),
                 **{name: optimizer.state_dict() for name, optimizer in self._task.optimizers.items()},
-                "clock": self.budget.state_dict(),
+                "clock": {"steps_run": self.steps_run, "seconds": self._seconds},
                 "sums": self._sums,
                 "summed": self._summed,
                 "history": [record.to_dict() for record in self.history],
@@ -309,6 +324,7 @@ class TrainingLoop(Generic[M]):
                 if self.best
                 else None,  # an index, because a cut epoch has two records with its number
                 "kept": self._best_weights,
+                "torch_random": torch.get_rng_state(),
                 **self._task.state_dict(),
                 "scaler": scaler.state_dict() if scaler else None,
             }
@@ -321,17 +337,19 @@ class TrainingLoop(Generic[M]):
         self._task.model.load_state_dict(state["towers"])
         for name, optimizer in self._task.optimizers.items():
             optimizer.load_state_dict(state[name])
-        self.budget.load_state_dict(state["clock"])
+        self.steps_run, self._seconds_before = state["clock"]["steps_run"], state["clock"]["seconds"]
         self._sums, self._summed = state["sums"], state["summed"]
         self.history = [EpochRecord.from_dict(values, self._task.metrics_type) for values in state["history"]]
         best = self.history[state["best"]] if state.get("best") is not None else None
         if best and best.metrics is not None:  # earlier versions also stored epochs that were not measured
             self.best, self._best_weights = best, state["kept"]
         self._task.load_state_dict(state)
+        if "torch_random" in state:  # earlier versions stored it for buyers alone
+            torch.set_rng_state(state["torch_random"])
         if self._accelerator and self._accelerator.scaler:
             self._accelerator.scaler.load_state_dict(state["scaler"])
-        self.resumed_at = self.budget.steps_run
-        log.warning("goes on from step %d of %d (%s)", self.resumed_at, self.budget.steps, self._checkpoints.folder)
+        self.resumed_at = self.steps_run
+        log.warning("goes on from step %d of %d (%s)", self.resumed_at, self.steps, self._checkpoints.folder)
 
     @property
     def _is_main(self) -> bool:
@@ -340,62 +358,6 @@ class TrainingLoop(Generic[M]):
     def _agree(self, value: Any) -> Any:
         """Return the first process's value on all processes."""
         return value if self._processes == 1 else broadcast_object_list([value])[0]
-
-
-class StepBudget:
-    """The number of steps of a run, which is reduced if max_seconds does not suffice for all planned steps.
-
-    A cut run resumes from its checkpoint with the steps that were left out, and gets max_seconds again for these.
-
-    Attributes:
-        planned: number of steps that the schedule asks for.
-        steps: number of steps that the run will have; it falls if the pace so far would exceed max_seconds.
-        steps_run: number of steps done.
-    """
-
-    def __init__(self, steps: int, max_seconds: float | None) -> None:
-        self.planned = self.steps = steps
-        self.steps_run = 0
-        self._max_seconds = max_seconds or math.inf
-        self._first_step, self._first_second = 0, 0.0  # from where max_seconds counts
-        self._before = 0.0  # seconds of the run before it resumed
-        self._started = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since the start, without the time between a checkpoint and its resumption."""
-        return self._before + time.monotonic() - self._started
-
-    @property
-    def share(self) -> float:
-        """Share of the run that is over, in [0, 1]."""
-        return self.steps_run / self.steps
-
-    @property
-    def over(self) -> bool:
-        """True if the run has ended."""
-        return self.steps_run >= self.steps
-
-    def tick(self) -> None:
-        """Count a step, and drop steps at the end for which there is no time."""
-        self.steps_run += 1
-        done, left = self.steps_run - self._first_step, self.planned - self._first_step
-        if done >= left * PACE_SHARE and self._max_seconds < math.inf:
-            affordable = self._first_step + int(done * self._max_seconds / (self.seconds - self._first_second))
-            self.steps = min(self.steps, max(self.steps_run, affordable))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the progress of the run."""
-        first = {"first_step": self._first_step, "first_second": self._first_second}
-        return {"steps": self.steps, "steps_run": self.steps_run, "seconds": self.seconds, **first}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the progress; a cut run gets all its planned steps again."""
-        self.steps, self.steps_run, self._before = state["steps"], state["steps_run"], state["seconds"]
-        self._first_step, self._first_second = state.get("first_step", 0), state.get("first_second", 0.0)
-        if self.over:
-            self.steps, self._first_step, self._first_second = self.planned, self.steps_run, self._before
-        self._started = time.monotonic()
 
 
 def learning_rate_factor(share: float, warmup: float) -> float:

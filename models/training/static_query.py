@@ -7,9 +7,11 @@ and a bag. The length of a token's vector is the token's weight.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,10 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.artefacts.run_record import hash_of
 from models.config.distillation import StaticQueryConfig
+from models.data.shuffle import Shuffle
+from models.training.checkpoints import Checkpoints
 from models.training.loop import LoopSettings, StepMetrics, TrainingLoop, TrainingTask
 from retrieval.encoders.static_query_encoder import Int8Table, SmallQueryTower, find_pairs, pair_keys, token_ids
 from retrieval.progress import Progress, ignore_progress
@@ -51,7 +56,8 @@ def train_static_query_encoder(
     token_embeddings: NDArray[np.float32],
     config: StaticQueryConfig,
     progress: Progress = ignore_progress,
-) -> tuple[SmallQueryTower, list[float]]:
+    checkpoints: Checkpoints | None = None,
+) -> "StaticQueryReport":
     """Train a static query encoder on the vectors of texts.
 
     Args:
@@ -63,21 +69,40 @@ def train_static_query_encoder(
         token_embeddings: (V, W) token embeddings of the full tower's text encoder, from which the token vectors start.
         config: settings.
         progress: called with (steps done, steps in all).
-
-    Returns:
-        The encoder, and the mean of 1 - cosine in each epoch.
+        checkpoints: checkpoints of this run, from which a stopped run resumes; the caller removes them. None writes none.
     """
     ids = [token_ids(tokenizer, text, max_length) for text in texts]
     keys = frequent_pairs(ids, config)
     places = [find_pairs(keys, row) for row in ids]
     tower = StaticQueryModule(torch.from_numpy(fit_token_vectors(ids, targets, token_embeddings)), len(keys))
     task = StaticQueryTask(tower, ids, places, torch.from_numpy(np.ascontiguousarray(targets)), config)
-    loop = TrainingLoop(task, LoopSettings(config.epochs, task.steps_per_epoch, config.warmup))
+    settings = LoopSettings(config.epochs, task.steps_per_epoch, config.warmup, max_seconds=config.max_seconds)
+    loop = TrainingLoop(task, settings, checkpoints)
     with _one_thread():
         loop.run(progress)
     losses = [record.loss for record in loop.history]
     tokens, pairs = (part.weight.detach().numpy() for part in (tower.tokens, tower.pairs))
-    return SmallQueryTower(tower_id, Int8Table.of(tokens), keys, Int8Table.of(pairs), tower.bias.detach().numpy()), losses
+    small = SmallQueryTower(tower_id, Int8Table.of(tokens), keys, Int8Table.of(pairs), tower.bias.detach().numpy())
+    return StaticQueryReport(small, losses, loop.steps_run, loop.steps, loop.cut_by_clock)
+
+
+@dataclass(frozen=True)
+class StaticQueryReport:
+    """Result of training a static query encoder.
+
+    Attributes:
+        tower: the encoder.
+        losses: mean of 1 - cosine in each epoch.
+        steps: number of steps that were run.
+        planned_steps: number of steps in the schedule.
+        cut_by_clock: True if max_seconds ended the run; the next one with the same checkpoints resumes it.
+    """
+
+    tower: SmallQueryTower
+    losses: list[float]
+    steps: int
+    planned_steps: int
+    cut_by_clock: bool
 
 
 def frequent_pairs(ids: Sequence[NDArray[np.int64]], config: StaticQueryConfig) -> NDArray[np.int64]:
@@ -122,24 +147,31 @@ class StaticQueryTask(TrainingTask[None]):
         config: StaticQueryConfig,
     ) -> None:
         self.model = self._encoder = model
-        self._tokens, self._pairs, self._targets, self._config = tokens, pairs, targets, config
+        self._tokens, self._pairs, self._targets = tokens, pairs, targets
+        settings = asdict(replace(config, max_seconds=None))
+        self.settings = {"data": hash_of([settings, targets.numpy(), *tokens, model.tokens.weight.detach().numpy()])}
         self.optimizers = {
             "tables": torch.optim.SparseAdam([model.tokens.weight, model.pairs.weight], lr=config.learning_rate),
             "bias": torch.optim.Adam([model.bias], lr=config.learning_rate),
         }
         self.steps_per_epoch = -(-len(tokens) // config.batch_size)
-        self._random, self._order = np.random.default_rng(config.seed), np.empty(0, np.int64)
+        self._shuffle = Shuffle(len(tokens), config.batch_size, self.steps_per_epoch, config.seed)
 
     def backward(self, step: int) -> StepMetrics:
         """Compute the gradients of one batch of texts; steps must be made in order."""
-        place = step % self.steps_per_epoch
-        if place == 0:
-            self._order = self._random.permutation(len(self._tokens))
-        rows = self._order[place * self._config.batch_size :][: self._config.batch_size]
+        rows = self._shuffle.batch(step)
         vectors = self._encoder([self._tokens[row] for row in rows], [self._pairs[row] for row in rows])  # (B, D)
         loss = 1 - (vectors * self._targets[torch.from_numpy(rows)]).sum(dim=1).mean()
         torch.autograd.backward(loss)
         return StepMetrics.of_loss(loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the batches."""
+        return self._shuffle.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state of state_dict()."""
+        self._shuffle.load_state_dict(state)
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from accelerate.utils import broadcast_object_list
 from tokenizers import Tokenizer
 
 from catalog.folder import CatalogFolder
-from models.artefacts.run_record import data_hash, run_key, write_record
+from models.artefacts.model_card import write_model_card
+from models.artefacts.run_record import data_hash, run_key, steps_record, write_record
 from models.artefacts.tower_files import load_towers, save_towers
 from models.config.training import Stage, TrainingConfig, three_stages
 from models.data.batches import Slice, TrainingBatches
@@ -25,7 +26,7 @@ from models.towers.feature_names import AUTO, NONE, parse_features
 from models.towers.item_features import feature_names, fit_features, present_features, unfitted_features
 from models.towers.tokenizer import make_tokenizer
 from models.towers.two_towers import TwoTowers
-from models.training.checkpoints import Checkpoints
+from models.training.checkpoints import CHECKPOINT_FOLDER, CHECKPOINT_SECONDS, Checkpoints
 from models.training.loop import EpochRecord, LoopSettings, TrainingLoop
 from models.training.step import TwoTowersTask
 from models.training.trackers import check_tracker, track
@@ -40,9 +41,7 @@ __all__ = ["EpochRecord", "Stage", "TrainingConfig", "TrainingReport", "three_st
 log = logging.getLogger(__name__)
 
 CACHE_FOLDER = ".photos"
-CHECKPOINT_FOLDER = ".checkpoints"
 TENSORBOARD_FOLDER = ".runs"
-CHECKPOINT_SECONDS = 60.0
 # settings that must be the same in the start tower and in the configuration
 SHARED_SETTINGS = ("hidden", "linear", "dimensions", "max_length", "image_size", "use_image", "shared_text_encoder")
 ALWAYS_TRAINABLE = ("logit_scale", "item_tower.no_image")  # parameters that do not count as something to train
@@ -99,6 +98,7 @@ def train_towers(
     negatives: Mapping[str, Sequence[str]] | None = None,
     resume: bool = True,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    checkpoint_folder: Path | None = None,
 ) -> TrainingReport:
     """Train both towers for one stage on the train split, and select the epoch that is best on the val split.
 
@@ -113,13 +113,14 @@ def train_towers(
         config: architecture and schedule.
         out: folder of the artefacts; the tower appears in it at the end. Its sub-folder `.photos` has decoded photos and
             encodings, `.checkpoints` the checkpoints of unfinished runs, and `.runs` TensorBoard's files.
-        progress: called with (steps done, steps) after each step.
+        progress: called with (steps done, steps) after each step; the steps are those of the whole schedule.
         stage: index in config.stages of the stage to train.
         start_from: folder of the tower with the start weights and the tokenizer; None starts with fresh or pretrained ones.
         negatives: cleaned query -> mined item ids, for a stage with hard negatives.
         resume: True continues a run of the same settings and data that was stopped or cut by max_seconds. False removes its
             checkpoint and starts anew.
         checkpoint_seconds: seconds between two checkpoints; 0 writes one after every step.
+        checkpoint_folder: folder of the checkpoints of unfinished runs; None takes `out/.checkpoints`.
 
     Returns:
         The report of the run, with the folder `out/<tower_id>` of the artefact.
@@ -129,8 +130,9 @@ def train_towers(
             tower has another shape; no part of the towers is trained; features are to be compared and there is no val split; or
             the tracker cannot be used.
         TowerError: a pretrained encoder is not available, or the start tower is damaged.
-        KeyboardInterrupt: Ctrl-C, after a checkpoint.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint.
     """
+    checkpoint_folder = checkpoint_folder or out / CHECKPOINT_FOLDER
     started, began = time.monotonic(), datetime.now(UTC)
     if not 0 <= stage < len(config.stages):
         raise InvalidInput(f"there is no stage {stage}; the configuration has {len(config.stages)}, counted from 0")
@@ -145,7 +147,7 @@ def train_towers(
     runs: list[_Run] = []
     for number, choice in enumerate(choices):
         key = run_key(choice, stage, data, negatives, start_from)
-        checkpoints = Checkpoints(out / CHECKPOINT_FOLDER / key, checkpoint_seconds, writes=main)
+        checkpoints = Checkpoints(checkpoint_folder / key, checkpoint_seconds, writes=main)
         if not resume:
             checkpoints.remove()
         torch.manual_seed(config.seed)
@@ -172,10 +174,11 @@ def train_towers(
     report = _report(folder, best, runs, queries, len(items.ids), time.monotonic() - started)
     if main:
         write_record(folder, _record(report, best.config, stage, start_from, catalog, data, len(queries.item_rows)), began)
+        write_model_card(folder)
         if report.cut_by_clock:
             log.warning(
-                "max_seconds (%g) cut the training after %d of %d steps; the same command again trains on, with a larger "
-                "--max-seconds to the end in one go",
+                "max_seconds (%g) cut the training after %d of %d steps; the same command again trains on, without "
+                "--max-seconds to the end",
                 config.max_seconds,
                 report.steps,
                 report.planned_steps,
@@ -280,8 +283,8 @@ def _report(folder: Path, best: _Run, runs: Sequence[_Run], queries: Queries, it
         queries=len(queries.texts),
         parameters=sum(p.numel() for p in best.towers.parameters()),
         seconds=seconds,
-        steps=sum(loop.budget.steps_run for loop in loops),
-        planned_steps=sum(loop.budget.planned for loop in loops),
+        steps=sum(loop.steps_run for loop in loops),
+        planned_steps=sum(loop.steps for loop in loops),
         cut_by_clock=any(loop.cut_by_clock for loop in loops),
         resumed_at=sum(loop.resumed_at for loop in loops),
         features=feature_names(best.towers.config.features),
@@ -383,7 +386,7 @@ def _record(
         "seconds": round(report.seconds, 1),
         "settings": asdict(config),
         "stage": config.stages[stage].name,
-        "steps": {"run": report.steps, "planned": report.planned_steps, "cut_by_clock": report.cut_by_clock},
+        "steps": steps_record(report.steps, report.planned_steps, report.cut_by_clock),
         "start_from": start_from.name if start_from else None,
         "data": {
             "catalog": catalog.name,

@@ -1,11 +1,8 @@
 """The untrained baseline: a pretrained sentence encoder over the same items, index and search."""
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -13,8 +10,9 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from catalog.folder import CatalogFolder
-from models.towers.config import PRESETS, TextEncoderSpec
-from models.towers.encoders import TextEncoder
+from models.towers.config import PRESETS
+from models.towers.joint_encoders import make_text_encoder
+from models.towers.published import published_towers
 from models.towers.tokenizer import make_tokenizer
 from processing.evaluation.corpus import PublishedIndex, publish_corpus, split_items
 from retrieval.contracts.documents import IndexedItem, document_of
@@ -26,8 +24,6 @@ from retrieval.progress import Progress
 
 MAX_LENGTH = 256  # tokens, as sentence encoders of this size are trained for
 BATCH = 64
-POOLING_FILE = "1_Pooling/config.json"  # where sentence-transformers configures a model's pooling
-CLS_POOLING = "pooling_mode_cls_token"
 
 
 class SentenceEncoder:
@@ -50,10 +46,10 @@ class SentenceEncoder:
             TowerError: the model is neither a local folder nor available from the hub.
         """
         preset = PRESETS[model].text if model in PRESETS else None
-        spec = preset if preset and preset.model else TextEncoderSpec(model=model, pooling=_pooling(model))
+        spec = preset if preset and preset.model else published_towers(model).text
         self.model = spec.model
         self._tokenizer = make_tokenizer(replace(next(iter(PRESETS.values())), text=spec), ())
-        self._encoder = TextEncoder(spec).eval()
+        self._encoder = make_text_encoder(spec).eval()
         self._max_length = min(max_length, self._encoder.max_positions)
         prepare_tokenizer(self._tokenizer, self._max_length)
         self.dimensions = self._encoder.width
@@ -111,12 +107,3 @@ def build_zero_shot_corpus(
         for item, vector in zip(items, vectors, strict=True)
     ]
     return publish_corpus(store, encoder.tower_id, encoder.dimensions, indexed)
-
-
-def _pooling(model: str) -> Literal["cls", "mean"]:
-    """Return the pooling that the model's folder configures; the default is the mean, as in most sentence encoders."""
-    try:
-        config = json.loads((Path(model) / POOLING_FILE).read_text())
-    except (OSError, ValueError):
-        return "mean"
-    return "cls" if isinstance(config, dict) and config.get(CLS_POOLING) else "mean"

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from catalog.event_tables import read_event_table
 from catalog.folder import CatalogFolder
+from models.artefacts.run_record import steps_record
 from models.config.buyers import BuyerTrainingConfig
 from models.data.baskets import Basket, next_baskets, training_baskets
 from models.training.buyers import BuyerMetrics, BuyerModel, StoredItems, measure, to_numpy, train_buyers
+from models.training.checkpoints import CHECKPOINT_FOLDER
 from processing.evaluation.corpus import release_items
 from retrieval.buyers.attention import save_buyer_tower
 from retrieval.buyers.vector import WeightedAverage
@@ -32,7 +34,6 @@ log = logging.getLogger(__name__)
 HALF_LIVES = (None, 7.0, 30.0, 90.0, 365.0)  # days, candidates for the weighted average
 VAL_SHARE = 0.2  # share of the interactions, the latest ones, that are for validation
 MAX_DISTRACTORS = 50_000  # items without events, among which next baskets are searched
-CHECKPOINT_FOLDER = ".checkpoints"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class BuyersReport:
         train_baskets: number of training baskets.
         val_baskets: number of validation baskets, one per buyer, from `val_from` on.
         val_from: time of the split.
+        steps: length of the training, see steps_record().
     """
 
     path: Path
@@ -83,6 +85,7 @@ class BuyersReport:
     train_baskets: int
     val_baskets: int
     val_from: datetime
+    steps: Mapping[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
@@ -130,6 +133,7 @@ def train_on_release(
     attention, average = report.history[report.best], averages[half_life]
     better = attention.recall_at_50 > average.recall_at_50
     metrics = {"val": {"average": asdict(average), "attention": asdict(attention)}, "val_from": cut.isoformat()}
+    metrics["steps"] = steps = steps_record(report.steps, report.planned_steps, report.cut_by_clock)
     model = to_numpy(report.model.buyer_tower) if better else WeightedAverage(half_life)
     return BuyersReport(
         path=save_buyer_tower(model, tower, card, metrics),
@@ -146,6 +150,7 @@ def train_on_release(
         train_baskets=len(train),
         val_baskets=len(val),
         val_from=cut,
+        steps=steps,
     )
 
 

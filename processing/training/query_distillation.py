@@ -11,25 +11,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from catalog.folder import CatalogFolder
 from catalog.short_texts import short_texts
 from models.artefacts.model_card import SMALL_QUERY_RECORD_FILE, write_model_card
-from models.artefacts.run_record import data_hash, git_commit, hardware, versions
+from models.artefacts.run_record import data_hash, git_commit, hardware, steps_record, versions
 from models.artefacts.tower_files import load_towers
 from models.config.distillation import StaticQueryConfig
 from models.data.encoding_cache import encode_text_table
 from models.data.tables import TokenTable
 from models.towers.two_towers import TextEncodings
-from models.training.static_query import train_static_query_encoder
+from models.training.checkpoints import CHECKPOINT_FOLDER, CHECKPOINT_SECONDS, Checkpoints
+from models.training.static_query import StaticQueryReport, train_static_query_encoder
 from models.training.two_towers import CACHE_FOLDER
 from processing.evaluation.corpus import build_corpus
 from processing.evaluation.runs import System, measure
 from retrieval.contracts.release import load_release
 from retrieval.contracts.tower_card import TowerCard, split_tower_id
 from retrieval.encoders.query_encoder import QueryEncoder, load_tokenizer
-from retrieval.encoders.static_query_encoder import SmallQueryEncoder, SmallQueryTower
+from retrieval.encoders.static_query_encoder import SmallQueryEncoder
 from retrieval.errors import InvalidInput
 from retrieval.files import replace_file
 from retrieval.index.embedded.store import EmbeddedStore
@@ -40,7 +40,6 @@ MIN_SHARE = 0.98  # required share of the full query tower's Recall@50
 SPLIT = "val"
 MEASURES_SHOWN = ("recall@50", "ndcg@10")
 FULL, SMALL = "full", "small"
-TEXTS_PER_CHUNK = 4_096  # texts that are encoded and cached on disk at once
 
 Metrics = Mapping[str, Mapping[str, float]]  # query encoder -> measure -> mean over the queries
 
@@ -59,6 +58,7 @@ class QueryDistillation:
         file: file of the static encoder; None if its share is below `least`.
         file_bytes: size of the file; 0 without a file.
         seconds: seconds from reading the catalogue to the end of the measurement.
+        steps: length of the training, see steps_record(). A cut run is resumed by the next one with the same settings.
     """
 
     tower_id: str
@@ -70,6 +70,7 @@ class QueryDistillation:
     file: Path | None
     file_bytes: int
     seconds: float
+    steps: Mapping[str, Any]
 
     @property
     def share(self) -> float:
@@ -111,7 +112,9 @@ def distil_query(
     """
     started, began = time.monotonic(), datetime.now(UTC)
     dimensions = _check(catalog, tower, release)
-    small, texts, losses = _learn(catalog, tower, config, phases)
+    checkpoints = Checkpoints(tower / CHECKPOINT_FOLDER / "query_tower_small", CHECKPOINT_SECONDS)
+    learnt, texts = _learn(catalog, tower, config, checkpoints, phases)
+    small, losses = learnt.tower, learnt.losses
     card = TowerCard.load(tower)
     tokenizer = load_tokenizer(tower, card)
     encoders: dict[str, Encoder] = {
@@ -120,13 +123,23 @@ def distil_query(
     }
     quality = measure_query_towers(catalog, SPLIT, release, encoders, phases("search"))
     result = QueryDistillation(
-        card.tower_id, texts, len(small.pairs), (losses[0], losses[-1]), quality, least, None, 0, time.monotonic() - started
+        tower_id=card.tower_id,
+        texts=texts,
+        pairs=len(small.pairs),
+        losses=(losses[0], losses[-1]),
+        quality=quality,
+        least=least,
+        file=None,
+        file_bytes=0,
+        seconds=time.monotonic() - started,
+        steps=steps_record(learnt.steps, learnt.planned_steps, learnt.cut_by_clock),
     )
-    if result.share < least:
-        return result
-    file = small.save(tower)
-    result = replace(result, file=file, file_bytes=file.stat().st_size)
-    _write_record(result, tower, catalog, config, began)
+    if result.share >= least:
+        file = small.save(tower)
+        result = replace(result, file=file, file_bytes=file.stat().st_size)
+        _write_record(result, tower, catalog, config, began)
+    if not learnt.cut_by_clock:
+        checkpoints.remove()
     return result
 
 
@@ -170,27 +183,24 @@ def _check(catalog: CatalogFolder, tower: Path, release: Path) -> int | None:
 
 
 def _learn(
-    catalog: CatalogFolder, tower: Path, config: StaticQueryConfig, phases: PhaseProgress
-) -> tuple[SmallQueryTower, int, list[float]]:
+    catalog: CatalogFolder, tower: Path, config: StaticQueryConfig, checkpoints: Checkpoints, phases: PhaseProgress
+) -> tuple[StaticQueryReport, int]:
     texts = short_texts(catalog, config.texts, config.seed)
     if len(texts) < 2:
         raise InvalidInput(f"catalogue {catalog.path} has too few texts in its train split to learn from")
     towers, card = load_towers(tower)
     tokenizer = load_tokenizer(tower, card)
     cache, encoder, progress = tower.parent / CACHE_FOLDER, towers.query_tower.text_encoder, phases("encode texts")
-    parts: list[NDArray[np.float32]] = []
-    for start in range(0, len(texts), TEXTS_PER_CHUNK):
-        table = TokenTable.build(tokenizer, texts[start : start + TEXTS_PER_CHUNK], card.max_length)
-        encodings = encode_text_table(encoder, table, cache, torch.device("cpu")).vectors
-        with torch.inference_mode():
-            parts.append(towers.query_tower.encode(TextEncodings(torch.from_numpy(np.array(encodings)))).numpy())
-        progress(min(start + TEXTS_PER_CHUNK, len(texts)), len(texts))
+    table = TokenTable.build(tokenizer, texts, card.max_length)
+    encodings = np.array(encode_text_table(encoder, table, cache, torch.device("cpu"), progress).vectors)
+    with torch.inference_mode():
+        targets = towers.query_tower.encode(TextEncodings(torch.from_numpy(encodings))).numpy()
     transformer: Any = encoder.transformer
-    targets, embeddings = np.concatenate(parts), transformer.get_input_embeddings().weight.detach().numpy()
-    small, losses = train_static_query_encoder(
-        card.tower_id, tokenizer, card.max_length, texts, targets, embeddings, config, phases("learn vectors")
+    embeddings = transformer.get_input_embeddings().weight.detach().numpy()
+    learnt = train_static_query_encoder(
+        card.tower_id, tokenizer, card.max_length, texts, targets, embeddings, config, phases("learn vectors"), checkpoints
     )
-    return small, len(texts), losses
+    return learnt, len(texts)
 
 
 def _write_record(

@@ -20,6 +20,7 @@ import typer
 from catalog.folder import CatalogFolder
 from models.data.hard_negatives import HardNegatives
 from models.towers.config import PRESETS, TowerConfig
+from models.towers.published import stated_pooling
 from models.training.two_towers import TrainingConfig, TrainingReport, train_towers
 from processing.command_line import CONTAINER, SeedOption, run_job
 from processing.training.rounds import in_stages
@@ -28,6 +29,7 @@ from retrieval.progress import Progress
 EXIT_INTERRUPTED = 130
 BY_CATALOG = "the catalogue's own by default"
 Precision = Literal["auto", "no", "bf16", "fp16"]
+CHECKPOINTS = Path("/opt/ml/checkpoints")  # SageMaker copies this folder to and from S3, for jobs on spot instances
 LOG_SECONDS = 10.0  # minimum time between two lines of progress
 
 log = logging.getLogger(__name__)
@@ -54,7 +56,8 @@ class Weights:
     def applied_to(self, tower: TowerConfig) -> TowerConfig:
         """Return a tower configuration with these encoders and weights."""
         if self.text_model:
-            tower = replace(tower, text=replace(tower.text, model=self.text_model))
+            pooling = stated_pooling(self.text_model) or tower.text.pooling
+            tower = replace(tower, text=replace(tower.text, model=self.text_model, pooling=pooling))
         if self.image_weights:
             tower = replace(tower, image=replace(tower.image, weights=self.image_weights))
         if self.train_text:
@@ -69,6 +72,10 @@ def run_training(
     output: Annotated[Path, typer.Option(help="Folder of the towers.")] = CONTAINER / "output",
     seed: SeedOption = 7,
     resume: Annotated[bool, typer.Option(help="Go on with a run that was cut short.")] = True,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(help=f"Folder of the checkpoints; {CHECKPOINTS} if it is there, else .checkpoints of the output."),
+    ] = None,
     preset: Annotated[str, typer.Option(help=f"Architecture: {', '.join(PRESETS)}.")] = "compact",
     text_only: Annotated[bool, typer.Option("--text-only", help="An item tower that does not look at photos.")] = False,
     text_model: Annotated[str | None, typer.Option(help="Hub name or local folder of a pretrained text encoder.")] = None,
@@ -89,7 +96,7 @@ def run_training(
     epochs: Annotated[int | None, typer.Option(help=f"Epochs; {BY_CATALOG}.")] = None,
     batch_size: Annotated[int | None, typer.Option(help=f"Pairs per batch; {BY_CATALOG}.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help=f"Highest learning rate; {BY_CATALOG}.")] = None,
-    max_seconds: Annotated[float | None, typer.Option(help="Time limit in seconds, to which the schedule is shortened.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Stop after this many seconds; the same command goes on.")] = None,
     micro_batch: Annotated[int | None, typer.Option(help="Texts encoded at once: large batches in little memory.")] = None,
     gradient_checkpointing: Annotated[
         bool | None, typer.Option("--gradient-checkpointing", help="Compute the text encoder's layers twice to save memory.")
@@ -130,7 +137,15 @@ def run_training(
             schedule=schedule,
         )
         report = train_towers(
-            source, config, output, _log_progress(), stage=stage, start_from=start_from, negatives=mined, resume=resume
+            source,
+            config,
+            output,
+            _log_progress(),
+            stage=stage,
+            start_from=start_from,
+            negatives=mined,
+            resume=resume,
+            checkpoint_folder=checkpoints or (CHECKPOINTS if CHECKPOINTS.is_dir() else None),
         )
     except KeyboardInterrupt:
         print("gavel: interrupted; run the same command again to go on", file=sys.stderr)
@@ -141,7 +156,7 @@ def run_training(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job from a command line; return 130 after Ctrl-C, otherwise the result of run_job()."""
+    """Run the job from a command line; return 130 after Ctrl-C or SIGTERM, otherwise the result of run_job()."""
     return run_job(run_training, arguments, "gavel")
 
 
@@ -174,13 +189,17 @@ def training_config(
 
 def _log_progress() -> Progress:
     """Return a progress callback that logs at most every ten seconds, and at the end."""
-    last = time.monotonic()
+    began = last = time.monotonic()
+    first: int | None = None  # of this process; those before were run before an interruption
 
     def report(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= LOG_SECONDS or done == total:
-            last = time.monotonic()
-            log.info("step %d of %d", done, total)
+        nonlocal last, first
+        now = time.monotonic()
+        first = done if first is None else first
+        if now - last >= LOG_SECONDS or done == total:
+            last = now
+            left = (total - done) * (now - began) / (done - first + 1)
+            log.info("step %d of %d, about %.0f s left", done, total, left)
 
     return report
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from catalog.user_items import EntityTable, UserItems, split_interactions
+from models.artefacts.run_record import hash_of, steps_record
 from models.config.features import UsersItemsConfig
 from models.data.pair_table import PairTable
 from models.towers.features import FeatureSpec
+from models.training.checkpoints import CHECKPOINT_SECONDS, Checkpoints
 from models.training.features import FeatureReport, FeatureTowers, InteractionData, train_feature_towers
 from models.training.held_out_ranks import held_out_recall
 from models.training.loop import EpochRecord
@@ -35,6 +38,7 @@ class UsersItemsReport:
         tested_users: number of users with test interactions.
         seconds: wall time of training, with the measurements of val, in seconds.
         cpu_seconds: CPU time of the same.
+        checkpoints: checkpoints of the run; None if it wrote none.
     """
 
     trained: FeatureReport
@@ -43,6 +47,12 @@ class UsersItemsReport:
     tested_users: int
     seconds: float
     cpu_seconds: float
+    checkpoints: Checkpoints | None = None
+
+    def forget(self) -> None:
+        """Remove the checkpoint of a finished run; that of a cut run stays."""
+        if self.checkpoints and not self.trained.cut_by_clock:
+            self.checkpoints.remove()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
@@ -50,6 +60,7 @@ class UsersItemsReport:
             "counts": dict(self.counts),
             "tested_users": self.tested_users,
             "best_epoch": self.trained.best.epoch,
+            "steps": steps_record(self.trained.steps, self.trained.planned_steps, self.trained.cut_by_clock),
             "epochs": [asdict(record) for record in self.trained.epochs],
             "recall": {system: dict(values) for system, values in self.recall.items()},
             "seconds": round(self.seconds, 1),
@@ -61,6 +72,7 @@ def train_users_items(
     tables: UserItems,
     config: UsersItemsConfig,
     *,
+    checkpoint_folder: Path | None = None,
     stages: Callable[[str], Progress] = lambda label: ignore_progress,
     on_epoch: Callable[[EpochRecord[float]], None] = lambda record: None,
 ) -> UsersItemsReport:
@@ -71,6 +83,8 @@ def train_users_items(
     Args:
         tables: users, items and interactions.
         config: settings.
+        checkpoint_folder: folder of the checkpoints of unfinished runs; a run of the same tables and settings resumes there. The
+            caller removes the checkpoint with UsersItemsReport.forget() when the result is stored. None writes none.
         stages: opens the progress of a phase by its label; the unit of training is steps, that of testing users.
         on_epoch: called with the record of each epoch.
 
@@ -85,8 +99,13 @@ def train_users_items(
     def selection_metric(towers: FeatureTowers) -> float:
         return float(held_out_recall(score_with(towers, data), data.taken, val, [SELECTION_CUTOFF], users=chosen).mean())
 
+    checkpoints = None
+    if checkpoint_folder:
+        checkpoints = Checkpoints(checkpoint_folder / _run_key(data, parts["val"], config), CHECKPOINT_SECONDS)
     start, start_cpu = time.monotonic(), time.process_time()
-    trained = train_feature_towers(data, config.towers, selection_metric, progress=stages("train towers"), on_epoch=on_epoch)
+    trained = train_feature_towers(
+        data, config.towers, selection_metric, checkpoints=checkpoints, progress=stages("train towers"), on_epoch=on_epoch
+    )
     seconds, cpu_seconds = time.monotonic() - start, time.process_time() - start_cpu
     before = PairTable(np.concatenate([parts["train"], parts["val"]]), *data.taken.shape)
     # minus the rank by train interactions; a list of equal scores would take longer to rank
@@ -97,7 +116,15 @@ def train_users_items(
     }
     recall = {name: mean_recall(score, before, test, stages(f"test {name}")) for name, score in systems.items()}
     counts = {"users": len(tables.users.rows), "items": len(tables.items.rows), **{name: len(p) for name, p in parts.items()}}
-    return UsersItemsReport(trained, counts, recall, int((test.counts > 0).sum()), seconds, cpu_seconds)
+    return UsersItemsReport(trained, counts, recall, int((test.counts > 0).sum()), seconds, cpu_seconds, checkpoints)
+
+
+def _run_key(data: InteractionData, val: NDArray[np.int64], config: UsersItemsConfig) -> str:
+    """Return the key of a run: a hash of everything that its outcome depends on, without the time limit."""
+    arrays = [array.numpy() for features in (data.users, data.items) for array in features]
+    specs = [data.user_spec.to_json(), data.item_spec.to_json()]
+    settings = asdict(replace(config, towers=replace(config.towers, max_seconds=None)))
+    return hash_of([settings, specs, data.pairs, val, *arrays, torch.__version__])
 
 
 def encode_tables(tables: UserItems, train: NDArray[np.int64], config: UsersItemsConfig) -> InteractionData:

@@ -274,6 +274,31 @@ def test_the_training_job_leaves_the_tower_alone_in_its_output(tmp_path):
     assert f"--output {tmp_path}/work --input a b" in (tmp_path / "calls").read_text().splitlines()[1]
 
 
+def test_a_training_job_that_is_stopped_passes_the_signal_on_and_waits_for_the_checkpoint(tmp_path):
+    """With a python that trains until SIGTERM, then takes a moment, as for a checkpoint, and ends as an interrupted training."""
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(
+        "#!/bin/bash\n[[ $2 == pip ]] && exit\n"
+        "trap 'sleep 0.3; touch \"$GAVEL_WORK/checkpoint\"; exit 130' TERM\n"
+        'mkdir -p "$GAVEL_WORK/abc"\nwhile :; do sleep 0.05; done\n'
+    )
+    python.chmod(0o755)
+    env = {
+        "PATH": f"{python.parent}:{os.environ['PATH']}",
+        "GAVEL_WORK": str(tmp_path / "work"),
+        "GAVEL_OUTPUT": str(tmp_path / "out"),
+    }
+    with subprocess.Popen(["bash", "processing/train_job.sh"], cwd=ROOT, env=env) as job:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "work" / "abc").is_dir() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        job.terminate()
+        assert job.wait(timeout=30) == 130
+    assert (tmp_path / "work" / "checkpoint").exists()
+    assert not (tmp_path / "out").exists(), "a tower that is not done is not handed over"
+
+
 @pytest.fixture
 def tower(tmp_path):
     return save_small_item_tower(tmp_path / "towers")

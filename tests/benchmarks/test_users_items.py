@@ -24,6 +24,7 @@ from benchmarks.quality.users_items import (
 )
 from catalog.interactions import InteractionFolder, generate
 from models.config.features import FeatureTrainingConfig
+from models.training.checkpoints import Checkpoints
 from models.training.features import FeatureTowers, InteractionData, mine, train_feature_towers
 
 QUICK = FeatureTrainingConfig(dimensions=24, hidden=0, id_width=16, batch_size=64, epochs=4, rate=1e-2, mined_depth=30)
@@ -74,6 +75,21 @@ def test_the_same_seed_trains_the_same_towers(folder: InteractionFolder, data: I
     config = replace(QUICK, epochs=1, correct_popularity=True)
     first, second = (train_feature_towers(data, config, val_recall(folder, data)).towers.scores(data) for _ in range(2))
     assert torch.equal(first, second)
+
+
+def test_a_run_that_a_time_limit_cut_goes_on_and_ends_as_an_uncut_one_does(
+    folder: InteractionFolder, data: InteractionData, tmp_path: Path
+) -> None:
+    config = replace(QUICK, epochs=2, correct_popularity=True, dropout=0.1)
+    judge = val_recall(folder, data)
+    uncut = train_feature_towers(data, config, judge)
+    for steps in (1, 2):
+        cut = train_feature_towers(data, replace(config, max_seconds=1e-9), judge, checkpoints=Checkpoints(tmp_path, 60.0))
+        assert (cut.steps, cut.planned_steps, cut.cut_by_clock) == (steps, uncut.planned_steps, True)
+    resumed = train_feature_towers(data, config, judge, checkpoints=Checkpoints(tmp_path, 60.0))
+    assert not resumed.cut_by_clock
+    assert torch.equal(resumed.towers.scores(data), uncut.towers.scores(data))
+    assert (resumed.history, resumed.losses) == (uncut.history, uncut.losses)
 
 
 def test_mined_negatives_are_the_best_ranked_items_that_the_user_did_not_take(data: InteractionData) -> None:

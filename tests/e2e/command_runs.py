@@ -10,13 +10,12 @@ from typing import Any
 GAVEL = [sys.executable, "-m", "gavel.cli.main"]
 DEMO_LOTS = 150
 ROOT = Path(__file__).resolve().parents[2]
-UNHURRIED = Path(__file__).with_name("unhurried.toml")
 
 
 def environment(home: Path) -> dict[str, str]:
     """Return this process's variables with the GAVEL_* ones of a test workspace in `home`."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("GAVEL_")}
-    own = {"GAVEL_HOME": home, "GAVEL_CONFIG": UNHURRIED, "HF_HUB_OFFLINE": "1", "COLUMNS": "200", "PYTHONPATH": ROOT}
+    own = {"GAVEL_HOME": home, "HF_HUB_OFFLINE": "1", "COLUMNS": "200", "PYTHONPATH": ROOT}
     return inherited | {name: str(value) for name, value in own.items()}
 
 

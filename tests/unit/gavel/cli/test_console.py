@@ -1,6 +1,8 @@
 """What commands print: values that can be copied whole, and hints that fit the answer."""
 
 import io
+import re
+from datetime import timedelta
 
 import pytest
 from rich.console import Console
@@ -63,10 +65,13 @@ def test_an_error_of_a_command_is_one_line_and_its_kind_is_the_status(capsys):
     assert capsys.readouterr().err == "bench: k is 0\n"
 
 
-@pytest.mark.parametrize(("estimated", "says"), [(False, True), (True, False)])
-def test_a_bar_says_that_the_clock_left_steps_out_and_not_that_a_total_was_an_estimate(estimated, says, monkeypatch, capsys):
-    monkeypatch.setattr(shown, "notes", Console(stderr=True, force_terminal=True, width=100))
-    with shown.progress("steps", estimated=estimated) as step:
-        step(1, 29)
-        step(28, 28)
-    assert ("steps (cut from 29)" in capsys.readouterr().err) is says
+@pytest.mark.parametrize("first", [1, 501])
+def test_a_bar_estimates_the_time_left_from_the_steps_of_this_call_alone(first, monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(shown, "notes", Console(stderr=True, force_terminal=True, width=100, get_time=lambda: now[0]))
+    with shown.progress("steps") as step:
+        for done in range(first, first + 11):
+            step(done, 1_000)
+            now[0] += 2.0
+    left = timedelta(seconds=(1_000 - first - 10) * 2)
+    assert f"{left} left" in re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().err.rpartition("/1000")[2]), "2 s a step"

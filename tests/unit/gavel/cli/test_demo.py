@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from judged_lots import write_judged_catalog
 
-from gavel.cli.demo import TEXT, Demo, Plan, show_report
+from gavel.cli.demo import HYBRID, KEYWORD, RERANKED, TEXT, Demo, Plan, show_report, worse_than_keywords
 from gavel.workspace import pipeline
 from models.artefacts.run_record import RECORD_FILE
 from retrieval.config.settings import Settings
@@ -47,3 +47,14 @@ def test_a_training_that_the_clock_cut_is_not_already_there_and_the_table_says_s
         (False, False, False, False),
         (True, False, False, False),
     ]
+
+
+def test_a_demo_warns_when_what_it_built_is_worse_than_keywords() -> None:
+    keywords, better, worse = ({"recall@50": value, "ndcg@10": 0.5} for value in (0.6, 0.7, 0.5))
+    assert worse_than_keywords({KEYWORD: keywords, HYBRID: better}, cut=False) == []
+    assert worse_than_keywords({KEYWORD: keywords, HYBRID: worse, RERANKED: better}, cut=False) == []
+    (warning,) = worse_than_keywords({KEYWORD: keywords, HYBRID: better, RERANKED: worse}, cut=False)
+    assert "recall@50 0.500 against 0.600" in warning
+    assert "--mode keyword" in warning
+    (warning,) = worse_than_keywords({KEYWORD: keywords, HYBRID: worse}, cut=True)
+    assert "run `gavel demo` again" in warning

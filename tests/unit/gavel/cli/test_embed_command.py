@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from small_tower import save_small_item_tower, save_spread_tower
+from small_tower import save_small_item_tower, save_small_joint_encoder, save_spread_tower
 from typer.testing import CliRunner
 
 from gavel.cli.main import app
@@ -136,3 +136,25 @@ def test_other_options_make_another_release(lots):
     (lots / "lots.csv").write_text("id,title,maker\n1,Red vase,Acme\n")
     releases = [json.loads(embed(lots, *options, "--json").stdout)["release"] for options in ((), ("--column", "brand=maker"))]
     assert len(set(releases)) == 2
+
+
+def test_a_published_encoder_embeds_lots_and_photos_without_training(lots, tmp_path, monkeypatch):
+    monkeypatch.setenv("GAVEL_TOWERS_URI", str(tmp_path / "published"))
+    monkeypatch.setattr("models.artefacts.tower_files.export_query_tower", lambda tower, path, bits: path.touch())
+    monkeypatch.setattr("models.artefacts.tower_files.export_image_tower", lambda towers, path: path.touch())
+    encoder = save_small_joint_encoder(tmp_path / "clip", ["red vase", "gold watch"])
+    (lots / "lots.csv").write_text("id,title,image\n1,Red vase,a.png\n2,Gold watch,\n")
+    Image.new("RGB", (40, 30), "red").save(lots / "a.png")
+    first, second = (json.loads(embed(lots, "--encoder", encoder, "--json").stdout) for _ in range(2))
+    assert (first["embedded"], first["without_image"], second["already_there"]) == (2, 1, True)
+    with pytest.raises(InvalidInput, match="leave one out"):
+        embed(lots, "--encoder", encoder, "--tower", first["tower_id"])
+
+
+def test_a_tower_of_a_cut_training_is_told(lots, towers):
+    (lots / "lots.csv").write_text("id,title\n1,Red vase\n")
+    record = next(towers.glob("*/tower.json")).with_name("training.json")
+    record.write_text(json.dumps({"steps": {"run": 3, "planned": 9, "cut_by_clock": True}}))
+    assert "was cut after 3 of 9 steps; the command" in " ".join(embed(lots, "--force").stderr.split())
+    record.unlink()
+    assert "was cut" not in embed(lots, "--force").stderr

@@ -115,6 +115,20 @@ def test_a_run_that_was_cut_short_ends_where_a_whole_one_does(tmp_path: Path) ->
     assert not (tmp_path / "runs" / "one").exists()
 
 
+def test_a_time_limit_cuts_a_run_and_the_next_one_goes_on_unless_the_baskets_changed(tmp_path: Path) -> None:
+    lots, train, val = lots_of_kinds(), fickle_baskets(100, seed=1), fickle_baskets(20, seed=2)
+    whole = train_buyers(StoredItems(lots), train, val, QUICK)
+    for _ in range(2):
+        cut = train_buyers(StoredItems(lots), train, val, replace(QUICK, max_seconds=1e-9), tmp_path / "one")
+    assert (cut.steps, cut.planned_steps, cut.cut_by_clock) == (2, whole.planned_steps, True)
+    others = train_buyers(StoredItems(lots), train[1:], val, replace(QUICK, max_seconds=1e-9), tmp_path / "one")
+    assert others.steps == 1
+    train_buyers(StoredItems(lots), train, val, replace(QUICK, max_seconds=1e-9), tmp_path / "two")
+    resumed = train_buyers(StoredItems(lots), train, val, QUICK, tmp_path / "two")
+    assert (resumed.losses, resumed.history, resumed.cut_by_clock) == (whole.losses, whole.history, False)
+    assert all(torch.equal(resumed.model.state_dict()[name], value) for name, value in whole.model.state_dict().items())
+
+
 def test_without_baskets_there_is_nothing_to_train_on() -> None:
     with pytest.raises(InvalidInput, match="no basket"):
         train_buyers(StoredItems(lots_of_kinds()), [], fickle_baskets(3, seed=0), QUICK)

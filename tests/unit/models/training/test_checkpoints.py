@@ -12,7 +12,7 @@ from small_tower import small_config
 
 from models.artefacts.model_card import write_model_card
 from models.artefacts.run_record import RECORD_FILE, cut_steps, data_hash, run_key
-from models.training.checkpoints import CHECKPOINT_FILE, Checkpoints, defer_sigint
+from models.training.checkpoints import CHECKPOINT_FILE, Checkpoints, defer_signals
 from models.training.two_towers import Stage, TrainingConfig, train_towers
 
 
@@ -89,12 +89,14 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
-def test_ctrl_c_waits_for_the_end_of_a_step(interruptible):
-    with defer_sigint(True) as interrupt:
-        os.kill(os.getpid(), signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_end_of_a_step(interruptible, number):
+    with defer_signals(True) as interrupt:
+        os.kill(os.getpid(), number)
         assert interrupt.requested
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -123,7 +125,7 @@ def test_a_training_that_the_clock_cut_says_so_and_the_next_one_trains_on(catalo
     cut = train_towers(catalog, replace(config, max_seconds=1e-9), tmp_path, lambda *step: seen.append(step))
     assert (cut.cut_by_clock, cut.steps < cut.planned_steps) == (True, True)
     assert seen[0][1] == cut.planned_steps
-    assert seen[-1] == (cut.steps, cut.steps)
+    assert seen[-1] == (cut.steps, cut.planned_steps), "the schedule stays that of the whole run"
     assert cut_steps(cut.tower_folder) == (cut.steps, cut.planned_steps)
     assert f"cut the training after {cut.steps} of {cut.planned_steps} steps; the same command again trains on" in caplog.text
     record = json.loads((cut.tower_folder / RECORD_FILE).read_text())
@@ -134,6 +136,31 @@ def test_a_training_that_the_clock_cut_says_so_and_the_next_one_trains_on(catalo
     assert (whole.resumed_at, whole.steps, whole.cut_by_clock) == (cut.steps, cut.planned_steps, False)
     assert cut_steps(whole.tower_folder) is None
     assert not list(tmp_path.rglob(CHECKPOINT_FILE))
+    uncut = train_towers(catalog, config, tmp_path / "uncut")
+    assert uncut.tower_id == whole.tower_id, "a resumed run ends in the weights of an uncut one, to the last digit"
+    assert [(r.epoch, r.loss, r.metrics) for r in whole.history] == [(r.epoch, r.loss, r.metrics) for r in uncut.history]
+
+
+def test_checkpoints_may_lie_in_a_folder_of_their_own(catalog, tmp_path, quick_export):
+    config = TrainingConfig(tower=small_config(use_image=False), epochs=1, batch_size=16, max_seconds=1e-9)
+    train_towers(catalog, config, tmp_path / "towers", checkpoint_folder=tmp_path / "checkpoints")
+    assert not list((tmp_path / "towers").rglob(CHECKPOINT_FILE))
+    whole = train_towers(
+        catalog, replace(config, max_seconds=None), tmp_path / "towers", checkpoint_folder=tmp_path / "checkpoints"
+    )
+    assert whole.resumed_at == 1
+
+
+def test_sigterm_in_a_step_leaves_a_checkpoint(catalog, tmp_path, quick_export):
+    config = TrainingConfig(tower=small_config(use_image=False), epochs=1, batch_size=16)
+
+    def terminate(done: int, of: int) -> None:
+        if done == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_towers(catalog, config, tmp_path, terminate)
+    assert train_towers(catalog, config, tmp_path).resumed_at == 2
 
 
 def test_a_run_that_patience_ended_is_not_cut_by_the_clock(catalog, tmp_path, quick_export):

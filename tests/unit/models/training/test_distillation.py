@@ -11,11 +11,14 @@ from safetensors.torch import load_file
 from small_tower import save_small_encoder
 
 from catalog.folder import CatalogFolder, Qrels, SplitData, TrainingPair, write_catalog, write_items
+from models.artefacts.model_card import MODEL_CARD_FILE
+from models.artefacts.run_record import cut_steps
 from models.config.training import TrainingConfig
 from models.data.tables import ItemTable, Queries
 from models.towers.config import TowerConfig, preset
 from models.towers.two_towers import TwoTowers
 from models.training.adaptation import DistillationConfig, Teacher, distil_towers, listwise_distillation
+from models.training.checkpoints import CHECKPOINT_FILE
 from models.training.two_towers import train_towers
 from retrieval.contracts.items import Item
 from retrieval.contracts.tower_card import ITEM_TOWER_FILE
@@ -112,6 +115,23 @@ def test_the_same_seed_makes_the_same_tower_and_another_seed_another(catalog, to
     first, again = (distil(catalog, tower, tmp_path / place, short).tower_folder for place in "ab")
     assert load_equal(first, again)
     assert not load_equal(first, distil(catalog, tower, tmp_path, replace(short, seed=8)).tower_folder)
+
+
+def test_a_cut_adaptation_says_so_and_the_next_one_ends_as_an_uncut_one_does(catalog, tower, tmp_path):
+    short = replace(CONFIG, steps=6)
+    cut = distil(catalog, tower, tmp_path, replace(short, max_seconds=1e-9))
+    assert (cut.steps, cut.planned_steps, cut.cut_by_clock) == (1, 6, True)
+    assert cut_steps(cut.tower_folder) == (1, 6)
+    assert "cut by the clock after 1 of 6 steps" in (cut.tower_folder / MODEL_CARD_FILE).read_text()
+    resumed = distil(catalog, tower, tmp_path, short)
+    uncut = distil(catalog, tower, tmp_path / "uncut", short)
+    assert load_equal(resumed.tower_folder, uncut.tower_folder)
+    assert (resumed.tower_folder.name, resumed.losses, cut_steps(resumed.tower_folder)) == (
+        uncut.tower_folder.name,
+        uncut.losses,
+        None,
+    )
+    assert not list(tmp_path.rglob(CHECKPOINT_FILE))
 
 
 def load_equal(one, other) -> bool:

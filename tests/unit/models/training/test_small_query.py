@@ -22,6 +22,7 @@ from gavel.workspace.wiring import open_store, search_service
 from lambdas.query_api.app import create_app
 from models.artefacts.model_card import MODEL_CARD_FILE, SMALL_QUERY_RECORD_FILE
 from models.towers.tokenizer import train_wordpiece
+from models.training.checkpoints import CHECKPOINT_FOLDER
 from models.training.static_query import StaticQueryConfig, fit_token_vectors
 from models.training.two_towers import CACHE_FOLDER
 from processing.embedding.job import embed
@@ -123,7 +124,7 @@ def test_one_that_finds_too_little_is_not_written(catalog, copied, release):
     assert not (copied / SMALL_QUERY_RECORD_FILE).exists()
 
 
-def test_one_that_is_interrupted_leaves_nothing_but_what_was_encoded(catalog, copied, release):
+def test_one_that_is_interrupted_leaves_nothing_but_what_was_encoded_and_a_checkpoint(catalog, copied, release):
     (copied / SMALL_QUERY_TOWER_FILE).unlink()
     (copied / SMALL_QUERY_RECORD_FILE).unlink()
     before = sorted(path.name for path in copied.iterdir())
@@ -138,7 +139,7 @@ def test_one_that_is_interrupted_leaves_nothing_but_what_was_encoded(catalog, co
     threads = torch.get_num_threads()
     with pytest.raises(KeyboardInterrupt):
         distil_query(catalog, copied, release, CONFIG, phases=stages)
-    assert sorted(path.name for path in copied.iterdir()) == before
+    assert sorted(path.name for path in copied.iterdir()) == sorted([*before, CHECKPOINT_FOLDER])
     assert torch.get_num_threads() == threads
     assert list((copied.parent / CACHE_FOLDER).glob("texts-*.npy"))
 
@@ -287,3 +288,18 @@ def test_impossible_settings_are_refused():
     for wrong in ({"texts": 1}, {"epochs": 0}, {"learning_rate": 0.0}, {"pair_count": 0}):
         with pytest.raises(InvalidInput, match="a small query tower needs"):
             StaticQueryConfig(**wrong)
+
+
+def test_a_cut_distillation_is_marked_and_the_next_one_ends_as_an_uncut_one_does(catalog, tower, release, tmp_path):
+    copy = tmp_path / tower.name
+    shutil.copytree(tower, copy)
+    short = replace(CONFIG, epochs=2)
+    cut = distil_query(catalog, copy, release, replace(short, max_seconds=1e-9), least=0.0)
+    assert cut.steps == {"run": 1, "planned": cut.steps["planned"], "cut_by_clock": True}
+    assert json.loads((copy / SMALL_QUERY_RECORD_FILE).read_text())["steps"] == cut.steps
+    assert f"cut by the clock after 1 of {cut.steps['planned']} steps" in (copy / MODEL_CARD_FILE).read_text()
+    resumed = distil_query(catalog, copy, release, short, least=0.0)
+    small = (copy / SMALL_QUERY_TOWER_FILE).read_bytes()
+    uncut = distil_query(catalog, copy, release, short, least=0.0)
+    assert (resumed.losses, resumed.steps["cut_by_clock"]) == (uncut.losses, False)
+    assert (copy / SMALL_QUERY_TOWER_FILE).read_bytes() == small

@@ -16,7 +16,7 @@ from models.artefacts.tower_files import load_towers
 from models.data.batches import TrainingBatches
 from models.data.tables import ItemTable, PhotoTable, Queries, TokenTable, read_training_items
 from models.towers.tokenizer import make_tokenizer
-from models.training.loop import StepBudget, learning_rate_factor
+from models.training.loop import learning_rate_factor
 from models.training.two_towers import TrainingConfig, train_towers
 from models.training.validation import ranking_metrics
 from retrieval.contracts.tower_card import ITEM_TOWER_FILE, TowerCard
@@ -134,45 +134,6 @@ def test_the_learning_rate_rises_and_falls_to_zero():
     assert np.all(np.diff(factors[:11]) > 0)
     assert np.all(np.diff(factors[10:]) < 0)
     assert factors[-1] == pytest.approx(0, abs=1e-12)
-
-
-def test_a_run_ends_with_its_steps():
-    clock = StepBudget(2, None)
-    clock.tick()
-    assert (clock.share, clock.over) == (0.5, False)
-    clock.tick()
-    assert (clock.share, clock.over) == (1.0, True)
-
-
-def test_a_run_that_would_take_too_long_is_shortened_once_its_pace_is_known():
-    clock = StepBudget(1_000, 1e-9)
-    for _ in range(99):
-        clock.tick()
-    assert clock.steps == 1_000
-    clock.tick()
-    assert (clock.steps, clock.over) == (100, True)
-
-
-def test_a_run_that_was_cut_has_its_time_anew_for_the_steps_that_were_left_out():
-    clock = StepBudget(1_000, 1e-9)
-    for _ in range(100):
-        clock.tick()
-    later = StepBudget(1_000, 3600.0)
-    later.load_state_dict(clock.state_dict())
-    assert (later.steps, later.steps_run, later.over) == (1_000, 100, False)
-    again = StepBudget(1_000, 1e-9)
-    again.load_state_dict(clock.state_dict())
-    while not again.over:
-        again.tick()
-    assert again.steps == 190, "the pace is known after a tenth of the 900"
-
-
-def test_enough_time_changes_nothing():
-    limited, free = StepBudget(10, 3600.0), StepBudget(10, None)
-    for clock in (limited, free):
-        for _ in range(10):
-            clock.tick()
-    assert (limited.steps, limited.share) == (free.steps, free.share) == (10, 1.0)
 
 
 @pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch_size": 1}, {"validate_every": 0}, {"max_seconds": 0.0}])
