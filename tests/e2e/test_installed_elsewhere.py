@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from command_runs import DEMO_LOTS, ROOT, UNHURRIED
+from command_runs import DEMO_LOTS, ROOT
 
 from gavel.opensearch.node import free_port
 
@@ -30,7 +30,6 @@ def variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     home = tmp_path_factory.mktemp("installed") / "home"
     return own | {
         "GAVEL_HOME": str(home),
-        "GAVEL_CONFIG": str(UNHURRIED),
         "HF_HUB_OFFLINE": "1",
         "COLUMNS": "200",
         "OMP_NUM_THREADS": "1",
@@ -52,9 +51,13 @@ def program() -> Path:
 @pytest.fixture
 def run(program: Path, variables: dict[str, str], tmp_path: Path) -> Run:
     """A function that runs the installed command in an empty folder."""
-    return lambda *arguments: subprocess.run(
-        [str(program), *arguments], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=1500, check=False
-    )
+
+    def run(*arguments: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
+        own = variables | ({"GAVEL_HOME": str(home)} if home else {})
+        command = [str(program), *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=own, capture_output=True, text=True, timeout=1500, check=False)
+
+    return run
 
 
 def test_the_demo_runs_from_the_wheel(run: Run) -> None:
@@ -62,6 +65,14 @@ def test_the_demo_runs_from_the_wheel(run: Run) -> None:
     assert done.returncode == 0, done.stderr
     assert "What was built" in done.stdout
     assert json.loads(run("search", "red vase", "--json").stdout)["results"]
+
+
+def test_own_lots_become_an_index(run: Run, tmp_path: Path) -> None:
+    rows = "".join(f"{number},red vase number {number},{number}.50\n" for number in range(40))
+    (tmp_path / "lots.csv").write_text("id,title,price\n" + rows)
+    done = run("try", "lots.csv", "--no-serve", "--json", "--mode", "keyword", home=tmp_path / "try")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["lots"] == 40
 
 
 def test_the_page_and_the_description_are_served(program: Path, variables: dict[str, str], tmp_path: Path) -> None:
