@@ -245,9 +245,9 @@ def file_fields(cls: Any) -> dict[str, Field[Any]]:
 
 
 def keys_of(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield the keys of a table; keys of nested tables are joined by dots."""
+    """Yield the keys of a table; keys of nested tables are joined by dots, and an empty table is a key of its own."""
     for key, value in table.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             yield from keys_of(value, f"{prefix}{key}.")
         else:
             yield prefix + key

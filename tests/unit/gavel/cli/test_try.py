@@ -168,7 +168,7 @@ def test_wrong_inputs_are_told_before_the_work(lots):
         try_lots(lots, "--judgments", "no.csv")
     with pytest.raises(InvalidInput, match="does not exist"):
         try_lots("no-such-file.csv")
-    with pytest.raises(InvalidInput, match="--model compact is no published sentence encoder"):
+    with pytest.raises(InvalidInput, match="--model compact is no published encoder"):
         try_lots(lots, "--model", "compact")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         run = CliRunner().invoke(app, ["try", str(lots), "--port", str(taken.getsockname()[1])])
