@@ -25,6 +25,7 @@ from gavel.workspace.wiring import open_store, search_service
 from processing.command_line import ColumnsOption, DatesOption, DecimalOption, EncodingOption, read_options
 from processing.training.step_cache import StepCache, StepResult
 from retrieval.config.settings import Settings
+from retrieval.contracts.item_columns import require_fields
 from retrieval.contracts.item_files import ReadingLog, ReadOptions, plan_reading, read_items
 from retrieval.contracts.item_folders import FolderListing, list_item_files
 from retrieval.contracts.items import Item, item_text
@@ -201,7 +202,10 @@ class Try:
         self._model, self._judgments, self._clicks, self._photos, self._seed = model, judgments, clicks, photos, seed
         self._workspace = Workspace(settings)
         self._steps = StepCache(settings.home / RECORD_FILE)
-        fields = {str(path): plan_reading(path, options).columns.fields for path in listing.files}
+        columns = {str(path): plan_reading(path, options).columns for path in listing.files}
+        for path, of_file in columns.items():
+            require_fields(of_file, of_file.names(), path)  # of JSON, too, whose rows may each have their own keys
+        fields = {path: of_file.fields for path, of_file in columns.items()}
         understood = {
             path: {name: [column.key for column in columns] for name, columns in of_file.items()}
             for path, of_file in fields.items()

@@ -1,6 +1,7 @@
 """Which column of a file holds which field of an item: names in any spelling, and the headers of well-known exports."""
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -89,9 +90,20 @@ SOURCES: Mapping[str, Source] = {
 
 # field -> other names that people give its column; they are suggested, but never taken without being named
 HINTS: Mapping[str, tuple[str, ...]] = {
-    "item_id": ("sku", "lot", "lot_id", "lot_number", "reference", "identifier", "article_number", "handle", "item_number"),
-    "title": ("heading", "headline", "product_name", "item_title", "lot_title", "subject"),
-    "description": ("body", "text", "details", "long_description", "short_description", "body_html"),
+    "item_id": (
+        *("sku", "lot", "lot_id", "lot_number", "lot_no", "reference", "identifier", "article_number", "handle", "item_number"),
+        *("Artikelnr", "Artikelnummer", "Losnummer", "Los", "Nr", "Nummer", "référence", "numéro", "lote", "referencia", "codice"),
+        *("رقم", "الرقم", "رقم المنتج", "المعرف"),
+    ),
+    "title": (
+        *("heading", "headline", "product_name", "item_title", "lot_title", "subject"),
+        *("Titel", "Bezeichnung", "Artikelbezeichnung", "Artikelname", "Produktname", "titre", "nom", "désignation", "título"),
+        *("nombre", "titolo", "nome", "العنوان", "الاسم", "اسم المنتج"),
+    ),
+    "description": (
+        *("desc", "body", "text", "details", "long_description", "short_description", "body_html"),
+        *("Beschreibung", "Artikelbeschreibung", "Langtext", "descriptif", "descripción", "descrizione", "الوصف", "وصف"),
+    ),
     "image": (
         "img",
         "pic",
@@ -105,9 +117,16 @@ HINTS: Mapping[str, tuple[str, ...]] = {
         "image_src",
         "photo_url",
         "pic_url",
+        *("Bild", "Bilder", "Foto", "imagen", "immagine", "الصورة", "صورة"),
     ),
-    "category": ("department", "categories", "product_type", "section", "genre"),
-    "brand": ("maker", "manufacturer", "make", "vendor", "brands"),
+    "category": (
+        *("department", "categories", "product_type", "section", "genre"),
+        *("Kategorie", "Warengruppe", "catégorie", "rubrique", "categoría", "categoria", "الفئة", "فئة", "القسم"),
+    ),
+    "brand": (
+        *("maker", "manufacturer", "make", "vendor", "brands"),
+        *("Marke", "Hersteller", "marque", "fabricant", "marca", "العلامة", "العلامة التجارية", "الماركة"),
+    ),
     "current_price": (
         "amount",
         "cost",
@@ -118,11 +137,23 @@ HINTS: Mapping[str, tuple[str, ...]] = {
         "starting_bid",
         "sale_price",
         "regular_price",
+        *("Preis", "Startpreis", "Gebot", "Verkaufspreis", "prix", "precio", "prezzo", "preço", "السعر", "سعر"),
     ),
-    "bid_count": ("bids", "number_of_bids", "num_bids"),
+    "bid_count": ("bids", "number_of_bids", "num_bids", "Gebote", "Anzahl Gebote"),
     "seller_rating": ("rating", "seller_score", "seller_feedback"),
     "listed_at": ("start_date", "start_time", "created_at", "listed", "published_at"),
-    "ends_at": ("end_date", "end_time", "ends", "end", "closes_at", "closing_time", "expires_at", "expiration_date"),
+    "ends_at": (
+        "end_date",
+        "end_time",
+        "ends",
+        "end",
+        "closes_at",
+        "closing_time",
+        "expires_at",
+        "expiration_date",
+        "Auktionsende",
+        "Enddatum",
+    ),
     "updated_at": ("modified_at", "last_modified", "updated", "changed_at"),
     "seller": ("seller_name", "shop", "merchant", "consignor"),
 }
@@ -197,6 +228,11 @@ class ColumnMap:
     def keys(self) -> list[str]:
         """Return the keys of a row that hold a field, each once."""
         return list(dict.fromkeys(column.key for columns in self.fields.values() for column in columns))
+
+    def names(self) -> list[str]:
+        """Return the names of all columns, each once."""
+        attributes = (key for column in self.attributes for key in (column.name_key, column.key) if key)
+        return list(dict.fromkeys([*self.keys(), *attributes, *self.unused]))
 
     def with_guesses(self, names: Sequence[str]) -> list[str]:
         """Describe columns, each with the field that its name may mean, such as "`img`: did you mean image?"."""
@@ -315,15 +351,23 @@ def require_fields(columns: ColumnMap, names: Sequence[str], where: str) -> None
     """Check that id and title have a column.
 
     Raises:
-        InvalidInput: one has none; the message lists the accepted names, the columns of the file, and how to name one.
+        InvalidInput: one has none; the message lists the accepted names, the columns of the file, and the options that take what
+            its names may mean, also for other fields.
     """
-    for field in REQUIRED:
-        if field in columns.fields:
-            continue
-        listed = ", ".join(names[:MAX_LISTED]) or "none"
-        guess = next((name for name in names if guess_field(name, [field])), "")
-        accepted = ", ".join(ALIASES[field])
-        remedy = f"; did you mean `{guess}`? --column {field}={guess} takes it" if guess else f"; --column {field}=NAME names it"
-        raise InvalidInput(
-            f"{where} has no column for {field}: it needs one of {accepted}; found {listed}{remedy if names else ''}"
-        )
+    field = next((field for field in REQUIRED if field not in columns.fields), "")
+    if not field:
+        return
+    listed = ", ".join(names[:MAX_LISTED]) or "none"
+    guesses: dict[str, str] = {}
+    taken = set(columns.keys())
+    left = [name for name in names if name not in taken]
+    for free in (free for free in ALIASES if free not in columns.fields):
+        guess = next((name for name in left if name not in guesses.values() and guess_field(name, [free])), "")
+        guesses |= {free: guess} if guess else {}
+    options = " ".join(f"--column {shlex.quote(f'{free}={name}')}" for free, name in guesses.items())
+    remedy = "" if field in guesses else f"; --column {field}=NAME names it"
+    if field == "item_id" and remedy:
+        remedy += ", or add a column of ids, each of its own and the same in the next file"
+    remedy += f"; did you mean {options}?" if options else ""
+    accepted = ", ".join(ALIASES[field])
+    raise InvalidInput(f"{where} has no column for {field}: it needs one of {accepted}; found {listed}{remedy if names else ''}")

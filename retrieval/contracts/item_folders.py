@@ -10,7 +10,8 @@ from retrieval.errors import InvalidInput
 
 CATALOG_FILE, ITEMS_FOLDER = "catalog.json", "items"
 OWN_FILE = re.compile(r"rejects(-\d+-of-\d+)?\.ndjson|manifest\.json|catalog\.json")
-PHOTOS_AND_TEXTS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".md", ".txt", ".html", ".pdf")
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+PHOTOS_AND_TEXTS = (*PHOTO_SUFFIXES, ".gif", ".md", ".txt", ".html", ".pdf")
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,9 @@ def list_item_files(where: Path) -> FolderListing:
                 files.append(path)
     if not files:
         hidden = f"; passed over were {', '.join(passed_over[:5])}" if passed_over else ""
-        raise InvalidInput(f"{where} holds no catalogue file; put at least one of {formats} there{hidden}")
+        photos = sum(1 for path in where.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
+        remedy = f"; {photos:,} photos need one with the columns item_id, title and image (a path)" if photos else ""
+        raise InvalidInput(f"{where} holds no catalogue file; put at least one of {formats} there{remedy}{hidden}")
     return FolderListing(sorted(files), passed_over)
 
 

@@ -27,7 +27,7 @@ def no_service() -> SearchService:
 
 
 def test_every_row_of_the_first_documents_is_there() -> None:
-    assert len(ROWS) >= 76
+    assert len(ROWS) >= 81
     assert len(set(FEATURES)) == len(ROWS)
 
 

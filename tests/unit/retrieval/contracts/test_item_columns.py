@@ -156,8 +156,24 @@ def test_a_chosen_column_that_is_not_there_is_refused_with_those_that_are(tmp_pa
 
 
 def test_a_missing_required_column_is_told_with_the_option_that_names_it(tmp_path):
-    with pytest.raises(InvalidInput, match=r"no column for title: .*; did you mean `heading`\? --column title=heading takes it"):
+    with pytest.raises(InvalidInput, match=r"no column for title: .*; did you mean --column title=heading\?"):
         read(write(tmp_path / "lots.csv", "id,heading\n1,Vase\n"))
+
+
+def test_headers_of_other_languages_are_told_as_one_line_of_options(tmp_path):
+    german = "Artikelnr;Bezeichnung;Preis;Auktionsende\nM1;Stuhl;1.299,00;31.12.2030\n"
+    with pytest.raises(InvalidInput) as error:
+        read(write(tmp_path / "german.csv", german))
+    names = {"item_id": "Artikelnr", "title": "Bezeichnung", "current_price": "Preis", "ends_at": "Auktionsende"}
+    told = str(error.value).partition("did you mean ")[2].rstrip("?")
+    assert told == " ".join(f"--column {field}={name}" for field, name in names.items())
+    (lot,) = read(tmp_path / "german.csv", columns=tuple((field, (name,)) for field, name in names.items()))
+    assert (lot.item_id, lot.title, lot.current_price) == ("M1", "Stuhl", 1_299.0)
+
+
+def test_a_file_without_ids_says_what_to_add(tmp_path):
+    with pytest.raises(InvalidInput, match=r"add a column of ids.*title=الاسم.*current_price=السعر"):
+        read(write(tmp_path / "arabic.csv", "الاسم,السعر\nحليب,5\n"))
 
 
 def test_of_two_columns_of_one_name_the_first_one_with_a_value_counts(tmp_path):

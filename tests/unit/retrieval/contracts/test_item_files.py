@@ -56,6 +56,12 @@ def test_an_empty_folder_is_refused_with_the_formats_that_are_read(tmp_path):
         find_item_files(tmp_path)
 
 
+def test_a_folder_of_photos_alone_says_which_file_they_need(tmp_path):
+    write(tmp_path / "one.jpg", "")
+    with pytest.raises(InvalidInput, match="1 photos need one with the columns item_id, title and image"):
+        find_item_files(tmp_path)
+
+
 def test_what_is_not_there_or_no_catalogue_is_refused(tmp_path):
     with pytest.raises(InvalidInput, match="does not exist"):
         find_item_files(tmp_path / "nowhere")
