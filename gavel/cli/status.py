@@ -97,6 +97,8 @@ def _next(state: dict[str, Any]) -> list[str]:
         commands = ["gavel serve"]
         if releases and (releases[0]["tower_id"] != live["tower_id"] or releases[0]["written"] > (live["written"] or math.inf)):
             commands.insert(0, f"gavel index {releases[0]['release_id']}")
+        if towers and towers[0]["tower_id"] != live["tower_id"] and not towers[0]["release"]:
+            commands.append(f"gavel embed --tower {towers[0]['tower_id']}")
         if state["events"]:
             commands.append(f"gavel train reranker --from-events {Path(state['home'], 'events')}")
         return commands
