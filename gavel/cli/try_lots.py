@@ -236,9 +236,13 @@ class Try:
         self.report.examples = catalog.example_queries
         if self.report.mode == "hybrid":
             fit = self.report.tower_fit = pipeline.measure_fit(self._workspace, release)
-            if warning := fit.warning(manifest.tower_id):
+            if fit.faults:
                 self.report.mode, self.report.reason = "keyword", "the tower does not fit the lots"
-                say(warning, style="yellow")
+                say(
+                    f"the adapted encoder does not fit these lots: {'; '.join(fit.faults)}. They are searched by words alone; "
+                    "for another language than English name an encoder, such as --model multilingual",
+                    style="yellow",
+                )
         return self.report
 
     def _step(self, label: str, key: object, run: Callable[[], Any], is_whole: Callable[[Any], bool]) -> StepResult:
