@@ -1,4 +1,4 @@
-"""What becomes of a stage's data when its resource or stack is deleted."""
+"""The removal policy of resources with data."""
 
 from aws_cdk import RemovalPolicy
 

@@ -14,7 +14,7 @@ from processing.evaluation.compare import JudgedQueries
 from processing.evaluation.corpus import build_corpus
 from processing.evaluation.report import JSON_FILE, RUN_SUFFIX, RUNS_FOLDER, load_run, run_path
 from processing.evaluation.runs import RememberingEncoder, System, search_run
-from retrieval.contracts.release import load_release
+from retrieval.contracts.release import MANIFESTS, load_release
 from retrieval.errors import InvalidInput
 from retrieval.evaluation.metrics import Run
 from retrieval.index.embedded.store import EmbeddedStore
@@ -117,7 +117,7 @@ def find_source(workspace: Workspace, given: str, judged: JudgedQueries, mode: M
         if (report / JSON_FILE).is_file():
             return _saved_run(report, system)
     for release in (Path(given), workspace.embeddings / given):
-        if any(release.glob("manifest*.json")):
+        if any(release.glob(MANIFESTS)):
             return ReleaseRun(workspace, release, judged, mode, rerank, stack)
     release_of_tower = workspace.release_of(given)
     if release_of_tower is None:

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from gavel.workspace.console import console, show_table, show_values
-from gavel.workspace.folders import Workspace
+from gavel.workspace.folders import Workspace, newest_first
 from gavel.workspace.options import Json, print_json
 from retrieval.config.settings import Settings
-from retrieval.contracts.release import load_release
+from retrieval.contracts.release import MANIFESTS, load_release
 from retrieval.contracts.tower_card import CARD_FILE, TowerCard
 from retrieval.errors import GavelError
 
-MANIFESTS = "manifest*.json"  # one for each instance of the embedding job
 SHOWN = 5  # rows of each table; --json has all of them
 
 
@@ -21,11 +20,12 @@ def status(as_json: Json = False) -> None:
     """Show what the workspace holds, what is live, and what to do next."""
     settings = Settings.from_env()
     workspace = Workspace(settings)
+    releases = [*_releases(workspace)]
     state: dict[str, Any] = {
         "home": str(settings.home),
-        "catalogs": [folder.name for folder in _newest_first(workspace.catalogs, "catalog.json")],
-        "towers": [*_towers(workspace)],
-        "releases": [*_releases(workspace)],
+        "catalogs": [folder.name for folder in newest_first(workspace.catalogs, "catalog.json")],
+        "towers": [*_towers(workspace, releases)],
+        "releases": releases,
         "live": _live(settings, workspace),
         "events": len(list(workspace.events.glob("*.ndjson"))),
     }
@@ -33,17 +33,11 @@ def status(as_json: Json = False) -> None:
     print_json(state) if as_json else _show(state)
 
 
-def _newest_first(root: Path, marker: str) -> list[Path]:
-    """Return the folders below `root` that have the marker file, the newest first. Hidden folders belong to unfinished runs."""
-    markers = sorted(root.glob(f"[!.]*/{marker}"), key=lambda path: path.stat().st_mtime, reverse=True)
-    return list(dict.fromkeys(path.parent for path in markers))
-
-
-def _towers(workspace: Workspace) -> Iterator[dict[str, Any]]:
-    settings = workspace.settings
-    if settings.towers.startswith("s3://"):
+def _towers(workspace: Workspace, releases: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    if workspace.settings.towers.startswith("s3://"):
         return
-    for folder in _newest_first(workspace.towers, CARD_FILE):
+    newest = {release["tower_id"]: release["release_id"] for release in reversed(releases) if "error" not in release}
+    for folder in newest_first(workspace.towers, CARD_FILE):
         try:
             card = TowerCard.load(folder)
         except GavelError as error:
@@ -53,13 +47,13 @@ def _towers(workspace: Workspace) -> Iterator[dict[str, Any]]:
             "tower_id": card.tower_id,
             "preset": card.preset,
             "dimensions": card.dimensions,
-            "release": getattr(workspace.release_of(card.tower_id), "name", None),
+            "release": newest.get(card.tower_id),
             "reranker": workspace.ranker(card.tower_id).is_file(),
         }
 
 
 def _releases(workspace: Workspace) -> Iterator[dict[str, Any]]:
-    for folder in _newest_first(workspace.embeddings, MANIFESTS):
+    for folder in newest_first(workspace.embeddings, MANIFESTS):
         try:
             release = load_release(folder)
         except GavelError as error:
@@ -121,23 +115,32 @@ def _show(state: dict[str, Any]) -> None:
         order = "re-ranked" if live["reranker"] else "not re-ranked"
         live_text = f"{live['index']}: {live['lots']:,} lots of tower {live['tower_id']}, {order}, in the {live['kind']} index"
     show_values({"workspace": state["home"], "catalogues": catalogs, "live": live_text, "clicks": events})
-    rows = [
-        (tower["tower_id"], *((tower["error"], "") if "error" in tower else (tower["preset"], tower["release"] or "not embedded")))
-        for tower in state["towers"][:SHOWN]
-    ]
-    if rows:
-        show_table(_title("Towers", state["towers"]), ("tower", "preset", "newest release"), rows, right_from=9)
-    rows = [
-        (
-            release["release_id"],
-            *((release["error"], "") if "error" in release else (f"{release['lots']:,}", f"{release['rejected']:,}")),
-        )
-        for release in state["releases"][:SHOWN]
-    ]
-    if rows:
-        show_table(_title("Releases", state["releases"]), ("release", "lots", "rejected"), rows)
+    _show_entries("Towers", state["towers"], {"tower_id": "tower", "preset": "preset", "release": "newest release"}, right_from=9)
+    _show_entries("Releases", state["releases"], {"release_id": "release", "lots": "lots", "rejected": "rejected"})
     console.print("next: " + "\n      ".join(state["next"]), markup=False, highlight=False, soft_wrap=True)
 
 
-def _title(name: str, entries: list[Any]) -> str:
-    return name if len(entries) <= SHOWN else f"{name}: the newest {SHOWN} of {len(entries)}; --json has all"
+def _show_entries(name: str, entries: list[dict[str, Any]], columns: dict[str, str], right_from: int = 1) -> None:
+    """Print a table of the newest entries; of a damaged one its id and what is wrong.
+
+    Args:
+        name: title of the table.
+        entries: towers or releases, the newest first.
+        columns: key of an entry, its id first -> header of the column.
+        right_from: as of show_table().
+    """
+    if not entries:
+        return
+    id_key, *keys = columns
+    rows = []
+    for entry in entries[:SHOWN]:
+        cells = [entry["error"], ""] if "error" in entry else [_cell(entry[key]) for key in keys]
+        rows.append((entry[id_key], *cells))
+    title = name if len(entries) <= SHOWN else f"{name}: the newest {SHOWN} of {len(entries)}; --json has all"
+    show_table(title, tuple(columns.values()), rows, right_from)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "not embedded"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -29,7 +29,7 @@ from retrieval.contracts.item_columns import require_fields
 from retrieval.contracts.item_files import ReadingLog, ReadOptions, plan_reading, read_items
 from retrieval.contracts.item_folders import FolderListing, list_item_files
 from retrieval.contracts.items import Item, item_text
-from retrieval.contracts.release import REJECTS_FILE, load_release
+from retrieval.contracts.release import MANIFESTS, REJECTS_FILE, load_release
 from retrieval.encoders.words_only import TOWER_ID as WORDS_ONLY
 from retrieval.errors import IndexMissing, InvalidInput, ReleaseError, TowerError
 from retrieval.search.service import SearchRequest
@@ -381,7 +381,7 @@ class Try:
             except IndexMissing:
                 return False
 
-        content = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(release.glob("manifest*.json")))).hexdigest()
+        content = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(release.glob(MANIFESTS)))).hexdigest()
         self._step(
             INDEX,
             (release.name, content, self._settings.index),

@@ -7,13 +7,9 @@ from retrieval.errors import MissingPrerequisite
 INSTALLED = Path(__file__).resolve().parents[2]
 
 
-def find_checkout(folder: Path | None = None) -> Path | None:
-    """Return the checkout that this package runs from, else the working folder if it is one, else None.
-
-    Args:
-        folder: folder to look at instead of the working folder.
-    """
-    for candidate in (INSTALLED, folder or Path.cwd()):
+def find_checkout() -> Path | None:
+    """Return the checkout that this package runs from, else the working folder if it is one, else None."""
+    for candidate in (INSTALLED, Path.cwd()):
         if (candidate / "app.py").is_file() and (candidate / "cdk.json").is_file():
             return candidate
     return None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retrieval.config.settings import Settings
-from retrieval.contracts.release import check_part, load_release
+from retrieval.contracts.release import MANIFESTS, check_part, load_release
 from retrieval.contracts.tower_card import CARD_FILE
 from retrieval.errors import InvalidInput, ReleaseError
 from retrieval.files import replace_file, shortage
@@ -214,14 +214,14 @@ class Workspace:
             ReleaseError: the release is incomplete, because its run did not finish.
         """
         if given is not None and not given.is_dir():
-            release_ids = ", ".join(sorted({p.parent.name for p in self.embeddings.glob("[!.]*/manifest*.json")})) or "none"
+            release_ids = ", ".join(sorted({p.parent.name for p in self.embeddings.glob(f"[!.]*/{MANIFESTS}")})) or "none"
             if not (self.embeddings / given).is_dir():
                 raise InvalidInput(
                     f"there is no release {str(given)!r}: neither a folder of that path nor a release of {self.embeddings} "
                     f"(there are: {release_ids}); make one with `gavel embed`"
                 )
             given = self.embeddings / given
-        folder = given or _newest(self.embeddings, "manifest*.json", "release", "`gavel embed`")
+        folder = given or _newest(self.embeddings, MANIFESTS, "release", "`gavel embed`")
         load_release(folder)  # raises if it is incomplete
         return folder
 
@@ -231,7 +231,7 @@ class Workspace:
         Returns:
             The folders of these releases, the oldest first, and a message for each damaged release of any tower.
         """
-        manifests = sorted(self.embeddings.glob("[!.]*/manifest*.json"), key=lambda path: path.stat().st_mtime)
+        manifests = sorted(self.embeddings.glob(f"[!.]*/{MANIFESTS}"), key=lambda path: path.stat().st_mtime)
         whole, faults = [], []
         for folder in dict.fromkeys(path.parent for path in manifests):
             try:
@@ -246,8 +246,8 @@ class Workspace:
 
     def release_of(self, tower_id: str) -> Path | None:
         """Return the folder of the newest release of a tower, or None if there is none."""
-        manifests = sorted(self.embeddings.glob("[!.]*/manifest*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-        return next((path.parent for path in manifests if load_release(path.parent).tower_id == tower_id), None)
+        releases = newest_first(self.embeddings, MANIFESTS)
+        return next((folder for folder in releases if load_release(folder).tower_id == tower_id), None)
 
     def release_of_tower(self, tower_id: str) -> Path:
         """Return the folder of the newest release of a tower.
@@ -263,9 +263,21 @@ class Workspace:
         return folder
 
 
-def _newest(root: Path, marker: str, what: str, remedy: str) -> Path:
-    """Return the folder with the newest marker file. Hidden folders belong to killed runs and are left out."""
+def newest_first(root: Path, marker: str) -> list[Path]:
+    """Return the folders below `root` with a marker file, each once, the newest first.
+
+    Hidden folders belong to killed runs and are left out.
+
+    Args:
+        root: folder of the folders.
+        marker: name of the marker file, or a pattern.
+    """
     markers = sorted(root.glob(f"[!.]*/{marker}"), key=lambda path: path.stat().st_mtime)
-    if not markers:
+    return list(dict.fromkeys(path.parent for path in reversed(markers)))
+
+
+def _newest(root: Path, marker: str, what: str, remedy: str) -> Path:
+    folders = newest_first(root, marker)
+    if not folders:
         raise InvalidInput(f"there is no {what} in {root} yet; make one with {remedy}")
-    return markers[-1].parent
+    return folders[0]

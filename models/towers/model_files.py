@@ -1,4 +1,4 @@
-"""Where the files of a published model are: a folder, an installed package, the hub's cache, or the hub."""
+"""Find the files of a published model: in a folder, an installed package, the hub's cache, or on the hub."""
 
 from functools import lru_cache
 from importlib.util import find_spec

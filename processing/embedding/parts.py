@@ -13,7 +13,7 @@ from processing.embedding.photos import PhotoMiss, PhotoPlace, PhotoState
 from processing.embedding.prefetch import Stopwatch
 from retrieval.contracts.documents import IndexedItem, bulk_lines
 from retrieval.contracts.items import Item
-from retrieval.contracts.release import MANIFEST_FILE, Manifest, Part
+from retrieval.contracts.release import MANIFEST_FILE, MANIFESTS, Manifest, Part
 from retrieval.encoders.photos import locate_photo
 from retrieval.errors import InvalidPhoto
 from retrieval.files import replace_file, replacing, seal_json, sha256_of, unseal_json
@@ -127,7 +127,7 @@ class PartFolder:
     def withdraw(self) -> None:
         """Delete the manifests of this instance and of runs with another number of instances: the release becomes unfinished."""
         own = f"-{self._instance:05}-of-{self._instances:05}.json" if self._instances > 1 else MANIFEST_FILE
-        for path in self._folder.glob("manifest*.json"):
+        for path in self._folder.glob(MANIFESTS):
             if path.name.endswith(own) or not path.name.endswith(f"-of-{self._instances:05}.json"):
                 path.unlink()
 

@@ -39,7 +39,7 @@ _LETTER = re.compile(r"[^\W\d_]")
 
 @dataclass(frozen=True, slots=True)
 class TowerFit:
-    """What a sample of lots looks like to a tower.
+    """Measurements of a sample of lots as a tower sees them.
 
     Attributes:
         lots: number of lots in the sample.
@@ -58,7 +58,7 @@ class TowerFit:
 
     @property
     def faults(self) -> list[str]:
-        """What does not fit, in words; empty if the tower fits, or too few lots tell."""
+        """Measurements out of bounds, in words; empty if the tower fits, or too few lots tell."""
         if self.lots < MIN_LOTS:
             return []
         faults = []

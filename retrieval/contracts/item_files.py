@@ -43,7 +43,7 @@ _PHOTO = re.compile(r"(?:https?|s3)://\S+|.+\.(?:jpe?g|png|webp|gif|bmp|tiff?|av
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """What the user says about catalogue files.
+    """Options of reading catalogue files, as the user gave them.
 
     Attributes:
         columns: field -> names of its columns, as parse_columns() returns them.
@@ -70,7 +70,7 @@ DEFAULT_OPTIONS = ReadOptions()
 
 @dataclass
 class ReadingLog:
-    """What the user should know about the files that were read; filled by numbered_items().
+    """Notices and counts of the files that were read, for the user; filled by numbered_items().
 
     Attributes:
         notices: notice -> names of the files that it is about.
@@ -106,7 +106,7 @@ class ReadingLog:
 
 @dataclass(frozen=True)
 class ReadingPlan:
-    """How the rows of one file become items: decided by its header and, for text, by its whole columns.
+    """The rules by which the rows of one file become items, from its header and, for text, its whole columns.
 
     Attributes:
         table: the file.

@@ -12,6 +12,7 @@ from retrieval.errors import ReleaseError
 from retrieval.files import replace_file, sha256_of, shortage
 
 MANIFEST_FILE = "manifest.json"
+MANIFESTS = "manifest*.json"  # pattern of the manifests of a release, one for each instance of the embedding job
 REJECTS_FILE = "rejects.ndjson"
 MISSING_PHOTOS_FILE = "missing-photos.ndjson"  # photos that lots name and do not have, with the reasons
 RECEIPT_FILE = "indexed.json"  # written beside the manifest once the release is live
@@ -213,7 +214,7 @@ def load_release(folder: Path) -> Manifest:
         ReleaseError: there is no manifest (the run did not finish), one is damaged, or that of an instance is missing.
     """
     shards = []
-    for path in sorted(folder.glob("manifest*.json")):
+    for path in sorted(folder.glob(MANIFESTS)):
         try:
             shards.append(Manifest.from_json(path.read_text()))
         except (ReleaseError, OSError, UnicodeDecodeError) as error:

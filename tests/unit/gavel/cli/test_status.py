@@ -61,6 +61,12 @@ def test_damaged_files_are_named_beside_the_whole_ones(home: Path) -> None:
     towers = {tower["tower_id"]: tower for tower in gavel("status")["towers"]}
     assert "error" in towers.pop("torn")
     assert ["error" in tower for tower in towers.values()] == [False]
+    (home / "embeddings" / "torn").mkdir(parents=True)
+    (home / "embeddings" / "torn" / "manifest.json").write_text("{")
+    told = gavel("status")
+    assert ["error" in release for release in told["releases"]] == [True]
+    assert len(told["towers"]) == 2
+    assert "is damaged" in CliRunner().invoke(app, ["status"]).stdout
 
 
 def test_it_fits_into_80_columns(home: Path) -> None:
