@@ -23,6 +23,7 @@ from catalog.folder import (
     replace_folder,
     write_catalog,
     write_items,
+    write_rejects,
 )
 from catalog.pseudo_queries import fold
 from catalog.query_splits import share_of
@@ -112,7 +113,7 @@ def prepare(
         write_items(building / ITEMS_FOLDER / ITEMS_FILE, rows)
         if rejects:
             logger.warning("%d rows are set aside in %s, first: %s", len(rejects), REJECTS_FILE, rejects[0].reason)
-            (building / REJECTS_FILE).write_text("".join(f"{reject.to_json()}\n" for reject in rejects), encoding="utf-8")
+        write_rejects(building, rejects)
         splits = {split: _split_data(split, clicks) for split, clicks in by_split.items()}
         examples = list(dict.fromkeys(click.query for click in log.clicks))[:EXAMPLE_QUERIES]
         sources = sorted({path.absolute().parent for path in find_item_files(Path(items))})

@@ -14,7 +14,6 @@ import yaml
 
 from catalog.folder import (
     ITEMS_FOLDER,
-    REJECTS_FILE,
     SPLITS,
     CatalogFolder,
     Qrels,
@@ -23,6 +22,7 @@ from catalog.folder import (
     replace_folder,
     write_catalog,
     write_items,
+    write_rejects,
 )
 from catalog.pseudo_queries import Listing, PseudoQuery, fold, make_pseudo_queries, plural
 from catalog.query_splits import deal, query_key
@@ -81,8 +81,7 @@ def prepare(data: Path, folder: Path, *, seed: int = 7) -> CatalogFolder:
         by_split[split_of[query_key(query.query)]].append(query)
     with replace_folder(folder) as building:
         write_items(building / ITEMS_FOLDER / ITEMS_FILE, (product.item for product in products))
-        if rejects:
-            (building / REJECTS_FILE).write_text("".join(f"{reject.to_json()}\n" for reject in rejects), encoding="utf-8")
+        write_rejects(building, rejects)
         splits = {
             split: SplitData(
                 item_files=[ITEMS_FILE],

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from retrieval.contracts.items import Item
+from retrieval.contracts.items import Item, Reject
 from retrieval.errors import InvalidInput
 from retrieval.files import replace_file
 
@@ -326,6 +326,12 @@ def write_catalog(
 def write_items(path: Path, items: Iterable[Item]) -> None:
     """Write items as a parquet file under the item contract; missing folders are created."""
     write_item_files(path.parent, [path.name], ((path.name, item) for item in items))
+
+
+def write_rejects(building: Path, rejects: Sequence[Reject]) -> None:
+    """Write the rows that were set aside into a catalogue's rejects.ndjson; without any there is no file."""
+    if rejects:
+        (building / REJECTS_FILE).write_text("".join(f"{reject.to_json()}\n" for reject in rejects), encoding="utf-8")
 
 
 def write_item_files(folder: Path, names: Sequence[str], items: Iterable[tuple[str, Item]]) -> None:

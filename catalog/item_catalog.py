@@ -8,7 +8,6 @@ from pathlib import Path
 from catalog.click_log import ITEMS_FILE, SHARES, click_pairs, click_qrels, read_clicks, read_items
 from catalog.folder import (
     ITEMS_FOLDER,
-    REJECTS_FILE,
     SPLITS,
     CatalogFolder,
     Click,
@@ -18,6 +17,7 @@ from catalog.folder import (
     replace_folder,
     write_catalog,
     write_items,
+    write_rejects,
 )
 from catalog.item_pairs import item_pairs, pseudo_judgments
 from catalog.judgment_files import read_judgments
@@ -94,8 +94,7 @@ def prepare(
     splits = _splits(rows, pairs, graded, impressions, test_only, seed)
     with replace_folder(folder) as building:
         write_items(building / ITEMS_FOLDER / ITEMS_FILE, rows)
-        if rejects:
-            (building / REJECTS_FILE).write_text("".join(f"{reject.to_json()}\n" for reject in rejects), encoding="utf-8")
+        write_rejects(building, rejects)
         write_catalog(
             building,
             name=NAME,

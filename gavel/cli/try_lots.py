@@ -123,7 +123,7 @@ def try_lots(
     os.environ[HOME_VARIABLE] = str(home)  # read by `serve`, and by every process that is started
     run = Try(Settings.from_env(), source, listing, options, model, mode, judgments, clicks, photos or [], seed)
     if not as_json:
-        show_understood(source, run.report, home)
+        show_understood(run.report, home)
     report = run.run()
     if as_json:
         print_json(asdict(report))
@@ -414,7 +414,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else duration_words(seconds)
 
 
-def show_understood(source: Path, report: Report, home: Path) -> None:
+def show_understood(report: Report, home: Path) -> None:
     """Print which column of the file each field is read from."""
     layouts: dict[str, list[str]] = {}
     for path, fields in report.understood.items():

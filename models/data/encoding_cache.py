@@ -186,6 +186,17 @@ def _load_or_encode(
     log.info("encoding %d for %s, once", shape[0], file.name)
     file.parent.mkdir(parents=True, exist_ok=True)
     blocks = {file.with_name(f"{file.stem}.{start}.block"): order[start : start + BLOCK] for start in range(0, len(order), BLOCK)}
+
+    def encode_block(path: Path, rows: NDArray[np.int64], done: int) -> NDArray[np.float32]:
+        block = np.empty((len(rows), shape[1]), np.float32)
+        for start in range(0, len(rows), at_once):
+            block[start : start + at_once] = encode(rows[start : start + at_once]).float().cpu().numpy()
+            if progress:
+                progress(done + min(start + at_once, len(rows)), len(order))
+        with replacing(path) as part, part.open("wb") as opened:
+            np.save(opened, block)
+        return block
+
     training, done = encoder.training, 0
     encoder.eval()
     try:
@@ -193,15 +204,7 @@ def _load_or_encode(
             vectors = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
             for path, rows in blocks.items():
                 block = _load(path, (len(rows), shape[1]))
-                if block is None:
-                    block = np.empty((len(rows), shape[1]), np.float32)
-                    for start in range(0, len(rows), at_once):
-                        block[start : start + at_once] = encode(rows[start : start + at_once]).float().cpu().numpy()
-                        if progress:
-                            progress(done + min(start + at_once, len(rows)), len(order))
-                    with replacing(path) as part, part.open("wb") as opened:
-                        np.save(opened, block)
-                vectors[rows] = block
+                vectors[rows] = encode_block(path, rows, done) if block is None else block
                 done += len(rows)
             vectors.flush()
     finally:
