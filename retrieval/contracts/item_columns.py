@@ -12,6 +12,7 @@ from retrieval.errors import InvalidInput
 from retrieval.text.analysis import fold_name
 
 GUESS_CUTOFF = 0.74  # similarity from which a name may be meant as another one: "img" and "image" have 0.75
+GUESSED_FROM = 4  # characters; shorter names resemble too many others
 MAX_LISTED = 20
 OBJECT_COLUMNS = ("metadata", "attributes")  # objects whose keys are attributes by themselves
 NAME_COLUMN = re.compile(r"((?:attribute|option)\d+)name")  # folded; beside it is a column "…value" or "…value(s)"
@@ -256,7 +257,9 @@ def guess_field(name: str, fields: Sequence[str]) -> str:
     """Return the field among `fields` that a column's name may mean; empty if none is near."""
     names = {fold_name(other): field for field in fields for other in (field, *ALIASES[field], *HINTS.get(field, ()))}
     folded = fold_name(name)
-    near = [folded] if folded in names else get_close_matches(folded, names, 1, GUESS_CUTOFF)
+    if folded in names:
+        return names[folded]
+    near = get_close_matches(folded, names, 1, GUESS_CUTOFF) if len(folded) >= GUESSED_FROM else ()
     return names[near[0]] if near else ""
 
 
