@@ -121,7 +121,7 @@ def _show(state: dict[str, Any]) -> None:
 
 
 def _show_entries(name: str, entries: list[dict[str, Any]], columns: dict[str, str], right_from: int = 1) -> None:
-    """Print a table of the newest entries; of a damaged one its id and what is wrong.
+    """Print a table of the newest entries, and beneath it what is wrong with the damaged ones.
 
     Args:
         name: title of the table.
@@ -134,10 +134,13 @@ def _show_entries(name: str, entries: list[dict[str, Any]], columns: dict[str, s
     id_key, *keys = columns
     rows = []
     for entry in entries[:SHOWN]:
-        cells = [entry["error"], ""] if "error" in entry else [_cell(entry[key]) for key in keys]
+        cells = ["damaged", ""] if "error" in entry else [_cell(entry[key]) for key in keys]
         rows.append((entry[id_key], *cells))
     title = name if len(entries) <= SHOWN else f"{name}: the newest {SHOWN} of {len(entries)}; --json has all"
     show_table(title, tuple(columns.values()), rows, right_from)
+    for entry in entries[:SHOWN]:
+        if "error" in entry:  # beneath the table: a cell would fold it within its path
+            console.print(f"{entry[id_key]}: {entry['error']}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _cell(value: Any) -> str:
