@@ -21,10 +21,10 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 CONDITIONS = ("pristine", "scratched", "cracked")
 _TRIMS = ((176, 160, 120), (160, 165, 170), (140, 118, 96), (112, 116, 122))
-_OVERSAMPLING = 2  # factor by which a photo is drawn larger and then reduced, for smooth edges
+_OVERSAMPLING = 2  # factor by which lot and ground are drawn larger and then reduced, for smooth edges
 
 
-def render(category: str, shape: str, colour: str, condition: str, rng: Generator, size: int = 96) -> bytes:
+def render(category: str, shape: str, colour: str, condition: str, rng: Generator, size: int = 256) -> bytes:
     """Return the photo of one lot on a cluttered ground: rotated, scaled, unevenly lit and with sensor noise.
 
     Args:
@@ -38,15 +38,13 @@ def render(category: str, shape: str, colour: str, condition: str, rng: Generato
     Returns:
         A JPEG file.
     """
-    side = size * _OVERSAMPLING
-    lot = _draw_lot(SILHOUETTES[category][shape], COLOURS[colour], condition, rng, side)
-    lot = _place(lot, rng, side)
-    photo = _background(rng, side)
-    shadow = lot.getchannel("A").point(lambda a: a * 0.45).filter(ImageFilter.BoxBlur(side / 40))
-    offset = int(side * rng.uniform(0.02, 0.05))
+    lot = _draw_lot(SILHOUETTES[category][shape], COLOURS[colour], condition, rng, size * _OVERSAMPLING)
+    lot = _place(lot, rng, size)
+    photo = _background(rng, size * _OVERSAMPLING).resize((size, size), Image.Resampling.BOX)
+    shadow = lot.getchannel("A").point(lambda a: a * 0.45).filter(ImageFilter.BoxBlur(size / 40))
+    offset = int(size * rng.uniform(0.02, 0.05))
     photo.paste((15, 14, 12), (offset, offset), shadow)
     photo.paste(lot, (0, 0), lot)
-    photo = photo.resize((size, size), Image.Resampling.BOX)
     buffer = io.BytesIO()
     _expose(photo, rng).save(buffer, "JPEG", quality=int(rng.integers(72, 92)))
     return buffer.getvalue()
@@ -120,14 +118,15 @@ def _jagged(centre: np.ndarray, reach: float, angle: float, rng: Generator) -> l
 
 
 def _place(lot: Image.Image, rng: Generator, side: int) -> Image.Image:
-    """Rotate, scale and shift the lot."""
+    """Rotate, scale and shift the lot, and reduce it to `side` pixels."""
     turn, scale = math.radians(rng.normal(0, 9)), 1 / rng.uniform(0.68, 1.05)
     cos, sin = math.cos(turn) * scale, math.sin(turn) * scale
     mirror = 1 if rng.random() < 0.5 else -1
     half = side / 2
     x, y = half + rng.uniform(-0.07, 0.07, 2) * side
     matrix = (mirror * cos, mirror * sin, half - mirror * (cos * x + sin * y), -sin, cos, half + sin * x - cos * y)
-    return lot.transform((side, side), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+    reduced = [value * _OVERSAMPLING for value in matrix]
+    return lot.transform((side, side), Image.Transform.AFFINE, reduced, Image.Resampling.BILINEAR)
 
 
 def _background(rng: Generator, side: int) -> Image.Image:

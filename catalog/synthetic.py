@@ -16,7 +16,7 @@ from retrieval.progress import Progress
 
 EXAMPLE_QUERIES = ("luxury vintage watches", "cracked red round vase", "a green jewelled ring", "acoustic guitars blue")
 ITEMS_FILE = "lots.parquet"
-PHOTO_SIZE = 96
+PHOTO_SIZE = 256
 QUERIES = {"train": 900, "val": 100, "test": 150}
 FULL_SIZE = 800  # number of lots from which on QUERIES are drawn in full; fewer lots get proportionally fewer
 _LOTS, _PHOTOS, _QUESTIONS, _PAIRS, _CLICKS = range(5)  # independent random streams
