@@ -209,6 +209,10 @@ class CatalogFolder:
         """Return the training pairs of a split, in the order of the file."""
         return [TrainingPair(**row) for row in self._rows("pairs", split)]
 
+    def has_queries(self, split: str) -> bool:
+        """Return True if there is such a split and a query in it has judgments, so that something can be measured on it."""
+        return split in self._item_files and bool(self.qrels(split).queries)
+
     def qrels(self, split: str) -> Qrels:
         """Return the judgments of a split's queries."""
         queries: dict[str, str] = {}

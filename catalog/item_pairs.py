@@ -48,7 +48,10 @@ def item_pairs(
 def pseudo_judgments(
     pairs: Sequence[TrainingPair], items: Iterable[Item], tested: Iterable[str], seed: int
 ) -> Mapping[str, Mapping[str, int]]:
-    """Return validation queries of several words, each with the items whose titles contain all words of the query.
+    """Return validation queries, each with the items whose titles contain all words of the query.
+
+    Queries of several words with few answers are preferred. Where titles say too little for one of them ("Dress"), a fifth of the
+    queries of any length is drawn instead, so that most of them are left to train on.
 
     Args:
         pairs: pairs whose queries may be drawn.
@@ -57,23 +60,31 @@ def pseudo_judgments(
         seed: seed of the draw.
 
     Returns:
-        query -> item_id -> grade, of at most VAL_PSEUDO_QUERIES queries with MIN_ITEMS to MAX_ITEMS items.
+        query -> item_id -> grade, of at most VAL_PSEUDO_QUERIES queries: of two words or more with MIN_ITEMS to MAX_ITEMS items,
+        or else any that at most half of the items answer. Empty if there are too few queries.
     """
+    items = list(items)
     items_of: dict[str, set[str]] = defaultdict(set)  # word of a title -> item ids
     for item in items:
         for word in fold(item.title).split():
             items_of[word].add(item.item_id)
-    used = {query_key(text) for text in tested}
-    judgments: dict[str, dict[str, int]] = {}
-    for text in shuffle_keys((pair.query for pair in pairs), seed):
-        words = text.split()
-        matching = set.intersection(*(items_of[word] for word in words)) if len(words) >= 2 else set()
-        if MIN_ITEMS <= len(matching) <= MAX_ITEMS and query_key(text) not in used:
-            used.add(query_key(text))
-            judgments[text] = dict.fromkeys(sorted(matching), RELEVANT_GRADE)
-        if len(judgments) == VAL_PSEUDO_QUERIES:
-            break
-    return judgments
+    texts = shuffle_keys((pair.query for pair in pairs), seed)
+
+    def judge(words_at_least: int, least: int, most: int, limit: int) -> dict[str, dict[str, int]]:
+        used = {query_key(text) for text in tested}
+        judgments: dict[str, dict[str, int]] = {}
+        for text in texts:
+            if len(judgments) >= limit:
+                break
+            words = text.split()
+            matching = set.intersection(*(items_of[word] for word in words)) if len(words) >= words_at_least else set()
+            if least <= len(matching) <= most and query_key(text) not in used:
+                used.add(query_key(text))
+                judgments[text] = dict.fromkeys(sorted(matching), RELEVANT_GRADE)
+        return judgments
+
+    judged = judge(2, MIN_ITEMS, MAX_ITEMS, VAL_PSEUDO_QUERIES)
+    return judged or judge(1, 1, len(items) // 2, min(VAL_PSEUDO_QUERIES, len({query_key(text) for text in texts}) // 5))
 
 
 def _has_more_words(item: Item) -> bool:

@@ -28,7 +28,7 @@ from retrieval.config.settings import Settings
 from retrieval.contracts.item_columns import require_fields
 from retrieval.contracts.item_files import ReadingLog, ReadOptions, plan_reading, read_items
 from retrieval.contracts.item_folders import FolderListing, list_item_files
-from retrieval.contracts.items import Item, item_text
+from retrieval.contracts.items import Item, item_text, query_text
 from retrieval.contracts.release import MANIFESTS, REJECTS_FILE, load_release
 from retrieval.encoders.words_only import TOWER_ID as WORDS_ONLY
 from retrieval.errors import IndexMissing, InvalidInput, ReleaseError, TowerError
@@ -220,7 +220,7 @@ class Try:
         base = (version("gavel"), _hash_of(inputs), self._options, self._seed)
         catalog = self._catalog(base)
         items = [row for file in catalog.item_files() for row in read_items(file) if isinstance(row, Item)]
-        if self.report.mode == "hybrid" and (reason := self._missing_encoder(items)):
+        if self.report.mode == "hybrid" and (reason := self._missing_encoder(items, catalog)):
             self.report.mode, self.report.reason = "keyword", reason
             say(f"{reason}; the lots are searched by words alone", style="yellow")
         forecast = self._forecast(items, catalog)
@@ -233,7 +233,7 @@ class Try:
             forecast.finish()
         manifest = load_release(release)
         self.report.lots, self.report.tower_id = open_store(self._settings).live().count(), manifest.tower_id
-        self.report.examples = catalog.example_queries
+        self.report.examples = catalog.example_queries or [item.title for item in items if item.title][:1]
         if self.report.mode == "hybrid":
             fit = self.report.tower_fit = pipeline.measure_fit(self._workspace, release)
             if fit.faults:
@@ -277,8 +277,8 @@ class Try:
         self.report.rejected = len(rejects.read_bytes().splitlines()) if rejects.is_file() else 0
         return CatalogFolder(folder)
 
-    def _missing_encoder(self, items: Sequence[Item]) -> str:
-        """Return why no encoder can be adapted to the lots; empty if the model is at hand and knows their words."""
+    def _missing_encoder(self, items: Sequence[Item], catalog: CatalogFolder) -> str:
+        """Return why no encoder can be adapted to the lots; empty if one is at hand, knows their words and has queries to learn."""
         from models.towers.published import published_towers
         from models.towers.tokenizer import make_tokenizer
         from processing.embedding.tower_fit import unknown_words
@@ -292,12 +292,14 @@ class Try:
             return str(error)
         texts = [item_text(item.title, item.description) for item in items[:: max(1, len(items) // SAMPLED_TEXTS)]]
         unknown = unknown_words(tokenizer, texts)
-        if unknown <= MAX_UNKNOWN_WORDS:
-            return ""
-        return (
-            f"{self._model} does not know {unknown:.0%} of the words of the lots; name an encoder of their language "
-            "by --model, such as multilingual, or the folder of one"
-        )
+        if unknown > MAX_UNKNOWN_WORDS:
+            return (
+                f"{self._model} does not know {unknown:.0%} of the words of the lots; name an encoder of their language "
+                "by --model, such as multilingual, or the folder of one"
+            )
+        if len({query_text(pair.query) for pair in catalog.pairs("train")}) < 2:
+            return "the lots have too few different words to adapt an encoder to them"
+        return ""
 
     def _forecast(self, items: Sequence[Item], catalog: CatalogFolder) -> Forecast:
         from models.config.distillation import LOT_TOKENS, DistillationConfig

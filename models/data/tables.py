@@ -113,7 +113,8 @@ class Queries:
         if len(grouped) < 2:
             least = f" and a weight of {min_weight:g} or more" if min_weight else ""
             raise InvalidInput(
-                f"training needs pairs of two different queries or more, with lots of the catalogue{least}; too few fit"
+                f"training needs pairs of two different queries or more, with lots of the catalogue{least}; too few fit; "
+                "add lots with other words, judgments or clicks"
             )
         entries = [sorted(answers.items()) for answers in grouped.values()]
         table = np.array([place for answers in entries for place, _ in answers], dtype=np.int64)  # (A, 2)

@@ -149,7 +149,7 @@ def distil_towers(
     with torch.inference_mode():
         untrained = item_vectors if photos is None else towers.eval().item_tower(TextEncodings(item_vectors), photos)
     teacher = Teacher(items, queries, untrained.clone(), query_vectors, config.keyword_share)
-    validation = Validation(catalog, tokenizer, towers.config, cache) if "val" in catalog.splits else None
+    validation = Validation(catalog, tokenizer, towers.config, cache) if catalog.has_queries("val") else None
     if validation:
         validation.encode_frozen(towers, CPU)
     before = validation.measure(towers) if validation else None

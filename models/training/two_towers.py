@@ -143,7 +143,7 @@ def train_towers(
     data = data_hash(catalog)
     reads_features = config.features != NONE or config.tower.features is not None
     items, queries = read_training_items(catalog, chosen.min_weight, keep_records=reads_features)
-    choices = _feature_choices(config, items, start_from, measured="val" in catalog.splits)
+    choices = _feature_choices(config, items, start_from, measured=catalog.has_queries("val"))
     runs: list[_Run] = []
     for number, choice in enumerate(choices):
         key = run_key(choice, stage, data, negatives, start_from)
@@ -158,7 +158,7 @@ def train_towers(
             part = Slice(accelerator.process_index, accelerator.num_processes)
             batches = TrainingBatches(items, queries, tokenizer, resolved, cache, stage=chosen, negatives=negatives, part=part)
             batches.encode_frozen(towers, accelerator.device)
-            validation = Validation(catalog, tokenizer, towers.config, cache) if "val" in catalog.splits else None
+            validation = Validation(catalog, tokenizer, towers.config, cache) if catalog.has_queries("val") else None
             if validation:
                 validation.encode_frozen(towers, accelerator.device)
         settings = loop_settings(choice, chosen, batches.per_epoch, measured=validation is not None)
@@ -229,7 +229,9 @@ def _feature_choices(
             raise InvalidInput(f"no item of the catalogue has a value of {config.features}; leave features out")
         return [with_features]
     if not measured:
-        raise InvalidInput("features = auto compares towers on the val split, which this catalogue lacks; give none, all or names")
+        raise InvalidInput(
+            "features = auto compares towers on the val queries, which this catalogue lacks; give none, all or names"
+        )
     without = replace(config, features=NONE)
     return [without, with_features] if names else [without]
 

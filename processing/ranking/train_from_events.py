@@ -241,7 +241,7 @@ def _held_out_rows(queries: Sequence[ShownQuery], position_bias_exponent: float)
 def _judged_rows(catalog: CatalogFolder, find: Candidates) -> dict[str, Labelled]:
     """Return query -> features and grades of its candidates, if the grades differ; an unjudged candidate has grade 0."""
     labelled = {}
-    for query, gains in judged_gains(catalog.qrels("val")).items() if "val" in catalog.splits else ():
+    for query, gains in judged_gains(catalog.qrels("val")).items() if catalog.has_queries("val") else ():
         item_ids, features = find(query, catalog_moment(catalog))
         labels = np.array([gains.get(item_id, 0.0) for item_id in item_ids], dtype=np.float32)
         if len(set(labels.tolist())) > 1:

@@ -174,8 +174,8 @@ def _service(store: EmbeddedStore, encoder: Encoder) -> SearchService:
 
 def _check(catalog: CatalogFolder, tower: Path, release: Path) -> int | None:
     """Check that catalogue, tower and release match; return the length of the release's vectors if it is not the tower's own."""
-    if SPLIT not in catalog.splits:
-        raise InvalidInput(f"catalogue {catalog.path} has no split {SPLIT!r} to measure on; prepare it with one")
+    if not catalog.has_queries(SPLIT):
+        raise InvalidInput(f"catalogue {catalog.path} has no {SPLIT} queries to measure on; prepare it with judgments or clicks")
     tower_id, dimensions = split_tower_id(load_release(release).tower_id)
     if tower_id != TowerCard.load(tower).tower_id:
         raise InvalidInput(f"release {release} is of tower {tower_id}, not of {tower}; embed the lots with `gavel embed --tower`")

@@ -130,7 +130,7 @@ def train_rounds(
     """
     if rounds < 1:
         raise InvalidInput(f"there must be 1 round or more, not {rounds}; train without rounds for a baseline alone")
-    if "val" not in catalog.splits or not catalog.qrels("val").queries:
+    if not catalog.has_queries("val"):
         raise InvalidInput(f"{catalog.path} has no judged val queries to compare rounds by; train without rounds")
     run = _Run(catalog, in_stages(config), towers, runs, rules or MiningRules(), resume, steps)
     done = [run.round(0, BASELINE, None)]

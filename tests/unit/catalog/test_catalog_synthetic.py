@@ -45,7 +45,7 @@ def test_every_row_keeps_the_item_contract_and_has_its_photo(catalog):
         assert isinstance(item, Item), item
         with Image.open(file.parent / item.image) as photo:
             photo.load()
-            assert (photo.format, photo.size) == ("JPEG", (96, 96))
+            assert (photo.format, photo.size) == ("JPEG", (256, 256))
 
 
 def test_all_splits_search_one_corpus(catalog):
@@ -212,7 +212,7 @@ def test_the_default_clock_makes_auctions_that_end_later_than_now(tmp_path):
 
 
 def pixels(category: str, shape: str, colour: str, condition: str) -> np.ndarray:
-    """Mean of eight photos, in which what they share outweighs ground, light and place; (96, 96, 3) in [0, 255]."""
+    """Mean of eight photos, in which what they share outweighs ground, light and place; (256, 256, 3) in [0, 255]."""
     photos = [render(category, shape, colour, condition, np.random.default_rng(n)) for n in range(8)]
     return np.mean([np.asarray(Image.open(io.BytesIO(photo)), dtype=np.float32) for photo in photos], axis=0)
 
@@ -228,7 +228,7 @@ def test_shape_colour_and_condition_change_the_photo(category):
 
 @pytest.mark.parametrize("colour", COLOURS)
 def test_a_round_vase_shows_its_colour_in_its_middle(colour):
-    middle = pixels("vase", "round", colour, "pristine")[50:62, 40:56].reshape(-1, 3).mean(axis=0)
+    middle = pixels("vase", "round", colour, "pristine")[133:165, 107:149].reshape(-1, 3).mean(axis=0)
     nearest = min(COLOURS, key=lambda name: float(np.abs(np.array(COLOURS[name]) - middle).sum()))
     assert nearest == colour
 

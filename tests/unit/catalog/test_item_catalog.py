@@ -66,6 +66,22 @@ def test_lots_alone_give_pairs_and_validation_queries(lots, tmp_path):
     assert catalog.example_queries
 
 
+def test_titles_of_one_word_give_validation_queries_too(tmp_path):
+    kinds = ("Dress", "Shirt", "Skirt", "Shoes", "Hat", "Pants", "Polo", "Body", "Top", "Blazer")
+    lots = write_csv(tmp_path / "lots.csv", [{"id": n, "name": kinds[n % len(kinds)]} for n in range(100)])
+    catalog = prepare(lots, tmp_path / "catalog")
+    grades, trained = catalog.qrels("val").grades, {pair.query for pair in catalog.pairs("train")}
+    assert [len(answers) for answers in grades.values()] == [10, 10]
+    assert len(trained) == len(kinds) - len(grades)
+
+
+def test_a_handful_of_lots_is_left_to_train_on(tmp_path):
+    lots = write_csv(tmp_path / "lots.csv", [{"id": n, "name": name} for n, name in enumerate(("Dress", "Shirt", "Hat"))])
+    catalog = prepare(lots, tmp_path / "catalog")
+    assert not catalog.has_queries("val")
+    assert {pair.query for pair in catalog.pairs("train")} == {"dress", "shirt", "hat"}
+
+
 def test_a_category_is_searched_by_its_last_part(lots, tmp_path):
     kinds = make_pseudo_queries([Listing(str(n), f"Thing {n}", category="Home > Garden Gnomes") for n in range(3)])
     assert {(query.query, query.kind) for query in kinds} == {("garden gnomes", "category")}

@@ -133,6 +133,18 @@ def test_an_encoder_of_other_words_is_not_adapted(lots, encoder):
     assert "--model" in report["reason"]
 
 
+def test_a_handful_of_lots_trains_without_validation(lots, encoder):
+    report = try_lots(write_lots(lots, ["Vase", "Watch", "Lamp"]), "--model", encoder)
+    assert (report["mode"], report["lots"], report["val"]) == ("hybrid", 3, {})
+
+
+def test_lots_of_one_word_are_searched_by_words(lots, encoder):
+    report = try_lots(write_lots(lots, ["Vase"] * 3), "--model", encoder)
+    assert (report["mode"], report["lots"]) == ("keyword", 3)
+    assert "too few different words" in report["reason"]
+    assert report["examples"] == ["Vase"]
+
+
 def test_keyword_mode_needs_no_encoder(lots):
     report = try_lots(lots, "--mode", "keyword")
     assert (report["mode"], report["reason"], report["tower_id"]) == ("keyword", "", "words-only")
