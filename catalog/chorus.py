@@ -23,6 +23,7 @@ from catalog.query_splits import query_key, share_of, shuffle_keys, without_held
 from retrieval.contracts.items import Item, parse_id, parse_time
 from retrieval.errors import InvalidInput
 from retrieval.evaluation.metrics import RELEVANT_GRADE
+from retrieval.files import reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ def read_products(data: Path) -> list[Product]:
                 rows = [row for name in packed.namelist() for row in json.loads(packed.read(name))]
             products += [_product(row) for row in rows]
         except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InvalidInput(f"{archive} is damaged ({error!r}): expected a zipped JSON list of products") from error
+            raise InvalidInput(f"{archive} is damaged ({reason_of(error)}): expected a zipped JSON list of products") from error
     return products
 
 

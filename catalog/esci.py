@@ -35,6 +35,7 @@ from catalog.pseudo_queries import fold
 from catalog.query_splits import share_of
 from retrieval.contracts.items import Item, Reject, parse_item
 from retrieval.errors import InvalidInput
+from retrieval.files import reason_of
 from retrieval.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -346,4 +347,4 @@ def _rows(
                 if progress:
                     progress(read, total)
     except (pa.ArrowException, OSError) as error:
-        raise InvalidInput(f"{path} is not a readable parquet file: {error}") from error
+        raise InvalidInput(f"{path} is not a readable parquet file: {reason_of(error)}") from error

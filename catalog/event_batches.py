@@ -24,6 +24,7 @@ from retrieval.contracts.events import ALIASES
 from retrieval.contracts.items import first_value
 from retrieval.contracts.table_files import csv_rows, csv_separator, json_rows, require_columns
 from retrieval.errors import InvalidInput
+from retrieval.files import reason_of
 
 PACKED = ".gz"
 SUFFIXES = (".csv", ".ndjson", ".jsonl", ".parquet", ".csv.gz", ".ndjson.gz", ".jsonl.gz")
@@ -92,7 +93,7 @@ def event_batches(path: Path) -> Iterator[tuple[Batch, float]]:
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InvalidInput(f"{path} is no whole gzip file: {error} after line {line}; fetch it again") from error
     except OSError as error:
-        raise InvalidInput(f"{path} cannot be read: {error}") from error
+        raise InvalidInput(f"{path} cannot be read: {reason_of(error)}") from error
 
 
 def _format(path: Path) -> str:
@@ -225,4 +226,4 @@ def _parquet_batches(path: Path) -> Iterator[tuple[Batch, float]]:
                 yield Batch(range(row + 1, row + 1 + len(batch)), _columns(batch)), (row + len(batch)) / rows
                 row += len(batch)
     except (pa.ArrowException, OSError) as error:
-        raise InvalidInput(f"{path} is not a readable parquet file: {error}") from error
+        raise InvalidInput(f"{path} is not a readable parquet file: {reason_of(error)}") from error

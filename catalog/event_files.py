@@ -18,6 +18,7 @@ from catalog.folder import Click
 from retrieval.contracts.items import Reject
 from retrieval.errors import InvalidInput
 from retrieval.feedback.rows import event_id, parse_query
+from retrieval.files import reason_of
 from retrieval.progress import Progress
 
 GZIP_MARK = b"\x1f\x8b"
@@ -126,7 +127,7 @@ def numbered_events(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         yield line + 1, f"the rest of the file is no gzip: {error}; fetch it again"
     except OSError as error:
-        raise InvalidInput(f"{path} cannot be read: {error}") from error
+        raise InvalidInput(f"{path} cannot be read: {reason_of(error)}") from error
 
 
 def _lines(file: BinaryIO) -> Iterable[bytes]:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from retrieval.contracts.items import Item, Reject
 from retrieval.errors import InvalidInput
-from retrieval.files import replace_file
+from retrieval.files import reason_of, replace_file
 
 CATALOG_FILE = "catalog.json"
 ITEMS_FOLDER = "items"
@@ -231,7 +231,7 @@ class CatalogFolder:
         try:
             content = pq.read_table(path)
         except (OSError, pa.ArrowException) as error:
-            raise InvalidInput(f"{path} cannot be read ({error}); {REMEDY}") from error
+            raise InvalidInput(f"{path} cannot be read ({reason_of(error)}); {REMEDY}") from error
         part = content.filter(pc.equal(content["split"], self._check_split(split)))
         rows: list[dict[str, Any]] = part.drop_columns(["split"]).to_pylist()
         return rows

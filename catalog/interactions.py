@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from catalog.folder import CATALOG_FILE, replace_folder
 from catalog.user_items import SPLITS, Rows, read_user_items
 from retrieval.errors import InvalidInput
+from retrieval.files import reason_of
 from retrieval.progress import Progress, ignore_progress
 
 NAME = "interactions"
@@ -71,7 +72,7 @@ class InteractionFolder:
         try:
             values = json.loads(card.read_text())
         except (OSError, ValueError) as error:
-            raise InvalidInput(f"{card} cannot be read ({error}); {REMEDY}") from error
+            raise InvalidInput(f"{card} cannot be read ({reason_of(error)}); {REMEDY}") from error
         if not isinstance(values, dict) or values.get("name") != NAME:
             raise InvalidInput(f"{self.path} is a catalogue of another kind; {REMEDY}")
         self.seed: int = values["seed"]

@@ -17,6 +17,7 @@ from typing import IO
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import Item
 from retrieval.errors import InvalidInput
+from retrieval.files import reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ def _lines(path: Path) -> Iterator[_Line]:
     except FileNotFoundError:
         raise InvalidInput(f"{path} is missing: expected {INVOICES_FILE}, the UCI data set Online Retail") from None
     except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-        raise InvalidInput(f"{path} cannot be read ({error}); copy it again") from error
+        raise InvalidInput(f"{path} cannot be read ({reason_of(error)}); copy it again") from error
 
 
 def _open(path: Path) -> IO[str]:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from retrieval.errors import InvalidInput
+from retrieval.files import reason_of
 
 SPLITS = ("train", "val", "test")
 TABLES = ("users", "items", "interactions")
@@ -254,7 +255,7 @@ def _read(folder: Path, name: str) -> tuple[Path, pa.Table]:
         else:
             table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise InvalidInput(f"{path} cannot be read ({error}); write it again") from error
+        raise InvalidInput(f"{path} cannot be read ({reason_of(error)}); write it again") from error
     if not len(table):
         raise InvalidInput(f"{path} has no rows; write it again")
     return path, table

@@ -30,6 +30,19 @@ SHORT_OF = (
 )
 SQLITE_SHORT_OF = ("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_PERM", "SQLITE_NOMEM", "SQLITE_IOERR")
 SQLITE_TORN = ("SQLITE_IOERR_READ", "SQLITE_IOERR_SHORT_READ", "SQLITE_IOERR_CORRUPTFS", "SQLITE_IOERR_DATA")
+_REMEDIES = (
+    ((errno.ENOSPC, errno.EDQUOT), "free space on its disk, or name a folder on another (GAVEL_HOME)"),
+    ((errno.EACCES, errno.EPERM, errno.EROFS), "mend its permissions, or name another folder"),
+    (
+        (errno.ENOTDIR, errno.EEXIST),
+        "a file lies where a folder is needed; name another folder, or move the file",
+    ),
+    ((errno.EISDIR,), "this is a folder where a file is needed; name a file"),
+    ((errno.ENOENT,), "check the path"),
+    ((errno.EMFILE, errno.ENFILE), "allow more open files, such as ulimit -n 4096"),
+    ((errno.ENOMEM,), "free memory, or take a smaller part of the work at once"),
+    ((errno.EFBIG,), "raise the limit of the size of a file (ulimit -f)"),
+)
 _being_written: set[Path] = set()  # temporary paths that this process writes now
 
 
@@ -225,6 +238,24 @@ def unwritable(path: Path, error: OSError) -> FileUnwritable:
     return FileUnwritable(f"{path} cannot be written ({error.strerror or error}); free space on its disk or mend its permissions")
 
 
+def reason_of(error: object) -> str:
+    """Return what an error says, without the number and the path that an OSError adds; for the brackets of a message."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror[:1].lower() + error.strerror[1:]
+    if isinstance(error, KeyError):
+        return f"no {error}"
+    return str(error) or type(error).__name__
+
+
+def explain_os_error(error: OSError) -> str:
+    """Return one sentence for an error of the operating system that nothing nearer explained: the path, the reason and a remedy."""
+    paths = " -> ".join(
+        os.fsdecode(path) for path in (error.filename, error.filename2) if isinstance(path, str | bytes | os.PathLike)
+    )
+    remedy = next((text for numbers, text in _REMEDIES if error.errno in numbers), "")
+    return f"{f'{paths}: ' if paths else ''}{reason_of(error)}{f'; {remedy}' if remedy else ''}"
+
+
 def shortage(path: Path, error: object) -> str | None:
     """Return a message if an error means that something was short, not that a file is damaged; None for other errors.
 
@@ -238,7 +269,8 @@ def shortage(path: Path, error: object) -> str | None:
     short = isinstance(error, OSError) and error.errno in SHORT_OF
     short = short or (name.startswith(SQLITE_SHORT_OF) and not name.startswith(SQLITE_TORN))
     if short or (name.startswith("SQLITE_CANTOPEN") and os.path.isfile(path)):  # noqa: PTH113 -- raises nothing
-        return f"{path} cannot be used now ({error}); free space, memory or descriptors, raise their limits or mend permissions"
+        remedy = "free space, memory or descriptors, raise their limits or mend permissions"
+        return f"{path} cannot be used now ({reason_of(error)}); {remedy}"
     return None
 
 

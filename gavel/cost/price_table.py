@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from retrieval.errors import GavelError, InvalidInput
+from retrieval.files import reason_of
 
 PRICES = Path(__file__).with_name("prices.yaml")
 
@@ -90,4 +91,4 @@ def load_prices(path: Path = PRICES) -> PriceTable:
         }
         return PriceTable(table["region"], prices, table["free"], table["assumed"])
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise InvalidInput(f"{path} is no table of prices ({error!r})") from error
+        raise InvalidInput(f"{path} is no table of prices ({reason_of(error)})") from error

@@ -20,7 +20,7 @@ from gavel.opensearch.node import (
     wait_until_healthy,
 )
 from retrieval.errors import GavelError, IndexUnavailable, InvalidInput
-from retrieval.files import replace_file
+from retrieval.files import reason_of, replace_file
 
 CLUSTER_FILE = "cluster.json"  # holds the ports of the members
 DEFAULT_HEAP = "512m"
@@ -140,7 +140,7 @@ def _wait_until_joined(nodes: Sequence[RunningNode], deadline: float) -> None:
                 joined = int(json.load(response)["number_of_nodes"])
         except (OSError, ValueError, KeyError) as error:
             raise IndexUnavailable(
-                f"OpenSearch at {node.url} does not say who is in its cluster ({error}); see {node.log}"
+                f"OpenSearch at {node.url} does not say who is in its cluster ({reason_of(error)}); see {node.log}"
             ) from error
         if joined != len(nodes):
             raise IndexUnavailable(f"OpenSearch at {node.url} found {joined} of {len(nodes)} nodes; see {node.log}")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.errors import MissingPrerequisite
+from retrieval.files import reason_of
 
 HOST = "127.0.0.1"
 MIN_JAVA = 17
@@ -105,7 +106,7 @@ def _run_java(program: str, *flags: str) -> str:
     try:
         result = subprocess.run([program, *flags], capture_output=True, text=True, check=True, timeout=60)
     except (OSError, subprocess.SubprocessError) as error:
-        raise MissingPrerequisite(f"{program} does not run ({error}); {REMEDY}") from error
+        raise MissingPrerequisite(f"{program} does not run ({reason_of(error)}); {REMEDY}") from error
     return result.stderr + result.stdout
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from catalog.folder import CatalogFolder
 from gavel.workspace.console import notes
 from retrieval.errors import GavelError, InvalidInput
+from retrieval.files import explain_os_error
 
 EXIT_ERROR, EXIT_USAGE, EXIT_CUT, EXIT_INTERRUPTED = 1, 2, 3, 130  # EXIT_CUT: a time limit cut a training
 COMMAND = "gavel"
@@ -29,7 +30,7 @@ def run_command(command: Callable[[], object], name: str = COMMAND) -> None:
     try:
         command()
     except (GavelError, OSError) as error:
-        say(str(error), name=name)
+        say(explain_os_error(error) if isinstance(error, OSError) and not isinstance(error, GavelError) else str(error), name=name)
         sys.exit(EXIT_USAGE if isinstance(error, InvalidInput) else EXIT_ERROR)
     except SystemExit as stop:
         if stop.code == EXIT_INTERRUPTED:

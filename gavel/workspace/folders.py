@@ -8,8 +8,8 @@ from pathlib import Path
 from retrieval.config.settings import Settings
 from retrieval.contracts.release import MANIFESTS, check_part, load_release
 from retrieval.contracts.tower_card import CARD_FILE
-from retrieval.errors import InvalidInput, ReleaseError
-from retrieval.files import replace_file, shortage
+from retrieval.errors import InvalidInput, InvalidSettings, ReleaseError
+from retrieval.files import reason_of, replace_file, shortage
 
 # <home>/catalogs/<name>/          catalogues with photos, judgments and clicks
 # <home>/towers/<tower_id>/        tower artefacts
@@ -42,6 +42,18 @@ class Workspace:
     """
 
     settings: Settings
+
+    def __post_init__(self) -> None:
+        """Check that the root folder is a folder, or may become one.
+
+        Raises:
+            InvalidSettings: it, or a folder above it, is a file.
+        """
+        for path in (self.settings.home, *self.settings.home.absolute().parents):
+            if path.exists():
+                if not path.is_dir():
+                    raise InvalidSettings(f"{path} is a file; name a folder by GAVEL_HOME (now {self.settings.home})")
+                return
 
     @property
     def catalogs(self) -> Path:
@@ -144,7 +156,7 @@ class Workspace:
         except (OSError, ValueError, RecursionError) as error:
             raise InvalidInput(
                 shortage(path, error)
-                or f"{path} is damaged ({error}); delete it, or run `gavel embed --force` on the same files, so photos are found"
+                or f"{path} is damaged ({reason_of(error)}); delete it, or run `gavel embed --force` on the same files"
             ) from error
 
     def remember_sources(self, release_id: str, inputs: Iterable[Path]) -> None:

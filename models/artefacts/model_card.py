@@ -11,7 +11,7 @@ from typing import Any
 from models.artefacts.run_record import RECORD_FILE, cut_of
 from retrieval.contracts.tower_card import TowerCard
 from retrieval.errors import TowerError
-from retrieval.files import replace_file
+from retrieval.files import reason_of, replace_file
 
 MODEL_CARD_FILE = "MODEL_CARD.md"
 EVALUATIONS_FILE = "evaluations.json"
@@ -228,7 +228,7 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise TowerError(f"{path} cannot be read ({error}); remove it and evaluate or train again") from error
+        raise TowerError(f"{path} cannot be read ({reason_of(error)}); remove it and evaluate or train again") from error
     return values
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retrieval.errors import InvalidInput
-from retrieval.files import replacing
+from retrieval.files import reason_of, replacing
 
 METADATA_KEY = b"gavel.negatives"
 REMEDY = "mine it again with `gavel mine`"
@@ -57,7 +57,7 @@ class HardNegatives:
         except FileNotFoundError:
             raise InvalidInput(f"there is no file of negatives at {path}; {REMEDY}") from None
         except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-            raise InvalidInput(f"{path} is not a file of negatives ({error}); {REMEDY}") from error
+            raise InvalidInput(f"{path} is not a file of negatives ({reason_of(error)}); {REMEDY}") from error
         return cls(by_query, scores, notes["settings"], notes["stats"])
 
     @classmethod

@@ -19,7 +19,7 @@ from models.towers.features import FeatureSpec, Row
 from models.training.features import FeatureTowers
 from retrieval.contracts.documents import Vector
 from retrieval.errors import TowerError
-from retrieval.files import replace_file, sha256_of
+from retrieval.files import reason_of, replace_file, sha256_of
 
 CARD_FILE = "feature_towers.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -100,7 +100,7 @@ def load_feature_towers(folder: Path) -> StoredFeatureTowers:
         towers.load_state_dict(load_file(folder / WEIGHTS_FILE))
         return StoredFeatureTowers(card["tower_id"], towers.eval(), card)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise TowerError(f"{folder} holds no feature towers that can be read ({error}); {REMEDY}") from error
+        raise TowerError(f"{folder} holds no feature towers that can be read ({reason_of(error)}); {REMEDY}") from error
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from retrieval.encoders.photos import MAX_BYTES
 from retrieval.errors import InvalidInput, InvalidPhoto
-from retrieval.files import shortage
+from retrieval.files import reason_of, shortage
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 10.0  # without a byte
@@ -81,7 +81,7 @@ class Downloads:
             partial.write_bytes(data)
             partial.replace(path)
         except OSError as error:
-            reason = shortage(path, error) or f"{path} cannot be written ({error})"
+            reason = shortage(path, error) or f"{path} cannot be written ({reason_of(error)})"
             raise InvalidInput(f"{reason}; mend it, or add --no-fetch to do without photos of addresses") from error
         return path
 

@@ -18,7 +18,7 @@ from processing.evaluation.runs import SERVED, Latency
 from retrieval.errors import InvalidInput
 from retrieval.evaluation.metrics import Run
 from retrieval.evaluation.significance import PairedComparison
-from retrieval.files import replace_file
+from retrieval.files import reason_of, replace_file
 
 MARKDOWN_FILE, JSON_FILE, RUNS_FOLDER, RUN_SUFFIX = "report.md", "report.json", "runs", ".ndjson.gz"
 QUALITY_PLOT, RECALL_PLOT, LATENCY_PLOT, SPACE_PLOT = "quality.png", "recall.png", "latency.png", "space.png"
@@ -278,7 +278,7 @@ def load_run(path: Path) -> dict[str, list[str]]:
             raise ValueError("it holds no query")
         return {row["query_id"]: [str(item) for item in row["items"]] for row in rows}
     except (ValueError, EOFError, TypeError, KeyError, OSError) as error:
-        raise InvalidInput(f"{path} is not a run that `gavel evaluate` saved ({error!r}); evaluate again") from error
+        raise InvalidInput(f"{path} is not a run that `gavel evaluate` saved ({reason_of(error)}); evaluate again") from error
 
 
 def _headline(evaluation: Evaluation) -> list[str]:

@@ -8,6 +8,7 @@ import yaml
 
 from models.config.training import Stage
 from retrieval.errors import InvalidInput
+from retrieval.files import reason_of
 
 EXAMPLE = "{name: in-batch, epochs: 10, random_negatives: 1}"
 FIELDS = {field.name for field in fields(Stage)}
@@ -28,7 +29,9 @@ def read_stages(path: Path) -> tuple[Stage, ...]:
     try:
         stages = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InvalidInput(f"{path} is no readable file of stages ({error}); write a list such as [{EXAMPLE}]") from error
+        raise InvalidInput(
+            f"{path} is no readable file of stages ({reason_of(error)}); write a list such as [{EXAMPLE}]"
+        ) from error
     if not isinstance(stages, list) or not stages:
         raise InvalidInput(f"{path} holds no list of stages; write one such as [{EXAMPLE}]")
     return tuple(_stage(path, number, values) for number, values in enumerate(stages, 1))

@@ -15,7 +15,7 @@ from retrieval.buyers.vector import AVERAGE, BuyerTower, WeightedAverage
 from retrieval.contracts.documents import Vector
 from retrieval.contracts.tower_card import TowerCard, split_tower_id
 from retrieval.errors import TowerError
-from retrieval.files import replacing, shortage
+from retrieval.files import reason_of, replacing, shortage
 
 BUYER_TOWER_FILE = "buyer_tower.npz"  # trained after the others, or never, so the tower_id does not depend on it
 AVERAGE_KIND, ATTENTION_KIND = "average", "attention"
@@ -85,7 +85,7 @@ def load_buyer_tower(folder: Path, tower_id: str = "") -> BuyerTower:
     except FileNotFoundError:
         return AVERAGE
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
-        raise TowerError(shortage(path, error) or f"{path} is damaged ({error!r}); copy it again, or {REMEDY}") from error
+        raise TowerError(shortage(path, error) or f"{path} is damaged ({reason_of(error)}); copy it again, or {REMEDY}") from error
     expected, shorter = split_tower_id(tower_id or folder.name)
     if card["tower_id"] != expected:
         raise TowerError(f"{path} belongs to tower {card['tower_id']}; copy that of {expected}, or {REMEDY}")

@@ -28,6 +28,7 @@ from retrieval.contracts.written_values import (
     read_number,
 )
 from retrieval.errors import InvalidInput
+from retrieval.files import reason_of
 from retrieval.text.analysis import fold_name
 
 MAX_ID_CHARS = 100  # a longer id of a rejected row is cut in the report
@@ -240,7 +241,7 @@ def plan_reading(path: Path, options: ReadOptions = DEFAULT_OPTIONS) -> ReadingP
     try:
         status = path.stat()
     except OSError as error:
-        raise InvalidInput(f"{path} cannot be read: {error}") from error
+        raise InvalidInput(f"{path} cannot be read: {reason_of(error)}") from error
     return _plan_reading(path, options, status.st_size, status.st_mtime_ns)
 
 

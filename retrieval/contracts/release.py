@@ -9,7 +9,7 @@ from pathlib import Path
 
 from retrieval.contracts.documents import UpsertReport
 from retrieval.errors import ReleaseError
-from retrieval.files import replace_file, sha256_of, shortage
+from retrieval.files import reason_of, replace_file, sha256_of, shortage
 
 MANIFEST_FILE = "manifest.json"
 MANIFESTS = "manifest*.json"  # pattern of the manifests of a release, one for each instance of the embedding job
@@ -218,7 +218,7 @@ def load_release(folder: Path) -> Manifest:
         try:
             shards.append(Manifest.from_json(path.read_text()))
         except (ReleaseError, OSError, UnicodeDecodeError) as error:
-            message = shortage(path, error) or f"{path} is damaged ({error}); embed its lots again with `gavel embed`"
+            message = shortage(path, error) or f"{path} is damaged ({reason_of(error)}); embed its lots again with `gavel embed`"
             raise ReleaseError(message) from error
     if not shards:
         raise ReleaseError(f"{folder} holds no {MANIFEST_FILE}: the embedding run did not finish; run `gavel embed` again")

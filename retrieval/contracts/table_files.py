@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from retrieval.contracts.text_encoding import check_encoding, find_encoding, open_bytes, open_text
 from retrieval.errors import InvalidInput
+from retrieval.files import reason_of
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".ndjson", ".jsonl", ".json")
 PACKED = ".gz"
@@ -101,7 +102,7 @@ class TableFile:
                         line += 1
                         yield line, row
         except (pa.ArrowException, OSError) as error:  # a damaged page is an OSError
-            raise InvalidInput(f"{self.path} is not a readable parquet file: {error}") from error
+            raise InvalidInput(f"{self.path} is not a readable parquet file: {reason_of(error)}") from error
 
 
 def file_format(path: Path) -> str:
@@ -159,7 +160,7 @@ def _open_parquet(path: Path) -> TableFile:
         with path.open("rb") as raw, pq.ParquetFile(raw) as file:
             schema = file.schema_arrow
     except (pa.ArrowException, OSError) as error:
-        raise InvalidInput(f"{path} is not a readable parquet file: {error}") from error
+        raise InvalidInput(f"{path} is not a readable parquet file: {reason_of(error)}") from error
     values = [field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in schema]
     text = {
         name

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from retrieval.errors import InvalidInput
+from retrieval.files import reason_of
 
 CHUNK_BYTES = 1 << 20
 GZIP = b"\x1f\x8b"
@@ -41,7 +42,7 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InvalidInput(f"{path} is no whole gzip file: {error}; fetch it again") from error
     except OSError as error:
-        raise InvalidInput(f"{path} cannot be read: {error}") from error
+        raise InvalidInput(f"{path} cannot be read: {reason_of(error)}") from error
 
 
 @contextmanager

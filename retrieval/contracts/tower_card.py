@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.errors import TowerError
-from retrieval.files import replace_file, sha256_of, shortage
+from retrieval.files import reason_of, replace_file, sha256_of, shortage
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ class TowerCard:
         except FileNotFoundError:
             raise TowerError(f"{folder} holds no {CARD_FILE}; train a tower with `gavel train`") from None
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise TowerError(shortage(path, error) or f"{path} is not a tower card: {error}; {COPY}") from error
+            raise TowerError(shortage(path, error) or f"{path} is not a tower card: {reason_of(error)}; {COPY}") from error
         for name in card.files if verify else ():
             card.check_file(folder, name)
         return card

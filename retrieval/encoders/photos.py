@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from retrieval.errors import InvalidPhoto, PhotoFault
+from retrieval.files import reason_of
 
 MAX_PIXELS = 24_500_000  # phones and cameras of 24 megapixels write up to 5,712 x 4,284
 MAX_SIDE = 65_535  # pixels, as in the JPEG format; limited because Pillow takes memory for every row
@@ -68,7 +69,7 @@ def locate_photo(image: str, folder: Path, opened: Sequence[Path] = ()) -> Path:
         path = (folder / image).resolve(strict=True)
         inside = any(path.is_relative_to(root.resolve()) for root in (folder, *opened))
     except (OSError, ValueError, RuntimeError) as error:
-        raise InvalidPhoto(f"{image[:200]!r} is no file below {folder} ({error}); mend the path") from error
+        raise InvalidPhoto(f"{image[:200]!r} is no file below {folder} ({reason_of(error)}); mend the path") from error
     if not inside:
         raise InvalidPhoto(f"{image[:200]!r} leads outside {folder}; move the photo there, or open its folder", "outside")
     return path
@@ -92,7 +93,7 @@ def read_photo_file(path: Path) -> bytes:
                 raise InvalidPhoto(f"{path} has {status.st_size:,} bytes, at most {MAX_BYTES:,} are taken", "too_large")
             return file.read(MAX_BYTES)
     except (OSError, ValueError) as error:
-        raise InvalidPhoto(f"{path} cannot be read ({error}); mend its path or its permissions") from error
+        raise InvalidPhoto(f"{path} cannot be read ({reason_of(error)}); mend its path or its permissions") from error
 
 
 def _open_at_once(path: str, flags: int) -> int:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from retrieval.errors import InvalidInput, TowerError
-from retrieval.files import replace_file, seal_json, shortage, unseal_json
+from retrieval.files import reason_of, replace_file, seal_json, shortage, unseal_json
 from retrieval.index.fusion import Fusion
 
 BOOSTED_FIELDS = ("title", "brand", "category", "attributes")
@@ -101,7 +101,8 @@ class Tuning:
             return cls()
         except (OSError, ValueError, KeyError, TypeError, InvalidInput) as error:
             message = (
-                shortage(path, error) or f"{path} is damaged ({error!r}); delete it, or write it anew with `gavel tune hybrid`"
+                shortage(path, error)
+                or f"{path} is damaged ({reason_of(error)}); delete it, or write it anew with `gavel tune hybrid`"
             )
             raise TowerError(message) from error
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import InvalidInput
-from retrieval.files import replace_file
+from retrieval.files import reason_of, replace_file
 
 CALIBRATION = Path(__file__).with_name("calibration.json")
 DEPTH = 50  # number of results of a measured search
@@ -101,7 +101,7 @@ class Calibration:
             values = json.loads(path.read_text(encoding="utf-8"))
             return cls(values["made_by"], values["data"], tuple(Measured(**row) for row in values["measured"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            message = f"{path} is no calibration ({error}); make one with `gavel bench ann --calibration {path}`"
+            message = f"{path} is no calibration ({reason_of(error)}); make one with `gavel bench ann --calibration {path}`"
             raise InvalidInput(message) from error
 
     def merged(self, newer: "Calibration") -> "Calibration":

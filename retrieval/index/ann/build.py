@@ -19,7 +19,7 @@ import numpy as np
 from retrieval.config.index_spec import IndexSpec
 from retrieval.contracts.documents import Vector
 from retrieval.errors import IndexUnavailable, InvalidInput
-from retrieval.files import crc32_of, replace_file, shortage
+from retrieval.files import crc32_of, reason_of, replace_file, shortage
 from retrieval.index.ann.faiss_factory import train_faiss_index
 from retrieval.index.ann.full_vectors import FullVectors, map_vectors
 from retrieval.index.ann.vector_index import AnnIndex
@@ -100,7 +100,7 @@ def open_index(folder: Path, *, mapped: bool = True, check: bool = True) -> AnnI
             raise ValueError(f"{INDEX_FILE} holds {index.ntotal} vectors of {index.d} numbers, not {shape}")
         full = None if spec.stores_vectors else FullVectors(shape[1], folder, map_vectors(folder / VECTORS_FILE, shape))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, InvalidInput) as error:
-        message = shortage(folder, error) or f"the vector index in {folder} cannot be opened ({error}); build it again"
+        message = shortage(folder, error) or f"the vector index in {folder} cannot be opened ({reason_of(error)}); build it again"
         raise IndexUnavailable(message) from error
     return AnnIndex.wrap(index, spec, full)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from retrieval.contracts.documents import Vector
 from retrieval.errors import IndexUnavailable
+from retrieval.files import reason_of
 
 VectorIds = NDArray[np.int64]
 BLOCK_ROWS = 65_536  # vectors that are copied into memory at a time
@@ -62,7 +63,9 @@ class FullVectors:
                 written = os.pwrite(file.fileno(), rest, start)
                 start, rest = start + written, rest[written:]
         except OSError as error:
-            message = f"{self._folder} does not take the vectors of the index ({error}); free space, or choose another folder"
+            message = (
+                f"{self._folder} does not take the vectors of the index ({reason_of(error)}); free space, or choose another folder"
+            )
             raise IndexUnavailable(message) from error
         self._added += len(vectors)
         self._mapped = None

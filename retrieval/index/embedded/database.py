@@ -24,7 +24,7 @@ import numpy as np
 from retrieval.contracts.attributes import ATTRIBUTE_TERMS_FIELD
 from retrieval.contracts.documents import Deletion, IndexedItem, UpsertReport, Vector
 from retrieval.errors import IndexUnavailable
-from retrieval.files import crc32_of, replace_file, seal_json, shortage, unseal_json
+from retrieval.files import crc32_of, reason_of, replace_file, seal_json, shortage, unseal_json
 from retrieval.index.port import REBUILD
 from retrieval.index.validation import entry_fault
 
@@ -387,7 +387,7 @@ def translated(path: Path) -> Iterator[None]:
 def damaged(path: Path, reason: object) -> IndexUnavailable:
     """Return the error for a file of an index that cannot be used; a shortage of disk or memory is not called damage."""
     return IndexUnavailable(
-        shortage(path, reason) or f"{path} is missing, closed or damaged ({' '.join(str(reason).split())}); {REBUILD}"
+        shortage(path, reason) or f"{path} is missing, closed or damaged ({' '.join(reason_of(reason).split())}); {REBUILD}"
     )
 
 

@@ -17,6 +17,7 @@ from typing import Generic, Protocol, TypeVar
 import faiss
 
 from retrieval.errors import GavelError, IndexUnavailable
+from retrieval.files import reason_of
 from retrieval.index.embedded.database import CommitSeq, ItemDatabase
 
 logger = logging.getLogger(__name__)
@@ -221,7 +222,7 @@ class Backoff:
                 yield
         except (IndexUnavailable, OSError, RuntimeError) as error:  # FAISS raises RuntimeError
             self.postpone()
-            raise error if isinstance(error, IndexUnavailable) else IndexUnavailable(f"{self._name}: {error}") from error
+            raise error if isinstance(error, IndexUnavailable) else IndexUnavailable(f"{self._name}: {reason_of(error)}") from error
         self._wait_s = 0.0
 
     def postpone(self) -> None:

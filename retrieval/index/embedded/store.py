@@ -18,7 +18,7 @@ from pathlib import Path
 
 from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
-from retrieval.files import building_folder, replace_file
+from retrieval.files import building_folder, reason_of, replace_file
 from retrieval.index.ann.automatic import AutomaticIndex
 from retrieval.index.embedded.database import damaged
 from retrieval.index.embedded.index import EXACT_BELOW, EmbeddedIndex
@@ -80,7 +80,9 @@ class EmbeddedStore:
                 else:
                     EmbeddedIndex.create(folder, tower_id, dimensions, self._language)
         except OSError as error:
-            raise IndexUnavailable(f"no index can be made in {self._root}: {error}; free space or choose another folder") from error
+            raise IndexUnavailable(
+                f"no index can be made in {self._root}: {reason_of(error)}; free space or choose another folder"
+            ) from error
         return self._open(name)
 
     def find(self, tower_id: str) -> OpenIndex | None:
@@ -125,7 +127,7 @@ class EmbeddedStore:
         try:
             replace_file(self._pointer, json.dumps({"live": name}))
         except OSError as error:
-            raise IndexUnavailable(f"{self._pointer} cannot be written: {error}; the index before stays live") from error
+            raise IndexUnavailable(f"{self._pointer} cannot be written: {reason_of(error)}; the index before stays live") from error
 
     def drop(self, name: str) -> None:
         """Delete an index that is not live.

@@ -18,6 +18,8 @@ from retrieval.files import (
     commit_folder,
     creating,
     exclusive,
+    explain_os_error,
+    reason_of,
     replace_file,
     replacing,
     seal_json,
@@ -197,7 +199,7 @@ def test_json_tells_when_it_is_not_what_was_written() -> None:
 def test_what_the_system_lacks_is_said_of_no_file(tmp_path: Path, code: int) -> None:
     told = shortage(tmp_path / "card.json", OSError(code, os.strerror(code)))
     assert told is not None
-    assert f"card.json cannot be used now ([Errno {code}] {os.strerror(code)}); free space" in told
+    assert f"card.json cannot be used now ({os.strerror(code).lower()}); free space" in told.lower()
 
 
 @pytest.mark.parametrize(
@@ -227,3 +229,29 @@ def test_an_error_of_sqlite_is_a_shortage_or_damage(tmp_path: Path, name: str, t
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorname = name
     assert (shortage(path, error) is not None) == short
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (errno.ENOSPC, "GAVEL_HOME"),
+        (errno.EROFS, "permissions"),
+        (errno.ENOTDIR, "a file lies where a folder is needed"),
+        (errno.EISDIR, "name a file"),
+        (errno.ENOENT, "check the path"),
+        (errno.EMFILE, "ulimit -n"),
+    ],
+)
+def test_an_error_of_the_system_is_told_with_path_and_remedy_and_without_its_number(number: int, says: str) -> None:
+    told = explain_os_error(OSError(number, os.strerror(number), "shop/lots.csv"))
+    assert told.startswith("shop/lots.csv: ")
+    assert says in told
+    assert "Errno" not in told
+    assert str(number) not in told
+
+
+def test_a_reason_has_no_number_path_or_class_name() -> None:
+    assert reason_of(FileNotFoundError(errno.ENOENT, "No such file or directory", "x")) == "no such file or directory"
+    assert reason_of(KeyError("tower_id")) == "no 'tower_id'"
+    assert reason_of(ValueError("not a number")) == "not a number"
+    assert reason_of(TimeoutError()) == "TimeoutError"

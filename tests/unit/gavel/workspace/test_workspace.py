@@ -8,7 +8,7 @@ import pytest
 from gavel.workspace.folders import Workspace
 from retrieval.config.settings import Settings
 from retrieval.contracts.release import Manifest
-from retrieval.errors import InvalidInput
+from retrieval.errors import InvalidInput, InvalidSettings
 
 
 def write(path: Path, age_s: int) -> None:
@@ -64,3 +64,10 @@ def test_a_release_that_is_nowhere_is_named_with_the_places_that_were_looked_at(
     assert str(workspace.embeddings) in said
     assert "there are: night" in said
     assert "gavel embed" in said
+
+
+@pytest.mark.parametrize("below", ["", "shop", "shop/lots"])
+def test_a_home_that_is_a_file_or_lies_below_one_is_refused_by_name(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidSettings, match=f"{tmp_path / 'file'} is a file; name a folder by GAVEL_HOME"):
+        Workspace(Settings(home=tmp_path / "file" / below))
