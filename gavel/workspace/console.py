@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -25,6 +26,8 @@ from retrieval.text.analysis import clean_text
 
 Step = Callable[[int, int], None]
 ESTIMATE_SECONDS = 120.0  # steps of the last seconds that the estimate of the remaining time rests on
+CELL_WIDTH = 24  # characters of a cell of a table that are never folded, however narrow the terminal
+CELL_PADDING = 3  # characters between two cells
 WIDE = 100  # characters; on a narrower terminal the table of items has fewer columns
 
 console = Console()
@@ -128,7 +131,7 @@ def show_answer(query: str, answer: SearchAnswer) -> None:
 
 
 def show_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], right_from: int = 1) -> None:
-    """Print a plain table.
+    """Print a plain table, whose numbers and words stay whole: what does not fit beside the first columns follows beneath.
 
     Args:
         title: title of the table, printed above it; "" for none.
@@ -136,12 +139,45 @@ def show_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]],
         rows: rows of cells.
         right_from: number of the first right-aligned column, from 0; all later columns are right-aligned, too.
     """
-    table = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, show_header=any(header), header_style="bold")
-    for column, name in enumerate(header):
-        table.add_column(name, justify="right" if column >= right_from else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    cells = [[Text.from_markup(cell) for cell in row] for row in rows]
+    columns = [[row[column] for row in cells] for column in range(len(header))]
+    widest = [max([cell_len(name), *(cell.cell_len for cell in column)]) for name, column in zip(header, columns, strict=True)]
+    narrowest = [
+        min(
+            CELL_WIDTH,
+            widest[number]
+            if number < right_from
+            else max([*map(cell_len, name.split()), *(cell.cell_len for cell in column)], default=0),
+        )
+        for number, (name, column) in enumerate(zip(header, columns, strict=True))
+    ]
+    for number, part in enumerate(_parts(narrowest, right_from, console.width)):
+        table = Table(
+            title=title if title and not number else None,
+            title_justify="left",
+            box=SIMPLE_HEAD,
+            show_header=any(header),
+            header_style="bold",
+        )
+        spare = console.width - 1 - sum(narrowest[column] + CELL_PADDING for column in part)
+        for column in part:
+            width = narrowest[column] + max(0, min(spare, widest[column] - narrowest[column]))
+            spare -= width - narrowest[column]
+            table.add_column(header[column], justify="right" if column >= right_from else "left", overflow="fold", width=width)
+        for row in cells:
+            table.add_row(*(row[column] for column in part))
+        console.print(table)
+
+
+def _parts(widths: Sequence[int], right_from: int, width: int) -> list[list[int]]:
+    """Return the columns of each table that fits into the width; every table begins with the left-aligned columns."""
+    names, numbers = [*range(min(right_from, len(widths)))], [*range(right_from, len(widths))]
+    parts: list[list[int]] = [[*names]]
+    for column in numbers:
+        if len(parts[-1]) > len(names) and sum(widths[i] + CELL_PADDING for i in [*parts[-1], column]) >= width:
+            parts.append([*names])
+        parts[-1].append(column)
+    return parts
 
 
 def show_values(values: Mapping[str, object]) -> None:

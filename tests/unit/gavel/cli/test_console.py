@@ -75,3 +75,15 @@ def test_a_bar_estimates_the_time_left_from_the_steps_of_this_call_alone(first, 
             now[0] += 2.0
     left = timedelta(seconds=(1_000 - first - 10) * 2)
     assert f"{left} left" in re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().err.rpartition("/1000")[2]), "2 s a step"
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_a_table_keeps_every_number_whole_and_repeats_the_names_where_it_is_parted(width, monkeypatch, capsys):
+    monkeypatch.setattr(shown, "console", Console(width=width))
+    header = ("", *(f"measure {number} ms" for number in range(9)))
+    shown.show_table("indices", header, [("gavel flat", *(f"{number}.12345" for number in range(9))), ("faiss", *["1.0"] * 9)])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    rows = [line.split() for line in lines if line.strip().startswith("gavel flat")]
+    assert [cell for row in rows for cell in row[2:]] == [f"{number}.12345" for number in range(9)]
+    assert len(rows) == {60: 3, 80: 2, 200: 1}[width]
