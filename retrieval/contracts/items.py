@@ -190,9 +190,9 @@ def parse_item(row: Mapping[str, Any], now: datetime | None = None, attributes: 
         image=photos[0] if photos else None,
         category=parse_text("category", values["category"], MAX_TITLE_CHARS),
         brand=parse_text("brand", values["brand"], MAX_TITLE_CHARS),
-        current_price=_number("current_price", values["current_price"], MAX_PRICE),
-        bid_count=_count("bid_count", values["bid_count"]),
-        seller_rating=_number("seller_rating", values["seller_rating"], MAX_SELLER_RATING),
+        current_price=parse_number("current_price", values["current_price"], MAX_PRICE),
+        bid_count=parse_count("bid_count", values["bid_count"]),
+        seller_rating=parse_number("seller_rating", values["seller_rating"], MAX_SELLER_RATING),
         listed_at=parse_time("listed_at", values["listed_at"]),
         ends_at=parse_time("ends_at", values["ends_at"]),
         updated_at=parse_time("updated_at", values["updated_at"]),
@@ -370,7 +370,12 @@ def _as_written(field: str, value: Any, limit: int) -> str:
     return text.strip()
 
 
-def _number(field: str, value: Any, maximum: float) -> float | None:
+def parse_number(field: str, value: Any, maximum: float) -> float | None:
+    """Read a number from 0 to `maximum`; None stays None.
+
+    Raises:
+        InvalidInput: the value is no such number; the message names the field.
+    """
     if value is None:
         return None
     try:
@@ -384,8 +389,13 @@ def _number(field: str, value: Any, maximum: float) -> float | None:
     return number
 
 
-def _count(field: str, value: Any) -> int:
-    number = _number(field, value, MAX_BID_COUNT) or 0.0
+def parse_count(field: str, value: Any) -> int:
+    """Read a whole number from 0 to MAX_BID_COUNT; None is 0.
+
+    Raises:
+        InvalidInput: the value is no such number; the message names the field.
+    """
+    number = parse_number(field, value, MAX_BID_COUNT) or 0.0
     if not number.is_integer():
         raise InvalidInput(f"{field} must be a whole number, not {value!r}")
     return int(number)

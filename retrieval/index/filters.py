@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.contracts.attributes import ATTRIBUTE_TERMS_FIELD, as_number, label_term, number_term
+from retrieval.contracts.item_states import OPEN
 from retrieval.contracts.items import epoch_ms
 from retrieval.errors import InvalidQuery
 from retrieval.text.analysis import fold_label, fold_name
@@ -151,15 +152,15 @@ def parse_attribute_filters(texts: Iterable[str]) -> tuple[AttributeFilter, ...]
     return (*(AttributeFilter(name, tuple(several)) for name, several in values.values()), *ranges)
 
 
-def has_ended(document: Mapping[str, Any], filters: Filter) -> bool:
-    """True if the auction of an item is over at filters.moment()."""
+def is_closed(document: Mapping[str, Any], filters: Filter) -> bool:
+    """True if an item is withdrawn or sold, or its auction is over at filters.moment()."""
     ends_at = document.get("ends_at")
-    return ends_at is not None and ends_at <= epoch_ms(filters.moment())
+    return document.get("status", OPEN) != OPEN or (ends_at is not None and ends_at <= epoch_ms(filters.moment()))
 
 
 def matches(filters: Filter, document: Mapping[str, Any]) -> bool:
     """True if an item with this document matches the filters."""
-    if has_ended(document, filters):
+    if is_closed(document, filters):
         return False
     for name, value in (("category", filters.category), ("brand", filters.brand)):
         if value is not None and (name not in document or fold_label(document[name]) != fold_label(value)):

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.contracts.documents import Deletion, IndexedItem, UpsertReport, Vector
+from retrieval.contracts.item_states import ItemState, StateOutcome, StateUpdate
 from retrieval.index.filters import Filter
 from retrieval.index.fusion import Fusion
 
@@ -100,6 +101,18 @@ class VectorIndex(Protocol):
 
     def fetch(self, item_ids: Sequence[str]) -> list[Candidate]:
         """Return the items of these ids in the order of the ids; unknown ids are left out, ended items are not."""
+
+    def update_states(self, updates: Sequence[StateUpdate]) -> list[StateOutcome]:
+        """Carry out updates of states, in order, and return the outcome of each; acknowledged updates are durable.
+
+        Every index of the store uses the new states within a second. An update of an item that this index lacks is kept, too.
+        """
+
+    def states(self, item_ids: Sequence[str]) -> dict[str, ItemState]:
+        """Return item_id -> state of these items; items without a state are left out."""
+
+    def state_stamp(self, filters: Filter) -> int:
+        """Return a number that changes when an update of a state may have made an item match the filters."""
 
     def sample(self, count: int, filters: Filter, seed: int) -> list[Vector]:
         """Return at most `count` stored (dimensions,) vectors of random matching items; the same ones for the same seed."""

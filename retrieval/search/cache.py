@@ -44,10 +44,14 @@ class LruCache(Generic[Value]):
         size: maximum number of entries; 0 stores nothing.
         seconds: maximum age of an entry in seconds; 0 stores nothing.
         max_bytes: maximum bytes of all entries together, as size_of() estimates them; a value that is larger is not stored.
+
+    Attributes:
+        size: maximum number of entries; 0 if nothing is stored.
     """
 
     def __init__(self, size: int, seconds: float = math.inf, max_bytes: float = math.inf) -> None:
-        self._size, self._seconds, self._max_bytes = size if seconds > 0 else 0, seconds, max_bytes
+        self.size = size if seconds > 0 else 0
+        self._seconds, self._max_bytes = seconds, max_bytes
         self._entries: OrderedDict[Hashable, tuple[float, int, Value]] = OrderedDict()  # time stored, bytes, value
         self._lock = threading.Lock()
         self._hits = self._misses = self._bytes = 0
@@ -68,7 +72,7 @@ class LruCache(Generic[Value]):
 
     def put(self, key: Hashable, value: Value) -> None:
         """Store a value; remove the least recently used entries while the cache is too large."""
-        if not self._size:
+        if not self.size:
             return
         size = ENTRY_BYTES + size_of(key) + size_of(value)
         with self._lock:
@@ -78,7 +82,7 @@ class LruCache(Generic[Value]):
                 return
             self._entries[key] = time.monotonic(), size, value
             self._bytes += size
-            while len(self._entries) > self._size or self._bytes > self._max_bytes:
+            while len(self._entries) > self.size or self._bytes > self._max_bytes:
                 self._remove(next(iter(self._entries)))
 
     def drop(self, key: Hashable) -> None:

@@ -13,7 +13,7 @@ from retrieval.contracts.events import Interaction
 from retrieval.contracts.items import EPOCH, query_text, require_id
 from retrieval.deadline import uncounted
 from retrieval.errors import GavelError, InvalidQuery, NoQueryEncoder, TowerError, UnknownItem
-from retrieval.index.filters import Filter, has_ended
+from retrieval.index.filters import Filter
 from retrieval.index.port import Candidate, IndexStore
 from retrieval.search.cache import CacheUse, LruCache
 from retrieval.search.candidates import fetch_items, retrieve
@@ -157,7 +157,8 @@ class SearchService:
         if any(request.buyer_id for request in requests):
             with context.timed("history"):
                 requests, missing_histories = self.buyers.with_histories(requests)
-        cached = [self._cached_answer(context.active, request) for request in requests]
+        keys = [self._cache_key(context.active, request) for request in requests]  # before the search: a later state has another
+        cached = [self._cached_answer(context.active, *pair) for pair in zip(keys, requests, strict=True)]
         pending = [query_text(request.query) for request, answer in zip(requests, cached, strict=True) if answer is None]
         vectors: Mapping[str, Vector] = {}
         if pending:
@@ -166,11 +167,11 @@ class SearchService:
                 vectors = self._encode(context.active.encoder, pending)
         context.record("total", started)
         answers = []
-        for request, answer in zip(requests, cached, strict=True):
+        for key, request, answer in zip(keys, requests, cached, strict=True):
             if answer is None:
                 answer = answer_request(context.branch(), request, vectors.get(query_text(request.query)))
                 if not answer.failed_components:
-                    self._answers.put(_cache_key(context.active, request), answer)
+                    self._answers.put(key, answer)
             else:
                 answer = replace(answer, cached=True, timings_ms=dict(context.timings_ms))
             if request.buyer_id in missing_histories:
@@ -364,13 +365,27 @@ class SearchService:
     def _context(self) -> SearchContext:
         return SearchContext(self.live(), self._limits, self._circuits, self._buyer_vectors)
 
-    def _cached_answer(self, active: ActiveIndex, request: SearchRequest) -> SearchAnswer | None:
-        """Return the cached answer of a request, unless one of its items has ended since."""
-        key = _cache_key(active, request)
+    def _cache_key(self, active: ActiveIndex, request: SearchRequest) -> tuple[object, ...]:
+        """Return the cache key of a request: index, tower, cleaned query, other fields without the time, exact_id, states' stamp."""
+        if not self._answers.size:
+            return ()
+        timeless = replace(request, query=query_text(request.query), filters=replace(request.filters, now=EPOCH))
+        stamp = active.index.state_stamp(request.filters)
+        return active.index.name, active.encoder.tower_id, timeless, request.exact_id, stamp
+
+    def _cached_answer(self, active: ActiveIndex, key: tuple[object, ...], request: SearchRequest) -> SearchAnswer | None:
+        """Return the cached answer of a request, unless one of its items has ended or changed its state since."""
         answer = self._answers.get(key)
-        if answer is not None and any(has_ended(result.fields, request.filters) for result in answer.results):
-            self._answers.drop(key)
+        if answer is None:
             return None
+        states = active.index.states([result.item_id for result in answer.results])
+        for result in answer.results:
+            state = states.get(result.item_id)
+            if is_closed(result.fields, request.filters) or (
+                state and state.over(result.fields, _version_of(result)) != result.fields
+            ):
+                self._answers.drop(key)
+                return None
         return answer
 
     def _encode(self, encoder: Encoder, texts: Sequence[str]) -> dict[str, Vector]:
@@ -412,7 +427,6 @@ def _fetch_item(context: SearchContext, item_id: str) -> Candidate:
     return items[0]
 
 
-def _cache_key(active: ActiveIndex, request: SearchRequest) -> tuple[object, ...]:
-    """Return the cache key of a request: index, tower, cleaned query and other fields without the time, and exact_id."""
-    timeless = replace(request, query=query_text(request.query), filters=replace(request.filters, now=EPOCH))
-    return active.index.name, active.encoder.tower_id, timeless, request.exact_id
+def _version_of(result: SearchResult) -> int:
+    """Return the version of a result's row, as Item.version does."""
+    return max(0, result.fields.get("updated_at") or result.fields.get("listed_at") or 0)

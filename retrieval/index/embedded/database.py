@@ -76,6 +76,7 @@ class StoredItem:
 
     row_id: RowId
     item_id: str
+    version: int
     document: dict[str, Any]
     vector: Vector
 
@@ -84,11 +85,12 @@ class StoredItem:
 class ItemFields:
     """The numbers and labels by which items are filtered and ordered (FIELDS); None if the item lacks the field.
 
-    `attribute_terms` is JSON of a list.
+    `version` is that of the row. `attribute_terms` is JSON of a list.
     """
 
     row_id: RowId
     item_id: str
+    version: int
     ends_at: int | None
     current_price: float | None
     seller_rating: float | None
@@ -127,7 +129,7 @@ class ItemDatabase:
             self._writer = self._connect()
             self._writer.execute("PRAGMA synchronous = FULL")  # so acknowledged writes are on the disk
             if _missing_columns(self._writer):
-                with _transaction(self._writer) as writer:  # another worker may have added them by now
+                with transaction(self._writer) as writer:  # another worker may have added them by now
                     for table, column in _missing_columns(writer):
                         writer.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
             row = self._reader.execute("SELECT database_id, tower_id, dimensions, language FROM meta").fetchone()
@@ -164,7 +166,7 @@ class ItemDatabase:
         indexed = changed = 0
         deleted_ids, stale_ids = list[str](), list[str]()
         rejected: list[tuple[str, str]] = []
-        with self._write_lock, translated(self.path), _transaction(self._writer) as writer:
+        with self._write_lock, translated(self.path), transaction(self._writer) as writer:
             for entry in entries:
                 encoded = _encode(entry, self.dimensions)
                 if isinstance(encoded, str):
@@ -188,6 +190,16 @@ class ItemDatabase:
     def by_item_id(self, item_ids: Sequence[str]) -> dict[str, StoredItem]:
         """Return item_id -> item for these ids; unknown ids and damaged rows are left out."""
         return {item.item_id: item for item in self._read("item_id", item_ids)}
+
+    def known(self, item_ids: Sequence[str]) -> set[str]:
+        """Return those of the ids that an item has."""
+        ids: set[str] = set()
+        for start in range(0, len(item_ids), KEYS_PER_QUERY):
+            batch = item_ids[start : start + KEYS_PER_QUERY]
+            query = f"SELECT item_id FROM lots WHERE item_id IN ({','.join('?' * len(batch))})"
+            with self._read_lock, translated(self.path):
+                ids.update(item_id for (item_id,) in self._reader.execute(query, batch))
+        return ids
 
     def damaged_count(self) -> int:
         """Return the number of damaged rows that were found by reads, without items that were written again since."""
@@ -274,7 +286,7 @@ class ItemDatabase:
         return False
 
     def _connect(self) -> sqlite3.Connection:
-        connection = _connect(self.path)
+        connection = connect(self.path)
         connection.create_function("is_sound", 6, self._is_sound)
         return connection
 
@@ -303,11 +315,14 @@ class ItemDatabase:
         for start in range(0, len(keys), KEYS_PER_QUERY):
             batch = keys[start : start + KEYS_PER_QUERY]
             marks = ",".join("?" * len(batch))
-            query = f"SELECT position, item_id, document, vector FROM lots WHERE {column} IN ({marks}) AND {IS_SOUND}"
+            query = f"SELECT position, item_id, version, document, vector FROM lots WHERE {column} IN ({marks}) AND {IS_SOUND}"
             with self._read_lock, translated(self.path):
                 rows = self._reader.execute(query, batch).fetchall()
             with translated(self.path):
-                items = [StoredItem(row_id, item_id, json.loads(text), _decode(blob)) for row_id, item_id, text, blob in rows]
+                items = [
+                    StoredItem(row_id, item_id, version, json.loads(text), _decode(blob))
+                    for row_id, item_id, version, text, blob in rows
+                ]
             yield from items
 
 
@@ -347,16 +362,15 @@ class ItemSnapshot:
 
     def fields_to(self, last_row_id: int, batch_rows: int) -> Iterator[list[ItemFields]]:
         """Yield batches of at most `batch_rows` items with their fields, up to and including a row id, by ascending row id."""
-        query = (
-            f"SELECT position, item_id, {FIELD_COLUMNS} FROM lots WHERE position <= ? AND {self.scan_condition} ORDER BY position"
-        )
+        columns = f"position, item_id, version, {FIELD_COLUMNS}"
+        query = f"SELECT {columns} FROM lots WHERE position <= ? AND {self.scan_condition} ORDER BY position"
         cursor = self.connection.execute(query, (last_row_id,))
         while rows := cursor.fetchmany(batch_rows):
             yield [ItemFields(*row) for row in rows]
 
     def items_after(self, row_id: int, batch_rows: int) -> Iterator[tuple[list[ItemFields], Vector]]:
         """Yield batches of N <= `batch_rows` items after a row id, by ascending row id: their fields and (N, D) vectors."""
-        columns = f"vector, position, item_id, {FIELD_COLUMNS}"
+        columns = f"vector, position, item_id, version, {FIELD_COLUMNS}"
         query = f"SELECT {columns} FROM lots WHERE position > ? AND {self.scan_condition} ORDER BY position"
         cursor = self.connection.execute(query, (row_id,))
         while rows := cursor.fetchmany(batch_rows):
@@ -372,32 +386,32 @@ class ItemSnapshot:
 
 
 @contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Translate errors of SQLite in the block into IndexUnavailable with the remedy."""
+def translated(path: Path, remedy: str = REBUILD) -> Iterator[None]:
+    """Translate errors of SQLite in the block into IndexUnavailable with the remedy for a damaged file."""
     try:
         yield
     except sqlite3.OperationalError as error:
         if "locked" in str(error) or "busy" in str(error):
             raise IndexUnavailable(f"{path} is locked by another process that writes to it; try again when it has ended") from error
-        raise damaged(path, error) from error
+        raise damaged(path, error, remedy) from error
     except (sqlite3.Error, ValueError, TypeError) as error:
-        raise damaged(path, error) from error
+        raise damaged(path, error, remedy) from error
 
 
-def damaged(path: Path, reason: object) -> IndexUnavailable:
+def damaged(path: Path, reason: object, remedy: str = REBUILD) -> IndexUnavailable:
     """Return the error for a file of an index that cannot be used; a shortage of disk or memory is not called damage."""
     return IndexUnavailable(
-        shortage(path, reason) or f"{path} is missing, closed or damaged ({' '.join(reason_of(reason).split())}); {REBUILD}"
+        shortage(path, reason) or f"{path} is missing, closed or damaged ({' '.join(reason_of(reason).split())}); {remedy}"
     )
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?mode=rw"  # mode=rw does not create an empty database if the file is missing
     return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
 
 
 @contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield connection

@@ -1,12 +1,13 @@
 """Store the fields by which items are filtered and ordered in columns by vector id, so that a filter is computed as one mask."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.contracts.item_states import OPEN, ItemState
 from retrieval.contracts.items import epoch_ms
 from retrieval.index.embedded.attribute_columns import AttributeColumns
 from retrieval.index.embedded.database import ItemFields, RowId
@@ -24,6 +25,8 @@ NEVER_ENDS = np.iinfo(np.int64).max
 NO_LABEL = -1  # code of a missing category, brand or seller
 COLUMNS: Mapping[str, type[np.generic]] = {
     "row_id": np.int64,
+    "version": np.int64,  # of the row
+    "row_sets": np.uint8,  # bit n: the row sets the n-th field of STATE_COLUMNS, so that an older state of it does not count
     "ends_at": np.int64,
     "current_price": np.float32,  # float32, as in opensearch.mapping, so that limits exclude the same items
     "seller_rating": np.float32,
@@ -32,7 +35,15 @@ COLUMNS: Mapping[str, type[np.generic]] = {
     "seller": np.int32,
     "bid_count": np.float64,  # NaN if missing; float64 represents counts and times in ms exactly
     "listed_at": np.float64,
+    "status": np.bool_,  # False for an item that is withdrawn or sold
     "live": np.bool_,
+}
+# field of a state by which items are filtered or ordered -> cell of an item without it; `status` is True for an open item
+STATE_COLUMNS: Mapping[str, int | float | bool] = {
+    "ends_at": NEVER_ENDS,
+    "current_price": np.nan,
+    "bid_count": np.nan,
+    "status": True,
 }
 
 
@@ -104,6 +115,20 @@ class FilterColumns:
             self._vector_ids[item.item_id] = vector_id
             self.item_ids.append(item.item_id)
 
+    def set_states(self, states: Iterable[ItemState]) -> None:
+        """Set the columns of the items of these states, as ItemState.over() does; states of unknown items change nothing."""
+        for state in states:
+            vector_id = self._vector_ids.get(state.item_id)
+            if vector_id is None:
+                continue
+            row_version, row_sets = int(self._columns["version"][vector_id]), int(self._columns["row_sets"][vector_id])
+            for bit, (name, missing) in enumerate(STATE_COLUMNS.items()):
+                version = state.versions.get(name)
+                if version is None or (version < row_version and row_sets & 1 << bit):
+                    continue
+                value = state.values[name]
+                self._columns[name][vector_id] = missing if value is None else value == OPEN if name == "status" else value
+
     def delete(self, item_id: str) -> None:
         """Mark the vector of an item as deleted; do nothing for an unknown item."""
         vector_id = self._vector_ids.pop(item_id, None)
@@ -121,7 +146,7 @@ class FilterColumns:
         def column(name: str) -> NDArray[Any]:
             return self._columns[name] if vector_ids is None else self._columns[name][vector_ids]
 
-        mask: Mask = column("live") & (column("ends_at") > epoch_ms(filters.moment()))
+        mask: Mask = column("live") & column("status") & (column("ends_at") > epoch_ms(filters.moment()))
         for name, label in (("category", filters.category), ("brand", filters.brand)):
             if label is not None:
                 mask &= column(name) == self._codes.get(fold_label(label), NO_LABEL - 1)
@@ -158,9 +183,11 @@ class FilterColumns:
 
     def _row(self, item: ItemFields | DeletedItem) -> tuple[int | float, ...]:
         if isinstance(item, DeletedItem):
-            return (item.row_id, NEVER_ENDS, np.nan, np.nan, NO_LABEL, NO_LABEL, NO_LABEL, np.nan, np.nan, False)
+            return (item.row_id, 0, 0, NEVER_ENDS, np.nan, np.nan, NO_LABEL, NO_LABEL, NO_LABEL, np.nan, np.nan, False, False)
         return (
             item.row_id,
+            item.version,
+            sum(1 << bit for bit, name in enumerate(STATE_COLUMNS) if getattr(item, name, None) is not None),
             NEVER_ENDS if item.ends_at is None else int(item.ends_at),
             np.nan if item.current_price is None else item.current_price,
             np.nan if item.seller_rating is None else item.seller_rating,
@@ -169,6 +196,7 @@ class FilterColumns:
             NO_LABEL if item.seller is None else self._sellers.setdefault(item.seller, len(self._sellers)),
             np.nan if item.bid_count is None else item.bid_count,
             np.nan if item.listed_at is None else item.listed_at,
+            True,
             True,
         )
 

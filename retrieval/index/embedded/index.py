@@ -4,21 +4,25 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from retrieval.config.index_spec import IndexSpec
 from retrieval.contracts.documents import Deletion, IndexedItem, UpsertReport, Vector
+from retrieval.contracts.item_states import ItemState, StateOutcome, StateUpdate
+from retrieval.contracts.items import epoch_ms
 from retrieval.errors import IndexUnavailable, InvalidInput
 from retrieval.index.ann.automatic import AutomaticIndex
-from retrieval.index.embedded.database import NO_COMMIT, CommitSeq, ItemDatabase, damaged
+from retrieval.index.embedded.database import NO_COMMIT, CommitSeq, ItemDatabase, StoredItem, damaged
 from retrieval.index.embedded.follower import enough_memory
 from retrieval.index.embedded.keywords import KeywordFollower
 from retrieval.index.embedded.segments import embedded_spec
+from retrieval.index.embedded.states import STATES_FILE, StateDatabase
 from retrieval.index.embedded.title_terms import TitleFollower, corrections
 from retrieval.index.embedded.top_k import Hit, Ranking, top_k, top_k_field, top_k_keyword, top_k_vectors
 from retrieval.index.embedded.vectors import VectorFollower, VectorView
-from retrieval.index.filters import Filter
+from retrieval.index.filters import Filter, matches, utc_now
 from retrieval.index.fusion import Fusion, fuse
 from retrieval.index.hybrid_tuning import Tuning
 from retrieval.index.port import Candidate, TopField
@@ -64,6 +68,7 @@ class EmbeddedIndex:
         spec: spec of the vector index, or the rules that choose it; None takes an HNSW graph with this process's scoring
             parameters.
         tuning: boosts of keyword searches and fusion of hybrid searches; None takes the defaults.
+        states: file of the states of items, which several indices may share; None takes a file in the folder.
 
     Raises:
         InvalidInput: the parameters of the spec do not suit the vectors.
@@ -80,13 +85,15 @@ class EmbeddedIndex:
         exact_below: int = EXACT_BELOW,
         spec: IndexSpec | AutomaticIndex | None = None,
         tuning: Tuning | None = None,
+        states: Path | None = None,
     ) -> None:
         self._folder = folder
         self._exact_below = exact_below
         self._tuning = tuning or Tuning()
         self._database = ItemDatabase(folder / LOTS_FILE)
         self.language = self._database.language or _read_language(folder / LANGUAGE_FILE)
-        self._vectors = VectorFollower(self._database, spec or embedded_spec())
+        self._states = StateDatabase(states or folder / STATES_FILE)
+        self._vectors = VectorFollower(self._database, spec or embedded_spec(), self._states)
         boosts, live_rows = self._tuning.boosts, self._vectors.live_rows
         self._keywords = KeywordFollower(self._database, folder, boosts, self.language, live_rows)
         self._titles = TitleFollower(self._database, folder)
@@ -177,12 +184,12 @@ class EmbeddedIndex:
     def semantic(self, vector: Vector, k: int, filters: Filter, *, exact: bool = False) -> list[Candidate]:
         """Return the items with the highest cosine to `vector`; exact=True compares with every matching item."""
         self._check_vector(vector)
-        results = self._answer(lambda: self._rank_vectors(vector, k, filters, exact))
+        results = self._answer(filters, lambda: self._rank_vectors(vector, k, filters, exact))
         return add_ranks(results, semantic=results)
 
     def keyword(self, text: str, k: int, filters: Filter) -> list[Candidate]:
         """Return the items with the highest tuned BM25 score for `text`; items that share no word with it are left out."""
-        results = self._answer(lambda: self._rank_keywords(text, k, filters))
+        results = self._answer(filters, lambda: self._rank_keywords(text, k, filters))
         return add_ranks(results, keyword=results)
 
     def hybrid(self, text: str, vector: Vector, k: int, filters: Filter, fusion: Fusion | None = None) -> list[Candidate]:
@@ -197,12 +204,12 @@ class EmbeddedIndex:
             best = fuse(scores_of(keyword), scores_of(semantic), fusion or self._tuning.fusion)[: max(k, 0)]
             return [Hit(row_ids[item_id], item_id, score) for item_id, score in best]
 
-        results = self._answer(rank)
+        results = self._answer(filters, rank)
         return add_ranks(results, semantic=lists[1], keyword=lists[0])
 
     def top(self, field: TopField, k: int, filters: Filter) -> list[Candidate]:
         """Return the items with the highest values of a field; items without the field are left out."""
-        return self._answer(lambda: self._rank_field(field, k, filters))
+        return self._answer(filters, lambda: self._rank_field(field, k, filters))
 
     def corrections(self, words: Sequence[str]) -> dict[str, str]:
         """Return misspelt word -> the most similar word of a title, for words in lower case that no item has."""
@@ -226,7 +233,27 @@ class EmbeddedIndex:
         """Return the items of these ids in the order of the ids; unknown ids are left out, ended items are not."""
         with enough_memory(self.name):
             items = self._database.by_item_id(list(dict.fromkeys(item_ids)))
-            return [Candidate(i, 0.0, items[i].document, items[i].vector) for i in item_ids if i in items]
+            documents = self._with_states(items.values())
+            return [Candidate(i, 0.0, documents[i], items[i].vector) for i in item_ids if i in items]
+
+    def update_states(self, updates: Sequence[StateUpdate]) -> list[StateOutcome]:
+        """Carry out updates of states, in order; acknowledged updates are durable, and the next search uses them."""
+        with enough_memory(self.name):
+            outcomes = self._states.write(updates, epoch_ms(utc_now()))
+            known = self.known([outcome.item_id for outcome in outcomes])
+        return [one if one.item_id in known else StateOutcome(one.item_id, "unknown") for one in outcomes]
+
+    def states(self, item_ids: Sequence[str]) -> dict[str, ItemState]:
+        """Return item_id -> state of these items; items without a state are left out."""
+        return self._states.of_items(item_ids)
+
+    def state_stamp(self, filters: Filter) -> int:
+        """Return a number that changes when an update of a state may have made an item match the filters."""
+        return self._states.stamp(filters)
+
+    def known(self, item_ids: Sequence[str]) -> set[str]:
+        """Return those of the ids that an item has."""
+        return self._database.known(item_ids)
 
     def sample(self, count: int, filters: Filter, seed: int) -> list[Vector]:
         """Return at most `count` stored (D,) vectors of random matching items; the same ones for the same seed."""
@@ -257,6 +284,7 @@ class EmbeddedIndex:
         for follower in (self._keywords, self._titles, self._vectors):
             follower.close()
         self._database.close()
+        self._states.close()
 
     def _rank_vectors(self, vector: Vector, k: int, filters: Filter, exact: bool) -> Ranking:
         if k <= 0:
@@ -295,8 +323,11 @@ class EmbeddedIndex:
         with view.lock.reading():
             return top_k_field(view.columns, field, filters, k)
 
-    def _answer(self, search: Callable[[], Ranking]) -> list[Candidate]:
-        """Return the items of a ranking with their documents; search again if a writer replaced an item in between."""
+    def _answer(self, filters: Filter, search: Callable[[], Ranking]) -> list[Candidate]:
+        """Return the items of a ranking with their documents.
+
+        Search again if, in between, a writer replaced an item, or a new state made it match no longer.
+        """
         candidates: list[Candidate] = []
         for attempt in range(ATTEMPTS):
             if attempt:
@@ -310,10 +341,24 @@ class EmbeddedIndex:
                     for item_id in damaged_ids:
                         view.columns.delete(item_id)
             stored = [(hit, items[hit.row_id]) for hit in hits if hit.row_id in items]
-            candidates = [Candidate(hit.item_id, hit.score, item.document, item.vector) for hit, item in stored]
+            documents = self._with_states([item for _, item in stored])
+            candidates = [
+                Candidate(hit.item_id, hit.score, document, item.vector)
+                for hit, item in stored
+                if (document := documents[hit.item_id]) is item.document or matches(filters, document)
+            ]
             if len(candidates) == len(hits):
                 break
         return candidates
+
+    def _with_states(self, items: Iterable[StoredItem]) -> dict[str, dict[str, Any]]:
+        """Return item_id -> document with the item's state."""
+        stored = {item.item_id: item for item in items}
+        states = self._states.of_items(stored)
+        return {
+            item_id: states[item_id].over(item.document, item.version) if item_id in states else item.document
+            for item_id, item in stored.items()
+        }
 
     def _current_vectors(self) -> VectorView:
         with enough_memory(self.name):

@@ -23,13 +23,16 @@ from uuid import uuid4
 
 from retrieval.config.index_spec import IndexSpec
 from retrieval.contracts.documents import Deletion, IndexedItem, UpsertReport, Vector
+from retrieval.contracts.item_states import ItemState, StateOutcome, StateUpdate
+from retrieval.contracts.items import epoch_ms
 from retrieval.errors import GavelError, IndexUnavailable
 from retrieval.files import seal_json, unseal_json
 from retrieval.index.ann.automatic import AutomaticIndex
 from retrieval.index.embedded.database import damaged
 from retrieval.index.embedded.index import ENTRIES_PER_COMMIT, EmbeddedIndex, VectorIndexInfo
+from retrieval.index.embedded.states import STATES_FILE, StateDatabase
 from retrieval.index.embedded.title_terms import corrections
-from retrieval.index.filters import Filter
+from retrieval.index.filters import Filter, utc_now
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import Tuning
 from retrieval.index.port import Candidate, TopField
@@ -43,7 +46,7 @@ SHARDS_FILE = "shards.json"
 MAX_SOCKET_FOLDER = 70  # bytes of the temporary folder's path, so that multiprocessing's socket in it stays below 104
 REMOTE_METHODS = (
     *("count", "damaged", "deletions", "upsert", "refresh", "prepare", "semantic", "keyword", "top"),
-    *("near_titles", "fetch", "sample", "describe_vectors", "close"),
+    *("near_titles", "fetch", "known", "sample", "describe_vectors", "close"),
 )
 
 T = TypeVar("T")
@@ -130,12 +133,20 @@ class ShardedIndex:
         exact_below: see EmbeddedIndex.
         spec: see EmbeddedIndex.
         tuning: see EmbeddedIndex.
+        states: see EmbeddedIndex; None takes a file in the folder.
 
     Raises:
         IndexUnavailable: a shard is missing or damaged.
     """
 
-    def __init__(self, folder: Path, exact_below: int, spec: IndexSpec | AutomaticIndex | None, tuning: Tuning) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        exact_below: int,
+        spec: IndexSpec | AutomaticIndex | None,
+        tuning: Tuning,
+        states: Path | None = None,
+    ) -> None:
         self._folder = folder
         try:
             meta = unseal_json((folder / SHARDS_FILE).read_bytes())
@@ -145,8 +156,10 @@ class ShardedIndex:
         folders = [_shard_folder(folder, number) for number in range(count)]
         spec = spec.divided(count) if isinstance(spec, AutomaticIndex) else spec
         self._tuning = tuning
+        states = states or folder / STATES_FILE
+        self._states = StateDatabase(states)
         self._threads = ThreadPoolExecutor(4 * count, thread_name_prefix=folder.name)
-        self._shards = list(self._threads.map(lambda shard_folder: Shard(shard_folder, exact_below, spec, tuning), folders))
+        self._shards = list(self._threads.map(lambda shard_folder: Shard(shard_folder, exact_below, spec, tuning, states), folders))
         self.closed = False
         try:
             self._call_all("count")  # opens each shard
@@ -241,6 +254,23 @@ class ShardedIndex:
         items = {item.item_id: item for part in self._map(lambda shard, part: shard.call("fetch", part), parts) for item in part}
         return [items[item_id] for item_id in item_ids if item_id in items]
 
+    def update_states(self, updates: Sequence[StateUpdate]) -> list[StateOutcome]:
+        """Carry out updates of states, in order; acknowledged updates are durable, and the next search uses them."""
+        outcomes = self._states.write(updates, epoch_ms(utc_now()))
+        parts: list[list[str]] = [[] for _ in self._shards]
+        for item_id in {outcome.item_id for outcome in outcomes}:
+            parts[shard_of(item_id, len(parts))].append(item_id)
+        known = set().union(*self._map(lambda shard, part: shard.call("known", part), parts))
+        return [one if one.item_id in known else StateOutcome(one.item_id, "unknown") for one in outcomes]
+
+    def states(self, item_ids: Sequence[str]) -> dict[str, ItemState]:
+        """Return item_id -> state of these items; items without a state are left out."""
+        return self._states.of_items(item_ids)
+
+    def state_stamp(self, filters: Filter) -> int:
+        """Return a number that changes when an update of a state may have made an item match the filters."""
+        return self._states.stamp(filters)
+
     def sample(self, count: int, filters: Filter, seed: int) -> list[Vector]:
         """Return at most `count` stored (D,) vectors of random matching items of all shards."""
         vectors = [vector for part in self._call_all("sample", count, filters, seed) for vector in part]
@@ -261,6 +291,7 @@ class ShardedIndex:
         self.closed = True
         list(self._threads.map(Shard.end, self._shards))
         self._threads.shutdown()
+        self._states.close()
 
     def _top_k(self, method: str, k: int, *args: Any, **options: Any) -> list[Candidate]:
         """Call a search of all shards; return the k best results of all, by descending score, ties by item_id."""

@@ -23,6 +23,7 @@ from retrieval.index.ann.automatic import AutomaticIndex
 from retrieval.index.embedded.database import damaged
 from retrieval.index.embedded.index import EXACT_BELOW, EmbeddedIndex
 from retrieval.index.embedded.sharding import ShardedIndex, is_sharded
+from retrieval.index.embedded.states import STATES_FILE
 from retrieval.index.filters import utc_now
 from retrieval.index.hybrid_tuning import Tuning, untuned
 from retrieval.index.port import index_name
@@ -66,6 +67,7 @@ class EmbeddedStore:
         self._tuning = tuning
         self._shards = shards
         self._pointer = root / f"{alias}.json"
+        self._states = root / f"{alias}.{STATES_FILE}"
         self._open_indices: dict[str, OpenIndex] = {}
         self._lock = threading.Lock()
 
@@ -159,7 +161,7 @@ class EmbeddedStore:
             index = self._open_indices.get(name)
             if index is None or index.closed:
                 index_type = ShardedIndex if is_sharded(folder) else EmbeddedIndex
-                index = index_type(folder, self._exact_below, self._spec, self._tuning(self._tower_of(name)))
+                index = index_type(folder, self._exact_below, self._spec, self._tuning(self._tower_of(name)), self._states)
                 if index.tower_id != self._tower_of(name):
                     index.close()
                     raise damaged(folder, f"it holds lots of tower {index.tower_id}")

@@ -5,6 +5,7 @@ If too many vectors are deleted, or there are many more than at training, it bui
 """
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -13,11 +14,12 @@ from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import IndexUnavailable
 from retrieval.index.ann.automatic import AutomaticIndex, IndexChoice
 from retrieval.index.ann.vector_index import AnnIndex
-from retrieval.index.embedded.database import NO_COMMIT, ItemDatabase, ItemFields, ItemSnapshot, RowId
+from retrieval.index.embedded.database import NO_COMMIT, CommitSeq, ItemDatabase, ItemFields, ItemSnapshot, RowId
 from retrieval.index.embedded.filter_columns import DeletedItem, FilterColumns, RowIds
 from retrieval.index.embedded.follower import Follower
 from retrieval.index.embedded.read_write_lock import ReadWriteLock
 from retrieval.index.embedded.segments import SegmentedVectors
+from retrieval.index.embedded.states import StateDatabase
 
 logger = logging.getLogger(__name__)
 
@@ -36,38 +38,41 @@ class VectorView:
     Args:
         database: database of the items.
         spec: spec of the vector index.
+        states: states of the items; None for none.
 
     Attributes:
         vectors: vectors by vector id.
-        columns: filter columns of the vectors' items.
+        columns: filter columns of the vectors' items, with their states.
         commit_seq: last commit whose items are in both; NO_COMMIT before the first catch_up().
         lock: lock that searches hold for reading, and changes for writing.
     """
 
-    def __init__(self, database: ItemDatabase, spec: IndexSpec) -> None:
-        self._database, self._spec = database, spec
+    def __init__(self, database: ItemDatabase, spec: IndexSpec, states: StateDatabase | None = None) -> None:
+        self._database, self._spec, self._states = database, spec, states
         self._path = database.path.with_name(f"{spec.index_type}.faiss")
         self.vectors = SegmentedVectors(AnnIndex(database.dimensions, spec, self._path.parent))
         self.columns = FilterColumns()
         self.commit_seq = NO_COMMIT
         self.lock = ReadWriteLock()
+        self._states_to = 0  # sequence number of the last state in the columns
+        self._states_lock = threading.Lock()
         self._deletions_to = 0  # sequence number of the last deletion that was applied
         self._saved = 0  # number of vectors in the file
 
     @classmethod
-    def open(cls, database: ItemDatabase, spec: IndexSpec) -> "VectorView":
+    def open(cls, database: ItemDatabase, spec: IndexSpec, states: StateDatabase | None = None) -> "VectorView":
         """Return a view of the vector file, with the vectors that the file lacks from the database.
 
         If the file is missing, damaged or of another index type, the view is built from the database alone.
         """
         problem: Exception | None = None
         for _ in range(ATTEMPTS):
-            opened = cls(database, spec)
+            opened = cls(database, spec, states)
             with database.snapshot() as snapshot:
                 try:
                     opened._load(snapshot)
                 except FileNotFoundError:
-                    return cls.build(database, spec)
+                    return cls.build(database, spec, states)
                 except (OSError, ValueError, RuntimeError, TypeError, AttributeError) as error:
                     problem = error  # maybe another process has just replaced the file, so try again
                     continue
@@ -75,12 +80,18 @@ class VectorView:
                 return opened
         message = "%s is not usable (%s); the vector index is built again from %s"
         logger.warning(message, opened._path, problem, database.path)
-        return cls.build(database, spec)
+        return cls.build(database, spec, states)
 
     @classmethod
-    def build(cls, database: ItemDatabase, spec: IndexSpec, checkpoint: Callable[[], None] = lambda: None) -> "VectorView":
+    def build(
+        cls,
+        database: ItemDatabase,
+        spec: IndexSpec,
+        states: StateDatabase | None = None,
+        checkpoint: Callable[[], None] = lambda: None,
+    ) -> "VectorView":
         """Return a view that is built from the database alone; checkpoint() is called between steps and may raise to give up."""
-        built = cls(database, spec)
+        built = cls(database, spec, states)
         with database.snapshot() as snapshot:
             built._fill(snapshot, checkpoint)
         return built
@@ -116,8 +127,20 @@ class VectorView:
             with self.lock.writing():
                 self.vectors.add(vectors)
                 self.columns.append(items)
+                if self._states is not None and self._states_to:  # else catch_up_states() reads all states
+                    self.columns.set_states(self._states.of_items(item.item_id for item in items).values())
             checkpoint()
         self.commit_seq = snapshot.commit_seq()
+
+    def catch_up_states(self) -> None:
+        """Set the columns of the items whose state was written since the last call; vectors and words are not touched."""
+        if self._states is None or self._states.sequence() == self._states_to:
+            return
+        with self._states_lock:
+            for sequence, states in self._states.after(self._states_to):
+                with self.lock.writing():
+                    self.columns.set_states(states)
+                self._states_to = sequence
 
     def merge(self, checkpoint: Callable[[], None] = lambda: None) -> None:
         """Merge the buffer into a copy of the main segment, while searches go on; checkpoint() may raise to give up."""
@@ -186,19 +209,26 @@ class VectorFollower(Follower[VectorView]):
         database: database to follow.
         spec: spec of the vector index, or the rules that choose it. A choice is stored with the vector file, and made again when
             there are twice as many vectors.
+        states: states of the items; None for none.
 
     Raises:
         InvalidInput: the parameters of the spec do not suit the vectors.
     """
 
-    def __init__(self, database: ItemDatabase, spec: IndexSpec | AutomaticIndex) -> None:
+    def __init__(self, database: ItemDatabase, spec: IndexSpec | AutomaticIndex, states: StateDatabase | None = None) -> None:
         if isinstance(spec, IndexSpec):
             spec.check_fit(database.dimensions)
         name = database.path.parent.name
         super().__init__(database, f"merge {name}", f"{name} keeps its graph and its delta as they are")
-        self._spec = spec
+        self._spec, self._states = spec, states
         self._choice_path = database.path.with_name(CHOICE_FILE)
         self.choice: IndexChoice | None = None  # None for a spec that the settings name, and before the first view
+
+    def current(self, min_commit: CommitSeq) -> VectorView:
+        """Return the current view, with the states that were written until now; see Follower.current()."""
+        view = super().current(min_commit)
+        view.catch_up_states()
+        return view
 
     def live_rows(self) -> tuple[RowIds, RowId]:
         """Return the ascending row ids of all items of the view, and the last row id in the view.
@@ -213,12 +243,12 @@ class VectorFollower(Follower[VectorView]):
 
     def _open(self) -> VectorView:
         if isinstance(self._spec, IndexSpec):
-            return VectorView.open(self._database, self._spec)
+            return VectorView.open(self._database, self._spec, self._states)
         items = self._database.count()
         stored = IndexChoice.load(self._choice_path)
         stale = stored is None or self._spec.is_stale(stored, items)
         self.choice = self._spec.choose(items, self._database.dimensions) if stale else stored
-        return VectorView.open(self._database, self._chosen_spec())
+        return VectorView.open(self._database, self._chosen_spec(), self._states)
 
     def _refresh(self, view: VectorView, checkpoint: Callable[[], None] = lambda: None) -> VectorView:
         with self._database.snapshot() as snapshot:
@@ -231,7 +261,7 @@ class VectorFollower(Follower[VectorView]):
     def _rebuild(self, view: VectorView, *, in_background: bool) -> None:
         other_type = self._is_choice_stale(view) and self._choose_again(view)
         if view.needs_rebuild or other_type:
-            view = VectorView.build(self._database, self._chosen_spec(), self._check_open)
+            view = VectorView.build(self._database, self._chosen_spec(), self._states, self._check_open)
             self._swap(view)
         else:
             view.merge(self._check_open)

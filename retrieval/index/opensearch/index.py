@@ -15,10 +15,11 @@ from opensearchpy import OpenSearch
 from opensearchpy.helpers import scan
 
 from retrieval.contracts.documents import DELETED_FIELD, Deletion, IndexedItem, UpsertReport, Vector, pop_vector
+from retrieval.contracts.item_states import ItemState, StateOutcome, StateUpdate
 from retrieval.contracts.items import epoch_ms
 from retrieval.deadline import Deadline
 from retrieval.errors import IndexUnavailable, InvalidInput, InvalidQuery
-from retrieval.index.filters import Filter, utc_now
+from retrieval.index.filters import Filter, matches, utc_now
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import Tuning
 from retrieval.index.opensearch.bulk import BulkWriter
@@ -27,6 +28,7 @@ from retrieval.index.opensearch.mapping import EPOCH_MILLIS, fusion_pipeline
 from retrieval.index.opensearch.queries import (
     KEYWORD_QUERY,
     KNOWN_WORDS,
+    Query,
     corrections_body,
     depth_of,
     exact_body,
@@ -38,6 +40,7 @@ from retrieval.index.opensearch.queries import (
     top_body,
 )
 from retrieval.index.opensearch.responses import check_answer, check_documents, check_refresh, check_searches, retry_read
+from retrieval.index.opensearch.states import NO_CHANGES, StateIndex, row_fields
 from retrieval.index.port import REBUILD, Candidate, TopField
 from retrieval.index.ranking import add_ranks, fuse_candidates, rank_by_cosine, sort_by_score
 from retrieval.text.spelling import can_be_misspelt
@@ -55,6 +58,7 @@ GLOBAL_WORD_WEIGHTS = "dfs_query_then_fetch"
 T = TypeVar("T")
 # because a failed shard must not look like an answer with fewer hits
 NO_PARTIAL_RESULTS = {"allow_partial_search_results": "false"}
+ALWAYS = {**NO_PARTIAL_RESULTS, "version": "true"}  # parameters of every search; versions are compared with those of states
 
 
 class OpenSearchIndex:
@@ -72,6 +76,7 @@ class OpenSearchIndex:
         timeout_s: float,
         tuning: Tuning,
         damaged: set[str],
+        states: StateIndex,
         boosts: Mapping[str, float],
         has_attributes: bool,
         shards: int = 1,
@@ -84,6 +89,7 @@ class OpenSearchIndex:
         self._pipeline = pipeline
         self._tuning, self._boosts, self._has_attributes = tuning, boosts, has_attributes
         self._damaged = damaged
+        self._states = states
         self._writer = BulkWriter(client, name, dimensions, url, max(timeout_s, WRITE_TIMEOUT_S))
         self._shards = shards
         self._timeout_s = timeout_s
@@ -106,7 +112,7 @@ class OpenSearchIndex:
     def count(self, filters: Filter | None = None) -> int:
         """Return the number of items that searches can find, ended ones included; with filters, the number that match."""
         self._check_filters(filters)
-        body = ALL_ITEMS if filters is None else {"query": filter_query(filters)}
+        body = ALL_ITEMS if filters is None else {"query": self._matching(filters)}
         return int(self._read(lambda limits: check_answer(self._client.count(index=self._name, body=body, params=limits)))["count"])
 
     def upsert(self, entries: Iterable[IndexedItem | Deletion], *, overwrite: bool = False) -> UpsertReport:
@@ -125,7 +131,12 @@ class OpenSearchIndex:
         """
         with opensearch_errors(self._url):  # indices of older versions lack the field
             self._client.indices.put_mapping(index=self._name, body={"properties": {DELETED_FIELD: EPOCH_MILLIS}})
-        report = self._writer.write(entries, overwrite=overwrite)
+        rows: dict[str, tuple[int, Mapping[str, Any]] | None] = {}
+        report = self._writer.write(_noting_rows(entries, rows), overwrite=overwrite)
+        for item_id in (*report.stale_ids, *(item_id for item_id, _ in report.rejected)):
+            rows.pop(item_id, None)
+        if rows and self._states.rows_of() == self._name:
+            self._states.take_rows(rows, force=overwrite)
         if report.deleted:
             self._purge_deletions(utc_now() - DELETION_RETENTION)
         return report
@@ -133,6 +144,7 @@ class OpenSearchIndex:
     def refresh(self) -> None:
         """Make all acknowledged writes visible to the next search."""
         self._read(lambda limits: check_refresh(self._client.indices.refresh(index=self._name, params=limits)), WRITE_TIMEOUT_S)
+        self._states.refresh(WRITE_TIMEOUT_S)
 
     def semantic(self, vector: Vector, k: int, filters: Filter, *, exact: bool = False) -> list[Candidate]:
         """Return the items with the highest cosine to `vector`.
@@ -147,8 +159,9 @@ class OpenSearchIndex:
         self._check_filters(filters)
         if k < 1:
             return []
-        body = exact_body(vector, k, filters) if exact else semantic_body(vector, k, filters)
-        candidates = rank_by_cosine(vector, self._candidates(self._hits(body)), k)
+        matching = self._matching(filters)
+        body = exact_body(vector, k, matching) if exact else semantic_body(vector, k, matching)
+        candidates = rank_by_cosine(vector, self._candidates(self._hits(body), filters), k)
         return add_ranks(candidates, semantic=candidates)
 
     def keyword(self, text: str, k: int, filters: Filter) -> list[Candidate]:
@@ -156,8 +169,8 @@ class OpenSearchIndex:
         self._check_filters(filters)
         if k < 1:
             return []
-        body = keyword_body(text, k, filters, self._boosts)
-        candidates = sort_by_score(self._candidates(self._hits(body, search_type=GLOBAL_WORD_WEIGHTS)))[:k]
+        body = keyword_body(text, depth_of(k), self._matching(filters), self._boosts)
+        candidates = sort_by_score(self._candidates(self._hits(body, search_type=GLOBAL_WORD_WEIGHTS), filters))[:k]
         return add_ranks(candidates, keyword=candidates)
 
     def hybrid(self, text: str, vector: Vector, k: int, filters: Filter, fusion: Fusion | None = None) -> list[Candidate]:
@@ -174,8 +187,8 @@ class OpenSearchIndex:
             return []
         if self._shards > 1:
             return fuse_candidates(*self._both_lists(text, vector, k, filters), fusion, k)
-        hits = self._hybrid_hits(hybrid_body(text, vector, k, filters, self._boosts), fusion)
-        by_id = {candidate.item_id: candidate for candidate in self._candidates(hits)}
+        hits = self._hybrid_hits(hybrid_body(text, vector, k, self._matching(filters), self._boosts), fusion)
+        by_id = {candidate.item_id: candidate for candidate in self._candidates(hits, filters)}
         semantic = rank_by_cosine(vector, by_id.values(), k)
         scores = [(hit["_id"], score) for hit in hits if hit["_id"] in by_id and (score := _keyword_score(hit)) > 0]
         scored = [replace(by_id[item_id], score=score) for item_id, score in scores]
@@ -187,8 +200,12 @@ class OpenSearchIndex:
         self._check_filters(filters)
         if k < 1:
             return []
-        candidates = self._candidates(self._hits(top_body(field, k, filters)))
-        return [replace(candidate, score=float(candidate.document[field])) for candidate in candidates]
+        matching = self._matching(filters)
+        candidates = self._candidates(self._hits(top_body(field, k, matching)), filters)
+        if field == "bid_count":
+            candidates += self._most_bids(k, matching, filters, {candidate.item_id for candidate in candidates})
+        scored = [replace(one, score=float(one.document[field])) for one in candidates if field in one.document]
+        return sort_by_score(scored)[:k]
 
     def corrections(self, words: Sequence[str]) -> dict[str, str]:
         """Return misspelt word -> the most similar word of a title, for words in lower case that no item has; in one request."""
@@ -212,11 +229,29 @@ class OpenSearchIndex:
             candidates += self._candidates(hits)
         return candidates
 
+    def update_states(self, updates: Sequence[StateUpdate]) -> list[StateOutcome]:
+        """Carry out updates of states, in order, and return the outcome of each; acknowledged updates are durable."""
+        if not updates:
+            return []
+        self._states.create(self._name)
+        return self._states.update(updates, self._name)
+
+    def states(self, item_ids: Sequence[str]) -> dict[str, ItemState]:
+        """Return item_id -> state of these items; items without a state are left out."""
+        return self._states.of_items(item_ids, self._timeout_s)
+
+    def state_stamp(self, filters: Filter) -> int:
+        """Return a number that changes when an update of a state may have made an item match the filters."""
+        by_price = filters.min_price is not None or filters.max_price is not None
+        return self._states.stamp("changes" if by_price else "openings", self._timeout_s)
+
     def sample(self, count: int, filters: Filter, seed: int) -> list[Vector]:
         """Return at most `count` stored (dimensions,) vectors of random matching items; a seed gives the same until a write."""
         self._check_filters(filters)
         return (
-            [candidate.vector for candidate in self._candidates(self._hits(sample_body(count, filters, seed)))] if count > 0 else []
+            [candidate.vector for candidate in self._candidates(self._hits(sample_body(count, self._matching(filters), seed)))]
+            if count > 0
+            else []
         )
 
     def deletions(self) -> list[Deletion]:
@@ -267,22 +302,42 @@ class OpenSearchIndex:
 
     def _both_lists(self, text: str, vector: Vector, k: int, filters: Filter) -> tuple[list[Candidate], list[Candidate]]:
         """Return the lists of keyword() and of semantic(), fetched in one request."""
-        bodies = [keyword_body(text, depth_of(k), filters, self._boosts), semantic_body(vector, k, filters)]
+        matching = self._matching(filters)
+        bodies = [keyword_body(text, depth_of(k), matching, self._boosts), semantic_body(vector, k, matching)]
         lines = [
             line
             for body, kind in zip(bodies, (GLOBAL_WORD_WEIGHTS, "query_then_fetch"), strict=True)
             for line in ({"search_type": kind, **NO_PARTIAL_RESULTS}, body)
         ]
         answers = self._read(lambda limits: check_searches(self._client.msearch(index=self._name, body=lines, params=limits)))
-        keyword, semantic = (list(self._candidates(answer["hits"]["hits"])) for answer in answers)
+        keyword, semantic = (self._candidates(answer["hits"]["hits"], filters) for answer in answers)
         return sort_by_score(keyword)[:k], rank_by_cosine(vector, semantic, k)
+
+    def _matching(self, filters: Filter) -> Query:
+        """Return the query for the lots that match the filters by their states."""
+        return filter_query(filters, self._states.changes(filters, self._timeout_s) or NO_CHANGES)
+
+    def _most_bids(self, k: int, matching: Query, filters: Filter, known: set[str]) -> list[Candidate]:
+        """Return matching items whose states have the most bids, without the known ones; k of them are enough."""
+        candidates: list[Candidate] = []
+        for page in self._states.most_bids(filters, self._timeout_s):
+            ids = [item_id for item_id in page if item_id not in known]
+            body = {"size": len(page), "query": {"bool": {"filter": [matching, {"terms": {"item_id": ids}}]}}}
+            candidates += self._candidates(self._hits(body), filters) if ids else []
+            if len(candidates) >= k:
+                break
+        return candidates
 
     def _hits(self, body: Mapping[str, Any], **params: str) -> list[dict[str, Any]]:
         return list(self._search(body, **params)["hits"]["hits"])
 
     def _search(self, body: Mapping[str, Any], **params: str) -> dict[str, Any]:
         def send(limits: dict[str, Any]) -> dict[str, Any]:
-            return check_answer(self._client.search(index=self._name, body=body, params={**NO_PARTIAL_RESULTS, **params, **limits}))
+            return check_answer(
+                self._client.search(
+                    index=self._name, body=body, params={**NO_PARTIAL_RESULTS, **params, **limits, "version": "true"}
+                )
+            )
 
         return self._read(send)
 
@@ -301,20 +356,34 @@ class OpenSearchIndex:
         with opensearch_errors(self._url):
             return retry_read(lambda: send({"request_timeout": deadline.limit(seconds)}))
 
-    def _candidates(self, hits: Iterable[Mapping[str, Any]]) -> Iterator[Candidate]:
-        """Yield the items of hits; an item whose document or vector cannot be read is left out and logged once."""
-        for hit in hits:
-            try:
-                document = dict(hit["_source"])
-                vector = pop_vector(hit["_id"], document)
-                if vector.shape != (self._dimensions,):
-                    raise ValueError(f"its vector has shape {vector.shape}")
-            except (KeyError, TypeError, ValueError, InvalidInput) as error:
-                if hit["_id"] not in self._damaged:
-                    self._damaged.add(hit["_id"])
-                    logger.error("index %s: lot %r is damaged (%r) and left out; %s", self._name, hit["_id"], error, REBUILD)
+    def _candidates(self, hits: Iterable[Mapping[str, Any]], filters: Filter | None = None) -> list[Candidate]:
+        """Return the items of hits with their newest states, without damaged ones; with filters, those that still match them."""
+        read = [(int(hit.get("_version", 0)), candidate) for hit in hits if (candidate := self._read_hit(hit))]
+        states = self._states.of_items([candidate.item_id for _, candidate in read], self._timeout_s)
+        candidates: list[Candidate] = []
+        for version, candidate in read:
+            state = states.get(candidate.item_id)
+            if state is None:
+                candidates.append(candidate)
                 continue
-            yield Candidate(hit["_id"], float(hit.get("_score") or 0.0), document, vector)
+            document = state.over(candidate.document, version)
+            if filters is None or matches(filters, document):
+                candidates.append(replace(candidate, document=document))
+        return candidates
+
+    def _read_hit(self, hit: Mapping[str, Any]) -> Candidate | None:
+        """Return the item of a hit; None for one whose document or vector cannot be read, which is logged once."""
+        try:
+            document = dict(hit["_source"])
+            vector = pop_vector(hit["_id"], document)
+            if vector.shape != (self._dimensions,):
+                raise ValueError(f"its vector has shape {vector.shape}")
+        except (KeyError, TypeError, ValueError, InvalidInput) as error:
+            if hit["_id"] not in self._damaged:
+                self._damaged.add(hit["_id"])
+                logger.error("index %s: lot %r is damaged (%r) and left out; %s", self._name, hit["_id"], error, REBUILD)
+            return None
+        return Candidate(hit["_id"], float(hit.get("_score") or 0.0), document, vector)
 
     def _check_filters(self, filters: Filter | None) -> None:
         if filters is not None and filters.attributes and not self._has_attributes:
@@ -325,6 +394,15 @@ class OpenSearchIndex:
     def _check_vector(self, vector: Vector) -> None:
         if vector.shape != (self._dimensions,):
             raise InvalidInput(f"the query vector has shape {vector.shape}, index {self._name} holds ({self._dimensions},)")
+
+
+def _noting_rows(
+    entries: Iterable[IndexedItem | Deletion], rows: dict[str, tuple[int, Mapping[str, Any]] | None]
+) -> Iterator[IndexedItem | Deletion]:
+    """Yield the operations, and note in `rows` what the last row of each item says, for StateIndex.take_rows()."""
+    for entry in entries:
+        rows[entry.item_id] = (entry.version, row_fields(entry.document)) if isinstance(entry, IndexedItem) else None
+        yield entry
 
 
 def _options(answer: Mapping[str, Any], name: str) -> list[dict[str, Any]]:

@@ -5,16 +5,19 @@ from typing import Any
 
 from retrieval.config.settings import scoring_parameters
 from retrieval.contracts.attributes import ATTRIBUTE_TERMS_FIELD
-from retrieval.contracts.documents import TEXT_FIELD, VECTOR_FIELD, Vector
-from retrieval.contracts.items import epoch_ms
+from retrieval.contracts.documents import DELETED_FIELD, TEXT_FIELD, VECTOR_FIELD, Vector
 from retrieval.index.filters import Filter
 from retrieval.index.opensearch.mapping import SPELLING_FIELD, WORD_FIELDS
+from retrieval.index.opensearch.states import NO_CHANGES, StateChanges, state_conditions
 from retrieval.index.port import OVERFETCH, TopField
 from retrieval.text.spelling import MIN_LETTERS, max_edits
 
 DEFAULT_EF_SEARCH = 100  # used if hnsw_ef_search is 0
 MAX_RESULTS = 10_000  # OpenSearch's index.max_result_window, and the largest k of a knn query
 EXACT_OVERFETCH = 100  # candidates beyond k of an exact search, so that rounded vectors do not exclude one of the k best
+MAX_TERMS = 65_536  # OpenSearch's index.max_terms_count
+Query = dict[str, Any]
+"""A query of OpenSearch, such as that of filter_query()."""
 NO_BOOSTS: Mapping[str, float] = {}
 KNOWN_WORDS = "known"  # name of the aggregation that counts the items with each word
 OPTIONS = 10  # suggestions per word; the best one that can_be_misspelt() accepts is used
@@ -26,15 +29,17 @@ def depth_of(k: int) -> int:
     return min(k + OVERFETCH, MAX_RESULTS)
 
 
-def filter_query(filters: Filter) -> dict[str, Any]:
-    """Return the query for items that match the filters and whose auctions have not ended."""
+def filter_query(filters: Filter, changes: StateChanges = NO_CHANGES) -> dict[str, Any]:
+    """Return the query for lots that match the filters and whose auctions have not ended.
+
+    Args:
+        filters: conditions on the lots.
+        changes: lots whose state and row differ on the filters.
+    """
     must: list[dict[str, Any]] = []
     for name, value in (("category", filters.category), ("brand", filters.brand)):
         if value is not None:
             must.append({"term": {name: value}})  # the field's normalizer lower-cases both
-    price = {bound: value for bound, value in (("gte", filters.min_price), ("lte", filters.max_price)) if value is not None}
-    if price:
-        must.append({"range": {"current_price": price}})
     if filters.min_seller_rating is not None:
         must.append({"range": {"seller_rating": {"gte": filters.min_seller_rating}}})
     for condition in filters.attributes:
@@ -43,54 +48,62 @@ def filter_query(filters: Filter) -> dict[str, Any]:
         if condition.has_range:
             low, high = condition.term_range
             must.append({"range": {ATTRIBUTE_TERMS_FIELD: {"gte": low, "lte": high}}})
-    ended = {"range": {"ends_at": {"lte": epoch_ms(filters.moment())}}}  # never true for an item without ends_at
     blocked = filters.blocked
     lists = {"item_id": blocked.items, "seller": blocked.sellers, "category": blocked.categories, "brand": blocked.brands}
     blocks = [{"terms": {name: sorted(values)}} for name, values in lists.items() if values]
-    return {"bool": {"filter": must, "must_not": [ended, *blocks]}}
+    by_row = state_conditions(filters)
+    by_row["bool"]["must_not"] += _id_terms(changes.excluded)
+    if not changes.added:
+        return {"bool": {"filter": [*must, *by_row["bool"]["filter"]], "must_not": [*by_row["bool"]["must_not"], *blocks]}}
+    either = {"bool": {"should": [by_row, *_id_terms(changes.added)], "minimum_should_match": 1}}
+    return {"bool": {"filter": [*must, either], "must_not": [{"exists": {"field": DELETED_FIELD}}, *blocks]}}
 
 
-def semantic_body(vector: Vector, k: int, filters: Filter) -> dict[str, Any]:
+def _id_terms(item_ids: Sequence[str]) -> list[dict[str, Any]]:
+    return [{"terms": {"item_id": item_ids[start : start + MAX_TERMS]}} for start in range(0, len(item_ids), MAX_TERMS)]
+
+
+def semantic_body(vector: Vector, k: int, matching: Query) -> dict[str, Any]:
     """Return the body for the approximate nearest neighbours among the matching items, by HNSW."""
     depth = depth_of(k)
-    return {"size": depth, "query": _knn_query(vector, depth, filters)}
+    return {"size": depth, "query": _knn_query(vector, depth, matching)}
 
 
-def exact_body(vector: Vector, k: int, filters: Filter) -> dict[str, Any]:
+def exact_body(vector: Vector, k: int, matching: Query) -> dict[str, Any]:
     """Return the body for the exact nearest neighbours. A score is 1 + cosine within about 3e-4, because vectors are rounded."""
     script = {
         "lang": "knn",
         "source": "knn_score",
         "params": {"field": VECTOR_FIELD, "query_value": vector.tolist(), "space_type": "cosinesimil"},
     }
-    query = {"script_score": {"query": filter_query(filters), "script": script}}
+    query = {"script_score": {"query": matching, "script": script}}
     return {"size": min(k + EXACT_OVERFETCH, MAX_RESULTS), "query": query, "sort": _best_first()}
 
 
-def keyword_body(text: str, k: int, filters: Filter, boosts: Mapping[str, float] = NO_BOOSTS) -> dict[str, Any]:
+def keyword_body(text: str, k: int, matching: Query, boosts: Mapping[str, float] = NO_BOOSTS) -> dict[str, Any]:
     """Return the body for the matching items that share a word with the text, by BM25; `boosts` is field -> boost."""
-    return {"size": min(k, MAX_RESULTS), "query": _match_query(text, filters, boosts), "sort": _best_first()}
+    return {"size": min(k, MAX_RESULTS), "query": _match_query(text, matching, boosts), "sort": _best_first()}
 
 
-def hybrid_body(text: str, vector: Vector, k: int, filters: Filter, boosts: Mapping[str, float] = NO_BOOSTS) -> dict[str, Any]:
+def hybrid_body(text: str, vector: Vector, k: int, matching: Query, boosts: Mapping[str, float] = NO_BOOSTS) -> dict[str, Any]:
     """Return the body for both lists of a hybrid search in one request, each with depth_of(k) hits.
 
     pagination_depth limits the lists. The k of a sub-query does not, because HNSW returns ef_search hits, and BM25 all.
     """
     depth = depth_of(k)
-    queries = [_knn_query(vector, depth, filters), _match_query(text, filters, boosts)]
+    queries = [_knn_query(vector, depth, matching), _match_query(text, matching, boosts)]
     return {"size": min(2 * depth, MAX_RESULTS), "query": {"hybrid": {"queries": queries, "pagination_depth": depth}}}
 
 
-def top_body(field: TopField, k: int, filters: Filter) -> dict[str, Any]:
+def top_body(field: TopField, k: int, matching: Query) -> dict[str, Any]:
     """Return the body for the matching items that have a numeric field, the highest first."""
-    query = {"bool": {"filter": [filter_query(filters), {"exists": {"field": field}}]}}
+    query = {"bool": {"filter": [matching, {"exists": {"field": field}}]}}
     return {"size": min(k, MAX_RESULTS), "query": query, "sort": [{field: "desc"}, {"item_id": "asc"}]}
 
 
-def sample_body(count: int, filters: Filter, seed: int) -> dict[str, Any]:
+def sample_body(count: int, matching: Query, seed: int) -> dict[str, Any]:
     """Return the body for random matching items. The items for a seed change after writes."""
-    random = {"query": filter_query(filters), "random_score": {"seed": seed, "field": "_seq_no"}, "boost_mode": "replace"}
+    random = {"query": matching, "random_score": {"seed": seed, "field": "_seq_no"}, "boost_mode": "replace"}
     return {"size": min(count, MAX_RESULTS), "query": {"function_score": random}}
 
 
@@ -114,16 +127,16 @@ def _term_suggester(word: str) -> dict[str, Any]:
     return {"field": SPELLING_FIELD, "size": OPTIONS, "accuracy": 0.01, **edits}
 
 
-def _knn_query(vector: Vector, k: int, filters: Filter) -> dict[str, Any]:
+def _knn_query(vector: Vector, k: int, matching: Query) -> dict[str, Any]:
     parameters = {"ef_search": max(scoring_parameters().hnsw_ef_search or DEFAULT_EF_SEARCH, k)}
-    knn = {"vector": vector.tolist(), "k": k, "filter": filter_query(filters), "method_parameters": parameters}
+    knn = {"vector": vector.tolist(), "k": k, "filter": matching, "method_parameters": parameters}
     return {"knn": {VECTOR_FIELD: knn}}
 
 
-def _match_query(text: str, filters: Filter, boosts: Mapping[str, float]) -> dict[str, Any]:
+def _match_query(text: str, matching: Query, boosts: Mapping[str, float]) -> dict[str, Any]:
     fields = [TEXT_FIELD, *(f"{WORD_FIELDS[name]}^{boost}" for name, boost in boosts.items())]
     match = {"multi_match": {"query": text, "fields": fields, "type": "most_fields", "_name": KEYWORD_QUERY}}
-    return {"bool": {"must": [match], "filter": [filter_query(filters)]}}
+    return {"bool": {"must": [match], "filter": [matching]}}
 
 
 def _best_first() -> list[Any]:

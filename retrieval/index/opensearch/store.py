@@ -16,6 +16,7 @@ from retrieval.index.opensearch.client import connect, opensearch_errors
 from retrieval.index.opensearch.index import OpenSearchIndex
 from retrieval.index.opensearch.mapping import ATTRIBUTES_META, HYBRID_PIPELINE, Engine, index_body, pipeline_name
 from retrieval.index.opensearch.responses import retry_read
+from retrieval.index.opensearch.states import StateIndex, states_name
 from retrieval.index.port import REBUILD, index_name
 from retrieval.text.analysis import ANALYSIS
 from retrieval.text.languages import DEFAULT_LANGUAGE, check_language
@@ -72,6 +73,7 @@ class OpenSearchStore:
         self._language = language
         self._tuning = tuning
         self._damaged: dict[str, set[str]] = defaultdict(set)  # index -> ids of damaged items
+        self._states = StateIndex(self._client, states_name(alias), self._url, replicas)
         self._warned: set[str] = set()  # indices whose state was logged
 
     def create(self, tower_id: str, dimensions: int) -> OpenSearchIndex:
@@ -140,6 +142,7 @@ class OpenSearchStore:
         actions: list[dict[str, Any]] = [{"add": {"index": name, "alias": self._alias}}]
         if live not in (None, name):
             actions.insert(0, {"remove": {"index": f"{self._alias}-*", "alias": self._alias}})
+        self._states.take_all_rows(name)
         with opensearch_errors(self._url):
             self._client.indices.update_aliases(body={"actions": actions})
 
@@ -186,6 +189,7 @@ class OpenSearchStore:
             has_attributes=ATTRIBUTES_META in meta,
             shards=int(meta.get("shards", 1)),  # old indices do not store the number and have one
             damaged=self._damaged[name],
+            states=self._states,
         )
 
     def _boosts(self, name: str, meta: Mapping[str, Any], tuning: Tuning) -> dict[str, float]:

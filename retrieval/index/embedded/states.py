@@ -1,0 +1,153 @@
+"""Store the states of items in SQLite, beside all embedded indices of an alias, so that a new index or tower keeps them."""
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from retrieval.contracts.item_states import OPEN, STATE_FIELDS, ItemState, StateOutcome, StateUpdate
+from retrieval.index.embedded.database import BUSY_TIMEOUT_S, KEYS_PER_QUERY, connect, transaction, translated
+from retrieval.index.filters import Filter
+
+STATES_FILE = "states.sqlite"
+STATES_PER_STEP = 4_096  # states that are read at a time
+UPDATES_PER_COMMIT = 1_000
+OPENING_FIELDS = {"ends_at", "status"}  # fields that may open an auction
+REMEDY = "restore it from a copy, or move it away, and send the states of the open lots again"
+
+# REPLACE gives a changed state a new sequence number, so a reader that has read up to a number can continue from there
+SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS states (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT, item_id TEXT NOT NULL UNIQUE,
+    {", ".join(f"{name}, {name}_version INTEGER" for name in STATE_FIELDS)}
+);
+CREATE TABLE IF NOT EXISTS meta (openings INTEGER NOT NULL);
+INSERT INTO meta SELECT 0 WHERE NOT EXISTS (SELECT * FROM meta);
+"""
+COLUMNS = ", ".join(f"{name}, {name}_version" for name in STATE_FIELDS)
+WRITE = f"REPLACE INTO states (item_id, {COLUMNS}) VALUES ({', '.join('?' * (1 + 2 * len(STATE_FIELDS)))})"
+
+
+class StateDatabase:
+    """The states of items in one file. Many threads and processes may read, while one at a time writes.
+
+    Args:
+        path: path of the file, which is created if it is missing.
+
+    Raises:
+        IndexUnavailable: the file cannot be used. Every method may raise it, too.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._read_lock, self._write_lock = threading.Lock(), threading.Lock()
+        with translated(path, REMEDY):
+            if not path.exists():
+                with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)) as connection:
+                    connection.execute("PRAGMA journal_mode = WAL")
+                    connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+            self._reader, self._writer = connect(path), connect(path)
+            self._writer.execute("PRAGMA synchronous = FULL")  # so acknowledged writes are on the disk
+
+    def write(self, updates: Sequence[StateUpdate], now_ms: int) -> list[StateOutcome]:
+        """Carry out updates in order, in durable transactions of at most UPDATES_PER_COMMIT.
+
+        Args:
+            updates: updates; several of one item are carried out one after another.
+            now_ms: present time in ms since 1970, by which an update may open an auction again.
+
+        Returns:
+            The outcome of each update, "applied" or "stale".
+        """
+        outcomes: list[StateOutcome] = []
+        for start in range(0, len(updates), UPDATES_PER_COMMIT):
+            batch = updates[start : start + UPDATES_PER_COMMIT]
+            with self._write_lock, translated(self.path, REMEDY), transaction(self._writer) as writer:
+                states = _states_of(writer, {update.item_id for update in batch})
+                changed: dict[str, ItemState] = {}
+                openings = 0
+                for update in batch:
+                    state = states.get(update.item_id, ItemState(update.item_id))
+                    after = state.after(update)
+                    outcomes.append(StateOutcome(update.item_id, "stale" if after is None else "applied"))
+                    if after is not None:
+                        openings += bool(OPENING_FIELDS & update.values.keys()) and _opens(state, after, now_ms)
+                        states[update.item_id] = changed[update.item_id] = after
+                writer.executemany(WRITE, [_row(state) for state in changed.values()])
+                if openings:
+                    writer.execute("UPDATE meta SET openings = openings + ?", (openings,))
+        return outcomes
+
+    def of_items(self, item_ids: Iterable[str]) -> dict[str, ItemState]:
+        """Return item_id -> state of these items; items without a state are left out."""
+        with self._read_lock, translated(self.path, REMEDY):
+            return _states_of(self._reader, item_ids)
+
+    def sequence(self) -> int:
+        """Return a number that grows with every write; 0 before the first."""
+        with self._read_lock, translated(self.path, REMEDY):
+            return int(self._reader.execute("SELECT ifnull(max(sequence), 0) FROM states").fetchone()[0])
+
+    def stamp(self, filters: Filter) -> int:
+        """Return a number that changes when an update may have made an item match the filters.
+
+        By price, any update may. Otherwise only those count that may have opened an auction: it was over, or not known to be open.
+        """
+        if filters.min_price is not None or filters.max_price is not None:
+            return self.sequence()
+        with self._read_lock, translated(self.path, REMEDY):
+            return int(self._reader.execute("SELECT openings FROM meta").fetchone()[0])
+
+    def after(self, sequence: int) -> Iterator[tuple[int, list[ItemState]]]:
+        """Yield batches of the states that were written after a sequence number, each with the number to continue from."""
+        query = f"SELECT sequence, item_id, {COLUMNS} FROM states WHERE sequence > ? ORDER BY sequence LIMIT ?"
+        while True:
+            with self._read_lock, translated(self.path, REMEDY):
+                rows = self._reader.execute(query, (sequence, STATES_PER_STEP)).fetchall()
+            if not rows:
+                return
+            sequence = rows[-1][0]
+            yield sequence, [_state(row[1:]) for row in rows]
+
+    def close(self) -> None:
+        """Close the connections."""
+        with self._write_lock, self._read_lock:
+            self._writer.close()
+            self._reader.close()
+
+
+def _states_of(connection: sqlite3.Connection, item_ids: Iterable[str]) -> dict[str, ItemState]:
+    ids, states = list(item_ids), dict[str, ItemState]()
+    for start in range(0, len(ids), KEYS_PER_QUERY):
+        batch = ids[start : start + KEYS_PER_QUERY]
+        query = f"SELECT item_id, {COLUMNS} FROM states WHERE item_id IN ({','.join('?' * len(batch))})"
+        states |= {row[0]: _state(row) for row in connection.execute(query, batch)}
+    return states
+
+
+def _state(row: Sequence[Any]) -> ItemState:
+    """Return the state of a row of item_id and COLUMNS."""
+    fields = [(name, row[1 + 2 * n], row[2 + 2 * n]) for n, name in enumerate(STATE_FIELDS) if row[2 + 2 * n] is not None]
+    values = {name: bool(value) if name == "reserve_met" and value is not None else value for name, value, _ in fields}
+    return ItemState(row[0], values, {name: version for name, _, version in fields})
+
+
+def _row(state: ItemState) -> tuple[Any, ...]:
+    cells = ((state.values.get(name), state.versions.get(name)) for name in STATE_FIELDS)
+    return (state.item_id, *(cell for pair in cells for cell in pair))
+
+
+def _opens(before: ItemState, after: ItemState, now_ms: int) -> bool:
+    """True if an item is open after an update, and was over before, or was not known to be open."""
+    return _is_open(after.values, now_ms, unknown=True) and not _is_open(before.values, now_ms, unknown=False)
+
+
+def _is_open(values: Mapping[str, Any], now_ms: int, *, unknown: bool) -> bool:
+    """True if an item with these values is open; `unknown` is the answer if they name no end."""
+    if values.get("status", OPEN) not in (OPEN, None):
+        return False
+    if "ends_at" not in values:
+        return unknown
+    return values["ends_at"] is None or values["ends_at"] > now_ms
