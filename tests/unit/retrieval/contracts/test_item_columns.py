@@ -295,14 +295,14 @@ def test_an_unused_parquet_column_that_cannot_be_read_refuses_nothing(tmp_path):
         ("lots.csv", "id,title\r1,Théière\r".encode()),
         ("lots.csv", '"id";"title, long, with, commas";"title"\n1;x;Théière\n'.encode()),
         ("lots.tsv", "id\ttitle\n1\tThéière\n".encode()),
-        ("lots.csv.gz", gzip.compress("id,title\n1,Théière\n".encode())),
-        ("lots.csv", gzip.compress("id,title\n1,Théière\n".encode())),
+        ("lots.csv.gz", gzip.compress("id,title\n1,Théière\n".encode(), mtime=0)),
+        ("lots.csv", gzip.compress("id,title\n1,Théière\n".encode(), mtime=0)),
         ("lots.json", '[{"id": "1",\n "title": "Théière"}]'.encode()),
         ("lots.json", '{\n "id": "1",\n "title": "Théière"\n}\n'.encode()),
         ("lots.json", '{"id": "1", "title": "Théière"}\n'.encode()),
         ("lots.ndjson", '[{"id": "1", "title": "Théière"}]'.encode()),
         ("lots.ndjson", '{"id": "1", "title": "Théière"}\n'.encode("utf-16")),
-        ("lots.jsonl.gz", gzip.compress('{"id": "1", "title": "Théière"}'.encode())),
+        ("lots.jsonl.gz", gzip.compress('{"id": "1", "title": "Théière"}'.encode(), mtime=0)),
     ],
 )
 def test_text_files_are_read_in_the_forms_that_programs_save(name, content, tmp_path):
