@@ -1,7 +1,7 @@
 """`gavel bench …`: measurements of this machine."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -274,6 +274,62 @@ def fresh(
     merge_note = f"the keyword search that takes {words.joined:,} in takes {words.caught_up_ms:.0f} ms"
     note = f"{result.upserts_a_second:,.0f} upserts a second; {search_note}; {merge_note}"
     console.print(f"{note}; {result.machine}", style="dim", highlight=False, soft_wrap=True)
+
+
+@bench_app.command()
+def live(
+    lots: Lots = 50_000,
+    dimensions: Dimensions = 128,
+    release: Release = None,
+    updates: Annotated[int, typer.Option(min=100, help="Updates of states per second.")] = 5_000,
+    seconds: Annotated[float, typer.Option(min=1, help="Length of each phase.")] = 20.0,
+    as_json: Json = False,
+) -> None:
+    """Time bids beside searches, in the index of the settings: when they count, what they cost, what searches take."""
+    from benchmarks.speed.fresh_lots import copied_index
+    from benchmarks.speed.live_states import LiveStatesResult, run_benchmark
+    from benchmarks.speed.many_lots import copy_ids, opensearch_copies
+    from retrieval.index.port import VectorIndex
+
+    settings = Settings.from_env()
+    workspace = Workspace(settings)
+    release_folder = workspace.release(release)
+    ids, alias = copy_ids(release_folder, lots), _bench_alias(release_folder, lots, dimensions)
+
+    def measure(
+        index: VectorIndex, server_cpu_s: Callable[[], float] = lambda: 0.0, rebuilding: Callable[[], bool] = lambda: False
+    ) -> LiveStatesResult:
+        return run_benchmark(
+            index,
+            settings.index,
+            ids,
+            updates_per_second=updates,
+            seconds=seconds,
+            server_cpu_s=server_cpu_s,
+            rebuilding=rebuilding,
+            on_phase=lambda phase: notes.print(phase, style="dim"),
+        )
+
+    if settings.index == "opensearch":
+        with progress("index lots") as step, opensearch_copies(settings, release_folder, lots, dimensions, step) as (index, cpu_s):
+            result = measure(index, cpu_s)
+    else:
+        _copies(workspace, release_folder, lots, dimensions).close()
+        with copied_index(workspace.benches, alias) as embedded:
+            result = measure(embedded, rebuilding=lambda: embedded.rebuilding_vectors)
+
+    def show() -> None:
+        latencies = {"quiet": result.quiet, "during the updates": result.busy, "afterwards": result.after}
+        _show_latencies(f"searches over {result.lots:,} lots in {result.index}, {updates:,} updates a second wanted, ms", latencies)
+        _show_latencies("from an update to the answer that sees it, ms", {"visible": result.visible})
+        console.print(
+            f"{result.updates_a_second:,.0f} updates a second; an update takes {result.update_cpu_us:,.0f} us of processor time, "
+            f"indexing a lot {result.item_to_update_cpu:.0f} times as much; {result.rebuilds} rebuilds of the graph",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    result.report(as_json, show)
 
 
 def _copies(workspace: Workspace, release: Path, lots: int, dimensions: int) -> "EmbeddedStore":

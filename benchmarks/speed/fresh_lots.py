@@ -86,7 +86,7 @@ def run_benchmark(
     """
     machine = describe_machine()
     on_phase("copy")
-    with _copy(root, alias) as index:
+    with copied_index(root, alias) as index:
         count = index.count()
         rng = np.random.default_rng(seed)
         queries = cycle(to_unit_length(rng.standard_normal((400, index.dimensions)).astype(np.float32)))
@@ -126,7 +126,8 @@ class _Writer(threading.Thread):
 
 
 @contextmanager
-def _copy(root: Path, alias: str) -> Iterator[EmbeddedIndex]:
+def copied_index(root: Path, alias: str) -> Iterator[EmbeddedIndex]:
+    """Yield a copy of a store's live index, which is deleted afterwards."""
     name = EmbeddedStore(root, alias).live().name
     with tempfile.TemporaryDirectory(dir=root, prefix="fresh-") as folder:
         shutil.copytree(root / name, Path(folder) / name)

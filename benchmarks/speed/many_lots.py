@@ -5,14 +5,17 @@ given length. Noise moves each copy, because equal vectors would degenerate the 
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
 from processing.evaluation.corpus import release_items
+from retrieval.config.settings import Settings
 from retrieval.contracts.documents import IndexedItem, Vector
 from retrieval.contracts.items import query_text
 from retrieval.contracts.release import load_release
@@ -21,9 +24,35 @@ from retrieval.errors import IndexMissing, InvalidInput
 from retrieval.index.port import IndexStore, VectorIndex
 from retrieval.search.live_index import Encoder
 
+WRITE_TIMEOUT_S = 120.0
 NOISE = 0.3  # norm of the noise on a unit vector: cosines are about .96 to the original, .92 between copies
 ITEMS_PER_WRITE = 20_000  # items between two steps of the progress bar
 WORDS_PER_QUERY = (2, 5)  # minimum and maximum
+
+
+@contextmanager
+def opensearch_copies(
+    settings: Settings, release: Path, lots: int, dimensions: int, progress: Callable[[int, int], None]
+) -> Iterator[tuple[VectorIndex, Callable[[], float]]]:
+    """Yield an index of copies on the OpenSearch of the settings, and a function that returns the servers' processor time.
+
+    The index and its states are deleted afterwards. The processor time is in seconds, of all nodes since their start.
+    """
+    from retrieval.index.opensearch.client import connect
+    from retrieval.index.opensearch.store import open_store
+
+    alias = f"bench-{uuid4().hex[:8]}"
+    client = connect(settings.opensearch_url, WRITE_TIMEOUT_S)
+
+    def cpu_s() -> float:
+        nodes = client.nodes.stats(metric="process")["nodes"].values()
+        return float(sum(node["process"]["cpu"]["total_in_millis"] for node in nodes)) / 1_000
+
+    try:
+        yield index_of_copies(open_store(replace(settings, index_alias=alias)), release, lots, dimensions, progress), cpu_s
+    finally:
+        client.indices.delete(index=f"{alias}-*", params={"request_timeout": WRITE_TIMEOUT_S})
+        client.close()
 
 
 class CutEncoder:

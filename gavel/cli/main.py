@@ -20,6 +20,7 @@ from gavel.cli.evaluate import compare, evaluate
 from gavel.cli.events import events_app
 from gavel.cli.export import export_app
 from gavel.cli.index import index_app
+from gavel.cli.items import items_app
 from gavel.cli.node import down, up
 from gavel.cli.sanity import sanity
 from gavel.cli.serve import serve
@@ -43,7 +44,7 @@ from retrieval.search.service import Mode, SearchRequest, SearchService
 
 JOURNEY = {  # panel of `gavel --help` -> its commands, in the order in which a user meets them
     "Start": ("try", "demo", "status", "search", "serve"),
-    "Data": ("catalog", "events", "buyers", "embed", "index", "export"),
+    "Data": ("catalog", "events", "buyers", "embed", "index", "items", "export"),
     "Models": ("train", "adapt", "mine", "distill", "tune", "towers", "encode", "recommend"),
     "Measure": ("evaluate", "compare", "sanity", "bench"),
     "Operate": ("config", "up", "down", "aws", "cost"),
@@ -68,6 +69,7 @@ GROUPS = {
     "events": events_app,
     "export": export_app,
     "index": index_app,
+    "items": items_app,
     "towers": towers_app,
     "tune": tune_app,
 }

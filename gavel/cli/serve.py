@@ -145,6 +145,7 @@ def page_and_api(
     from lambdas.query_api.app import create_app
     from lambdas.query_api.callers import CallerLimits
     from lambdas.query_api.events import events_router
+    from lambdas.query_api.item_states import WRITE_TOKEN, item_states_router
 
     workspace, service, lists = Workspace(settings), search_service(settings), signing_lists(settings)
     index = service.live().index
@@ -163,6 +164,7 @@ def page_and_api(
     )
     # innermost: requests that other middleware refuses need no slot, and refusals by the queue get the others' headers
     app.user_middleware.append(Middleware(QueueMiddleware, queues=queues))
+    app.include_router(item_states_router(service.update_states, os.environ.get(WRITE_TOKEN, "")))
     app.include_router(events_router(event_sink(settings), service.record_interactions, lists))
     add_page(app, lambda: service, PhotoFiles(workspace, photos), currency)
     monitoring.watch(app, limits.hosts)

@@ -78,7 +78,7 @@ def _live(settings: Settings, workspace: Workspace) -> dict[str, Any]:
         live.close()
     except GavelError as error:
         return {"kind": settings.index, "error": str(error)}
-    written = max((path.stat().st_mtime for path in workspace.index.rglob("*") if path.is_file()), default=None)
+    written = max((path.stat().st_mtime for path in (workspace.index / live.name).rglob("*") if path.is_file()), default=None)
     return {**values, "reranker": workspace.ranker(live.tower_id).is_file(), "written": written}
 
 

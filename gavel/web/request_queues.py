@@ -153,7 +153,8 @@ class QueueMiddleware:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         path = scope["path"].strip("/")
-        queue = self._queues[KINDS.get(path) or KINDS.get(path.partition("/")[0], OTHERS)]
+        kind = KINDS.get(path) or KINDS.get(path.partition("/")[0], OTHERS)
+        queue = self._queues["writes" if path.startswith("items/") and scope["method"] != "GET" else kind]
         body = None if queue.is_full else await self._whole_body(receive)
         if body is None or queue.is_full:  # may have filled up while the body was received
             return await _refuse(queue)(scope, receive, send)

@@ -147,6 +147,9 @@ class ItemDetails(BaseModel):
 
     item_id: str
     fields: dict[str, Any]
+    state_versions: dict[str, int] = Field(
+        default={}, description="Version of each field that a state update set (`PATCH /items/{item_id}/state`)."
+    )
 
 
 class EncodedQuery(BaseModel):

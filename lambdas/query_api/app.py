@@ -159,7 +159,8 @@ def _add_nearest(app: FastAPI, service: Service) -> None:
     @app.get("/items/{item_id:path}", responses=UNKNOWN_ITEM)
     def item(item_id: Annotated[ItemId, Path(examples=["v1"])]) -> ItemDetails:
         """Read all fields of a lot, also after the end of its auction (`ends_at`)."""
-        return ItemDetails(item_id=require_id("item_id", item_id), fields=service().item(item_id))
+        item_id, state = require_id("item_id", item_id), service().item_state(item_id)
+        return ItemDetails(item_id=item_id, fields=service().item(item_id), state_versions=dict(state.versions) if state else {})
 
     @app.post("/encode_query", responses=BAD_BODY)
     def encode_query(body: QueryText) -> EncodedQuery:

@@ -132,8 +132,8 @@ class CallerCheck:
             limit, sent = (self._searches if searches else None), "searches"
         elif refused := self._refuse_origin(headers):
             return refused
-        else:
-            limit, sent = self._writes, "events and erasures"
+        else:  # callers who write items hold a token
+            limit, sent = (None if path.startswith("/items/") else self._writes), "events and erasures"
         if limit is None:
             return None
         charge = partial(limit.take, _client_key(scope))

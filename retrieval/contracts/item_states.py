@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from retrieval.contracts.items import MAX_PRICE, epoch_ms, parse_count, parse_id, parse_number, parse_time
+from retrieval.contracts.items import ALIASES, MAX_PRICE, epoch_ms, parse_count, parse_id, parse_number, parse_time
 from retrieval.errors import InvalidInput
 
 Status = Literal["open", "withdrawn", "sold", "unsold"]
@@ -99,19 +99,25 @@ def parse_state(item_id: Any, fields: Mapping[str, Any], now: datetime | None = 
 
     Args:
         item_id: id of the item.
-        fields: field -> value; `version` is optional.
+        fields: field -> value, with the names in ALIASES; `version` is optional.
         now: time of arrival, the version of an update without one; None takes this machine's clock.
 
     Raises:
         InvalidInput: no field is named, a field is unknown, or a value is not in its range; the message names it.
     """
     now = now or datetime.now(UTC)
-    unknown = sorted(set(fields) - set(STATE_FIELDS) - {"version"})
-    if unknown:
-        near = get_close_matches(unknown[0], STATE_FIELDS, 1)
-        hint = f"did you mean {near[0]}?" if near else f"a state has {', '.join(STATE_FIELDS)}"
-        raise InvalidInput(f"{unknown[0][:60]!r} is no field of a state; {hint}")
-    values = {name: _read(name, value) for name, value in fields.items() if name != "version"}
+    values: dict[str, StateValue] = {}
+    for key, value in fields.items():
+        if key == "version":
+            continue
+        name = _NAMES.get(key)
+        if name is None:
+            near = get_close_matches(key, _NAMES, 1)
+            hint = f"did you mean {near[0]}?" if near else f"a state has {', '.join(STATE_FIELDS)}"
+            raise InvalidInput(f"{key[:60]!r} is no field of a state; {hint}")
+        if name in values:
+            raise InvalidInput(f"{name} is given twice, as {', '.join(other for other in fields if _NAMES.get(other) == name)}")
+        values[name] = _read(name, value)
     if not values:
         raise InvalidInput(f"the state names no field; send one or more of {', '.join(STATE_FIELDS)}")
     return StateUpdate(parse_id("item_id", item_id), _version(fields.get("version"), now), values)
@@ -166,3 +172,4 @@ _READERS: Mapping[str, Callable[[str, Any], StateValue]] = {
     "sold_price": _read_price,
 }
 STATE_FIELDS = tuple(_READERS)
+_NAMES = {alias: name for name in STATE_FIELDS for alias in ALIASES.get(name, (name,))}  # names of fields as rows have them

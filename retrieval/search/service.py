@@ -10,10 +10,11 @@ from retrieval.buyers.history_store import BuyerStore, NoBuyerStore, parse_buyer
 from retrieval.buyers.vector import BuyerVector, unit_vector
 from retrieval.contracts.documents import Vector, visible_fields
 from retrieval.contracts.events import Interaction
+from retrieval.contracts.item_states import ItemState, StateOutcome, StateUpdate
 from retrieval.contracts.items import EPOCH, query_text, require_id
 from retrieval.deadline import uncounted
 from retrieval.errors import GavelError, InvalidQuery, NoQueryEncoder, TowerError, UnknownItem
-from retrieval.index.filters import Filter
+from retrieval.index.filters import Filter, is_closed
 from retrieval.index.port import Candidate, IndexStore
 from retrieval.search.cache import CacheUse, LruCache
 from retrieval.search.candidates import fetch_items, retrieve
@@ -225,6 +226,24 @@ class SearchService:
         item_id = require_id("item_id", item_id)
         return visible_fields(_fetch_item(self._context(), item_id).document)
 
+    def item_state(self, item_id: str) -> ItemState | None:
+        """Return the state of an item with the versions of its fields; None if no update was sent.
+
+        Raises:
+            InvalidQuery: item_id is not a valid id.
+            IndexUnavailable: the index does not answer.
+        """
+        item_id = require_id("item_id", item_id)
+        return self.live().index.states([item_id]).get(item_id)
+
+    def update_states(self, updates: Sequence[StateUpdate]) -> list[StateOutcome]:
+        """Carry out updates of items' states, in order, and return the outcome of each; acknowledged updates are durable.
+
+        Raises:
+            IndexUnavailable: the index does not answer; earlier updates may have been carried out, and all may be sent again.
+        """
+        return self.live().index.update_states(updates)
+
     def similar(self, item_id: str, k: int = 10, filters: Filter | None = None) -> SearchAnswer:
         """Return the items nearest to an item by its stored vector, without the item itself. Its own auction may have ended.
 
@@ -366,7 +385,7 @@ class SearchService:
         return SearchContext(self.live(), self._limits, self._circuits, self._buyer_vectors)
 
     def _cache_key(self, active: ActiveIndex, request: SearchRequest) -> tuple[object, ...]:
-        """Return the cache key of a request: index, tower, cleaned query, other fields without the time, exact_id, states' stamp."""
+        """Return the cache key of a request, in which its time does not count, but the states of items do."""
         if not self._answers.size:
             return ()
         timeless = replace(request, query=query_text(request.query), filters=replace(request.filters, now=EPOCH))
@@ -381,9 +400,8 @@ class SearchService:
         states = active.index.states([result.item_id for result in answer.results])
         for result in answer.results:
             state = states.get(result.item_id)
-            if is_closed(result.fields, request.filters) or (
-                state and state.over(result.fields, _version_of(result)) != result.fields
-            ):
+            changed = state is not None and state.over(result.fields, _version_of(result)) != result.fields
+            if changed or is_closed(result.fields, request.filters):
                 self._answers.drop(key)
                 return None
         return answer

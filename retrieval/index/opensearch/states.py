@@ -2,7 +2,7 @@
 
 A partial update of a lot would write its vector and words again. A state is a small document without either. It also holds what the
 live index's document of the lot says (`row`). So two queries find all lots whose state and row differ on a filter: those that it
-passes by their row alone are excluded, and those that it passes by their state alone are added (docs/adr/0027-live-states.md).
+passes by their row alone are excluded, and those that it passes by their state alone are added (docs/adr/0028-live-states.md).
 """
 
 import json

@@ -20,7 +20,7 @@ def columns_of(prices: list[float | None]) -> FilterColumns:
     columns = FilterColumns()
     columns.append(
         [
-            DeletedItem(2 * n) if price is None else ItemFields(2 * n, f"lot-{n:03}", None, price, None, None, None)
+            DeletedItem(2 * n) if price is None else ItemFields(2 * n, f"lot-{n:03}", 1, None, price, None, None, None)
             for n, price in enumerate(prices)
         ]
     )
