@@ -1,4 +1,4 @@
-"""`PATCH /items/{id}/state` and `POST /items/state`: what a bidding system says of lots, for callers who hold the write token."""
+"""Routes that write lots and their states, for the systems of the seller, which hold the write token."""
 
 import hmac
 from collections.abc import Callable, Mapping, Sequence
@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, HTTPException, Path, Request
+from fastapi import APIRouter, Body, Depends, HTTPException, Path, Query, Request
 from pydantic import BaseModel, Field
 
 from lambdas.query_api.problems import BAD_BODY, document
 from lambdas.query_api.questions import ItemId
 from lambdas.query_api.strict_route import StrictRoute
 from retrieval.contracts.item_states import Outcome, StateOutcome, StateUpdate, parse_state
-from retrieval.contracts.items import require_id
+from retrieval.contracts.items import epoch_ms, require_id
 from retrieval.errors import InvalidInput, InvalidQuery
 
 MAX_STATES = 1_000
@@ -49,11 +49,14 @@ class StateResults(BaseModel):
     results: list[StateResult]
 
 
-def item_states_router(update: Callable[[Sequence[StateUpdate]], list[StateOutcome]], token: str) -> APIRouter:
-    """Return the router of the routes that write states.
+def item_states_router(
+    update: Callable[[Sequence[StateUpdate]], list[StateOutcome]], delete: Callable[[str, int], Outcome], token: str
+) -> APIRouter:
+    """Return the router of the routes that write.
 
     Args:
         update: carries out updates, such as SearchService.update_states().
+        delete: deletes an item at a version, such as SearchService.delete_item().
         token: token that callers must send; empty refuses every call.
     """
 
@@ -98,6 +101,15 @@ def item_states_router(update: Callable[[Sequence[StateUpdate]], list[StateOutco
                 results.append(StateResult(item_id=str(one.get("item_id", ""))[:512], outcome="refused", reason=str(error)))
         outcomes = iter(update(states))
         return StateResults(results=[result or _result(next(outcomes)) for result in results])
+
+    @router.delete("/items/{item_id:path}", response_model_exclude_defaults=True)
+    def delete_item(
+        item_id: Annotated[ItemId, Path(examples=["v1"])],
+        version: Annotated[int | None, Query(ge=0, description="Version of the deletion; the time of arrival by default.")] = None,
+    ) -> StateResult:
+        """Delete a lot. A row of an older version does not bring it back; a later row does."""
+        version = epoch_ms(datetime.now(UTC)) if version is None else version
+        return StateResult(item_id=item_id, outcome=delete(item_id, version))
 
     return router
 

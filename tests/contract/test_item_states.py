@@ -44,7 +44,7 @@ def service(tmp_path: Path) -> SearchService:
 @pytest.fixture
 def client(service: SearchService) -> Iterator[TestClient]:
     app = create_app(lambda: service)
-    app.include_router(item_states_router(service.update_states, TOKEN))
+    app.include_router(item_states_router(service.update_states, service.delete_item, TOKEN))
     with TestClient(app, headers=BEARER) as client:
         yield client
 
@@ -122,7 +122,17 @@ def test_writing_needs_the_token_and_reading_does_not(client: TestClient, header
 
 def test_without_a_token_no_server_takes_states(service: SearchService) -> None:
     app = create_app(lambda: service)
-    app.include_router(item_states_router(service.update_states, ""))
+    app.include_router(item_states_router(service.update_states, service.delete_item, ""))
     answer = TestClient(app).patch("/items/v1/state", json={"bid_count": 1}, headers={"Authorization": "Bearer "})
     assert (answer.status_code, answer.json()["type"]) == (403, "forbidden")
     assert "GAVEL_WRITE_TOKEN" in answer.json()["detail"]
+
+
+def test_a_deleted_lot_is_gone_and_an_older_row_of_it_stays_away(client: TestClient, service: SearchService) -> None:
+    assert client.delete("/items/v3", params={"version": 0}).json() == {"item_id": "v3", "outcome": "stale"}
+    assert client.delete("/items/v3", params={"version": 8}).json() == {"item_id": "v3", "outcome": "applied"}
+    assert client.get("/items/v3").status_code == 404
+    index = service.live().index
+    index.upsert([lot("v3", version=7)])
+    index.refresh()
+    assert found(client) == ["a/b", "v1"]
