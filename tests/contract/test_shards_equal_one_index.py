@@ -17,6 +17,7 @@ from embedded_lots import ALL, NOW, D, lot, vector
 
 from retrieval.config.index_spec import IndexSpec
 from retrieval.contracts.documents import Deletion
+from retrieval.contracts.item_states import StateUpdate
 from retrieval.errors import IndexUnavailable
 from retrieval.index.embedded.sharding import SHARDS_FILE, ShardedIndex, shard_of
 from retrieval.index.embedded.store import EmbeddedStore
@@ -166,3 +167,20 @@ def test_a_search_for_which_no_thread_can_be_started_is_an_unavailable_index(
         with pytest.raises(IndexUnavailable, match=r"cannot be asked \(can't start new thread\); ask again"):
             sharded.semantic(vector(1), 3, ALL)
     assert sharded.semantic(vector(1), 3, ALL)
+
+
+def test_states_reach_the_shard_of_their_lot(sharded: VectorIndex, whole: VectorIndex) -> None:
+    later = {"ends_at": int(NOW.timestamp() * 1000) + 90_000}  # every eleventh lot had ended
+    updates = [StateUpdate(f"lot-{number:05}", 9, later | {"current_price": 2.0}) for number in (11, 22, 33)]
+    updates.append(StateUpdate("lot-00001", 9, {"status": "withdrawn"}))
+    updates.append(StateUpdate("nowhere", 9, {"status": "sold"}))
+    outcomes = [[one.outcome for one in index.update_states(updates)] for index in (sharded, whole)]
+    assert outcomes == [["applied"] * 4 + ["unknown"]] * 2
+    for filters in (Filter(min_price=1.5, now=NOW), Filter(now=NOW)):
+        answers = [
+            [(c.item_id, c.document["current_price"]) for c in index.semantic(vector(1), 50, filters)] for index in (sharded, whole)
+        ]
+        assert answers[0] == answers[1]
+        assert sharded.count(filters) == whole.count(filters)
+    assert sharded.states(["lot-00011", "nowhere"]) == whole.states(["lot-00011", "nowhere"])
+    assert sharded.state_stamp(Filter()) == whole.state_stamp(Filter())
