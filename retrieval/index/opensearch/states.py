@@ -319,9 +319,9 @@ class StateIndex:
 
     def create(self, lots: str) -> None:
         """Create the index, whose states know the rows of `lots`, unless it is there."""
+        if self.rows_of() is not None:
+            return
         with opensearch_errors(self._url):
-            if self._client.indices.exists(index=self._name):
-                return
             try:
                 self._client.indices.create(index=self._name, body=states_body(self._replicas, lots))
             except RequestError as error:
