@@ -70,7 +70,7 @@ def pseudo_judgments(
             items_of[word].add(item.item_id)
     texts = shuffle_keys((pair.query for pair in pairs), seed)
 
-    def judge(words_at_least: int, least: int, most: int, limit: int) -> dict[str, dict[str, int]]:
+    def queries_of(words_at_least: int, least: int, most: int, limit: int) -> dict[str, dict[str, int]]:
         used = {query_key(text) for text in tested}
         judgments: dict[str, dict[str, int]] = {}
         for text in texts:
@@ -83,8 +83,8 @@ def pseudo_judgments(
                 judgments[text] = dict.fromkeys(sorted(matching), RELEVANT_GRADE)
         return judgments
 
-    judged = judge(2, MIN_ITEMS, MAX_ITEMS, VAL_PSEUDO_QUERIES)
-    return judged or judge(1, 1, len(items) // 2, min(VAL_PSEUDO_QUERIES, len({query_key(text) for text in texts}) // 5))
+    judged = queries_of(2, MIN_ITEMS, MAX_ITEMS, VAL_PSEUDO_QUERIES)
+    return judged or queries_of(1, 1, len(items) // 2, min(VAL_PSEUDO_QUERIES, len({query_key(text) for text in texts}) // 5))
 
 
 def _has_more_words(item: Item) -> bool:

@@ -368,7 +368,13 @@ class Try:
         def run() -> str:
             from processing.embedding.words_release import write_words_release
 
-            manifest = write_words_release(self._workspace.embeddings, items, source=self._source.name, progress=forecast(EMBED))
+            manifest = write_words_release(
+                self._workspace.embeddings,
+                items,
+                source=self._source.name,
+                photo_folders=[*dict.fromkeys(file.absolute().parent for file in self._listing.files), *self._photos],
+                progress=forecast(EMBED),
+            )
             self._workspace.remember_sources(manifest.release_id, [*self._listing.files, *self._photos])
             return str(self._workspace.embeddings / manifest.release_id)
 

@@ -1,7 +1,7 @@
 """A release of rows whose vectors exist already, such as those of a feature tower."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ def write_vector_release(
     *,
     tower_id: str,
     source: str,
+    photo_of: Callable[[Item], object] = lambda item: None,
     progress: Progress = ignore_progress,
 ) -> Manifest:
     """Write a release of items and their vectors; rows that break the item contract go to rejects.ndjson.
@@ -35,6 +36,7 @@ def write_vector_release(
         vectors: (N, D) float32 of unit length, one per row.
         tower_id: id of the tower of the vectors.
         source: name of the table of the rows, for rejects.
+        photo_of: returns something true for an item whose photo can be shown.
         progress: called with (rows written, rows).
 
     Returns:
@@ -50,11 +52,12 @@ def write_vector_release(
             items.append((parse_item({"updated_at": now, **row}, now), vector))
         except InvalidInput as error:
             rejects.append(Reject(source, line, str(error), str(row.get("item_id"))))
+    with_photo = {item.item_id for item, _ in items if photo_of(item)}
     records = []
     for number in range(math.ceil(len(items) / PART_ITEMS)):
         part = items[number * PART_ITEMS :][:PART_ITEMS]
         fingerprint = parts.fingerprint([LocatedItem(item, PhotoPlace(None, output)) for item, _ in part])
-        records.append(parts.write(number, fingerprint, _documents(part, tower_id, release_id)))
+        records.append(parts.write(number, fingerprint, _documents(part, with_photo, tower_id, release_id)))
         progress(number * PART_ITEMS + len(part), len(items))
     replace_file(output / release_id / REJECTS_FILE, "".join(f"{reject.to_json()}\n" for reject in rejects))
     manifest = Manifest(
@@ -64,7 +67,7 @@ def write_vector_release(
         items_in=len(rows),
         items_embedded=len(items),
         items_rejected=len(rejects),
-        items_without_image=len(items),
+        items_without_image=len(items) - len(with_photo),
         parts=[record.part for record in records],
     )
     parts.commit(manifest)
@@ -72,8 +75,8 @@ def write_vector_release(
 
 
 def _documents(
-    items: Sequence[tuple[Item, Vector]], tower_id: str, release_id: str
+    items: Sequence[tuple[Item, Vector]], with_photo: Container[str], tower_id: str, release_id: str
 ) -> Iterator[tuple[IndexedItem, PhotoState, Sequence[Mapping[str, Any]]]]:
     for item, vector in items:
-        document = document_of(item, has_image=False, tower_id=tower_id, release_id=release_id)
+        document = document_of(item, has_image=item.item_id in with_photo, tower_id=tower_id, release_id=release_id)
         yield IndexedItem(item.item_id, item.version, document, vector), PhotoState.NOT_LISTED, ()

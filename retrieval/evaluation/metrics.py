@@ -60,8 +60,11 @@ def evaluate_per_query(grades: Grades, run: Run, measures: Mapping[str, Any] = M
     scored = {q: {item: -float(rank) for rank, item in enumerate(run.get(q, ()))} for q in judged}
     values: dict[str, dict[str, float]] = {name: dict.fromkeys(judged, 0.0) for name in measures}
     names = {measure: name for name, measure in measures.items()}
-    for metric in ir_measures.iter_calc(list(names), judged, scored):
-        values[names[metric.measure]][metric.query_id] = metric.value
+    with_gains = [measure for measure in names if measure.params.get("gains")]
+    # apart: in one call, ir_measures may swap the values of two measures that differ in their gains alone
+    for group in (with_gains, [measure for measure in names if measure not in with_gains]):
+        for metric in ir_measures.iter_calc(group, judged, scored) if group else ():
+            values[names[metric.measure]][metric.query_id] = metric.value
     return values
 
 

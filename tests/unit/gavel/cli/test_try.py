@@ -150,6 +150,21 @@ def test_keyword_mode_needs_no_encoder(lots):
     assert (report["mode"], report["reason"], report["tower_id"]) == ("keyword", "", "words-only")
 
 
+def test_lots_that_are_searched_by_words_show_their_photos(lots, tmp_path):
+    (tmp_path / "vase.jpg").write_bytes(b"any file; the page draws it")
+    (tmp_path / "lots.csv").write_text(
+        "id,title,image\na,Red vase,vase.jpg\nb,Blue vase,gone.jpg\nc,Green vase,../vase.jpg\nd,Vase,\n"
+    )
+    try_lots(tmp_path / "lots.csv", "--mode", "keyword")
+    answer = search_service(Settings.from_env()).search(SearchRequest("vase", 4, "keyword"))
+    assert {result.item_id: result.fields["has_image"] for result in answer.results} == {
+        "a": True,
+        "b": False,
+        "c": False,
+        "d": False,
+    }
+
+
 def test_the_workspace_is_one_of_these_lots_alone(tmp_path, monkeypatch, lots):
     assert own_home(lots) == Path(".gavel")
     (tmp_path / ".gavel").mkdir()

@@ -1,6 +1,9 @@
 """Measures of retrieval quality, against figures worked out by hand."""
 
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -78,6 +81,20 @@ def test_the_exponential_gain_of_a_grade_is_two_to_its_power_less_one() -> None:
     assert got["ndcg_exp@1"] == pytest.approx(3 / 7)
     assert got["ndcg_exp@10"] == pytest.approx((3 * discount[0] + 1 * discount[1] + 7 * discount[2]) / ideal)
     assert got["ndcg@1"] == pytest.approx(2 / 3)
+
+
+def test_no_measure_depends_on_the_order_of_a_set() -> None:
+    code = (
+        "from retrieval.evaluation.metrics import *; "
+        "print(evaluate({'q': {'a': 3, 'b': 1}}, {'q': ['b', 'a']}, measures_at((1,), exponential_gain=True)))"
+    )
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True
+        ).stdout
+        for seed in ("1", "9")  # of 24 seeds, 9 gave nDCG the gains of the other measure
+    ]
+    assert printed[0] == printed[1] != ""
 
 
 def test_fusion_prefers_what_both_runs_found() -> None:
