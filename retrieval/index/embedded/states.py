@@ -1,21 +1,27 @@
 """Store the states of items in SQLite, beside all embedded indices of an alias, so that a new index or tower keeps them."""
 
+import logging
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 from retrieval.contracts.item_states import OPEN, STATE_FIELDS, ItemState, StateOutcome, StateUpdate
+from retrieval.errors import IndexUnavailable
+from retrieval.files import shortage
 from retrieval.index.embedded.database import BUSY_TIMEOUT_S, KEYS_PER_QUERY, connect, transaction, translated
-from retrieval.index.filters import Filter
+from retrieval.index.filters import Filter, utc_now
+from retrieval.index.port import NAME_STAMP
+
+logger = logging.getLogger(__name__)
 
 STATES_FILE = "states.sqlite"
 STATES_PER_STEP = 4_096  # states that are read at a time
 UPDATES_PER_COMMIT = 1_000
 OPENING_FIELDS = {"ends_at", "status"}  # fields that may open an auction
-REMEDY = "restore it from a copy, or move it away, and send the states of the open lots again"
+REMEDY = "`gavel index --rebuild` keeps what can be read of it; then send the states of the open lots again"
 
 # REPLACE gives a changed state a new sequence number, so a reader that has read up to a number can continue from there
 SCHEMA = f"""
@@ -80,6 +86,11 @@ class StateDatabase:
                     writer.execute("UPDATE meta SET openings = openings + ?", (openings,))
         return outcomes
 
+    def restore(self, states: Iterable[ItemState]) -> None:
+        """Write states as they are."""
+        with self._write_lock, translated(self.path, REMEDY), transaction(self._writer) as writer:
+            writer.executemany(WRITE, map(_row, states))
+
     def of_items(self, item_ids: Iterable[str]) -> dict[str, ItemState]:
         """Return item_id -> state of these items; items without a state are left out."""
         with self._read_lock, translated(self.path, REMEDY):
@@ -116,6 +127,41 @@ class StateDatabase:
         with self._write_lock, self._read_lock:
             self._writer.close()
             self._reader.close()
+
+
+def mend_states(path: Path) -> None:
+    """Set a damaged file of states aside, and write what can be read of it to a new one; do nothing for a sound or missing file.
+
+    Raises:
+        IndexUnavailable: the file cannot be used for another reason, such as a full disk.
+    """
+    if not path.exists() or _is_sound(path):
+        return
+    aside = path.with_name(f"{path.name}.damaged-{utc_now():{NAME_STAMP}}")
+    for ending in ("", "-wal"):
+        file = path.with_name(f"{path.name}{ending}")
+        if file.exists():
+            file.rename(aside.with_name(f"{aside.name}{ending}"))
+    path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
+    states: list[ItemState] = []
+    with suppress(sqlite3.Error, TypeError, ValueError), closing(connect(aside)) as connection:
+        for row in connection.execute(f"SELECT item_id, {COLUMNS} FROM states ORDER BY sequence"):
+            states.append(_state(row))
+    with closing(StateDatabase(path)) as mended:
+        mended.restore(states)
+    logger.warning("%s was damaged: %d states could be read; the file lies in %s", path, len(states), aside)
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        with closing(connect(path)) as connection:
+            connection.execute("SELECT openings FROM meta").fetchone()
+            connection.execute("SELECT count(*) FROM states").fetchone()
+            return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+    except sqlite3.Error as error:
+        if message := shortage(path, error):
+            raise IndexUnavailable(message) from error
+        return False
 
 
 def _states_of(connection: sqlite3.Connection, item_ids: Iterable[str]) -> dict[str, ItemState]:

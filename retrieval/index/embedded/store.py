@@ -23,7 +23,7 @@ from retrieval.index.ann.automatic import AutomaticIndex
 from retrieval.index.embedded.database import damaged
 from retrieval.index.embedded.index import EXACT_BELOW, EmbeddedIndex
 from retrieval.index.embedded.sharding import ShardedIndex, is_sharded
-from retrieval.index.embedded.states import STATES_FILE
+from retrieval.index.embedded.states import STATES_FILE, mend_states
 from retrieval.index.filters import utc_now
 from retrieval.index.hybrid_tuning import Tuning, untuned
 from retrieval.index.port import index_name
@@ -76,6 +76,7 @@ class EmbeddedStore:
         name = index_name(self._alias, tower_id, utc_now())
         try:
             self._root.mkdir(parents=True, exist_ok=True)
+            mend_states(self._states)
             with building_folder(self._root / name) as folder:
                 if self._shards > 1:
                     ShardedIndex.create(folder, tower_id, dimensions, self._language, self._shards)
