@@ -125,7 +125,7 @@ def test_a_joint_model_is_adapted_with_its_photos_and_stays_frozen(joint, tmp_pa
         phases.append(label)
         return lambda done, total: None
 
-    config = DistillationConfig(steps=20, queries=3, learning_rate=3e-3)
+    config = DistillationConfig(steps=20, queries=3, learning_rate=3e-3, photos="always")
     made = distil_towers(CatalogFolder(catalog), published_towers(str(folder)), config, tmp_path / "towers", progress)
     assert phases == ["encode lots", "encode queries", "encode photos", "learn to rank"]
     assert made.losses[1] < made.losses[0]
