@@ -106,9 +106,7 @@ def train(
         ),
     ] = None,
     heads: Annotated[int | None, typer.Option(min=1, max=16, help="Attention heads, for train buyers; 1.")] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="With --from-events: save the re-ranker even if the comparisons reject it.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="For train reranker: save it even if it does not gain.")] = False,
     trust_unsigned: Annotated[
         bool,
         typer.Option(
@@ -153,11 +151,13 @@ def train(
             force=force,
         )
         return
-    if force or trust_unsigned or source_share is not None:
-        raise InvalidInput("--force, --trust-unsigned and --source-share belong to --from-events; leave them out")
+    if trust_unsigned or source_share is not None:
+        raise InvalidInput("--trust-unsigned and --source-share belong to --from-events; leave them out")
+    if force and not (reranker or what == "reranker"):
+        raise InvalidInput("--force belongs to `gavel train reranker`; leave it out")
     source = CatalogFolder.load(workspace.catalog(catalog))
     if reranker or what == "reranker":
-        train_reranker(workspace, source, cast("Labels | None", labels), seed=seed, as_json=as_json)
+        train_reranker(workspace, source, cast("Labels | None", labels), seed=seed, force=force, as_json=as_json)
         return
     if rounds and (negatives or start_from):
         raise InvalidInput("--rounds mines its negatives and chooses its weights itself; leave --negatives and --start-from out")

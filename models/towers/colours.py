@@ -34,6 +34,6 @@ class ColourHistogram(nn.Module):
         unit = pixels.float() * self.get_buffer("std") + self.get_buffer("mean")  # (B, 3, S, S) in [0, 1]
         cells = (unit * self.bins).floor().clamp(0, self.bins - 1).long().flatten(2)  # (B, 3, S * S)
         places = (cells[:, 0] * self.bins + cells[:, 1]) * self.bins + cells[:, 2]  # (B, S * S)
-        counts = torch.zeros(len(pixels), self.width, device=pixels.device)
+        counts = torch.zeros(pixels.shape[0], self.width, device=pixels.device)  # len() would fix the number of photos in an export
         counts = counts.scatter_add(1, places, torch.ones_like(places, dtype=torch.float32))  # (B, bins³)
         return (counts / places.shape[1]).sqrt()
