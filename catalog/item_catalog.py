@@ -129,8 +129,8 @@ def _splits(
         impressions[split_of(click.query)].append(click)
     qrels = {split: _merge(judgments[split], click_qrels(impressions[split])) for split in SPLITS}
     held_out = [text for split in ("val", "test") for text in qrels[split].queries.values()]
-    made = not qrels["val"].queries
-    if made:
+    has_pseudo = not qrels["val"].queries
+    if has_pseudo:
         pseudo = pseudo_judgments(own["pseudo_query"], items, graded, seed)
         qrels["val"] = _qrels(pseudo)
         held_out += pseudo
@@ -139,7 +139,7 @@ def _splits(
     training += [pair for pairs in own.values() for pair in without_held_out(pairs, held_out)]
     return {
         split: SplitData(
-            [ITEMS_FILE], training if split == "train" else (), qrels[split], impressions[split], made and split == "val"
+            [ITEMS_FILE], training if split == "train" else (), qrels[split], impressions[split], has_pseudo and split == "val"
         )
         for split in SPLITS
     }

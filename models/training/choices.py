@@ -160,9 +160,9 @@ def _photos(trained: Mapping[str, QueryMetrics], metric: str, *, stored: bool, r
         gain = Gain.of(trained[TEXT_PHOTO], trained[TEXT], metric)
         if stored:
             return f"photos are read: text + photo gains over text ({gain})"
-        made = "; these queries were made from the lots' own words, judged ones may say otherwise" if pseudo else ""
+        caveat = "; these queries were made from the lots' own words, judged ones may say otherwise" if pseudo else ""
         return (
-            f"photos are not read: text + photo does not gain over text ({gain}){made}; `--use-photos always` reads them all the "
+            f"photos are not read: text + photo does not gain over text ({gain}){caveat}; `--use-photos always` reads them all the "
             "same, for searches by photo"
         )
     return f"photos are {'' if stored else 'not '}read: {reason}" if reason else ""
@@ -170,10 +170,12 @@ def _photos(trained: Mapping[str, QueryMetrics], metric: str, *, stored: bool, r
 
 def _search(loss: Gain, semantic: QueryMetrics, keyword: QueryMetrics, metric: str, *, pseudo: bool) -> str:
     alone = Gain.of(semantic, keyword, metric).mean
-    against = f"vectors alone {alone:+.3f} against keywords" if alone else "vectors alone equal keywords"
     if not loss.is_certain:
-        return f"search: hybrid, keywords alone are not better ({against}, hybrid {-loss.mean:+.3f})"
-    lost = f"keywords alone are better than hybrid ({loss})"
+        return (
+            f"search: hybrid, which is {-loss.mean:+.3f} against keywords alone (standard error {loss.standard_error:.3f}); vectors "
+            f"alone are {alone:+.3f}"
+        )
+    lost = f"keywords alone gain over hybrid ({loss})"
     if pseudo:
         return (
             f"search: hybrid; {lost}, but these queries were made from the lots' own words, which favours keywords: measure with "

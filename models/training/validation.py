@@ -101,15 +101,15 @@ def query_metrics(results: Sequence[Sequence[int]] | NDArray[np.int64], grades: 
         grades: item row -> grade, 0 to 3, of each of the Q queries.
     """
     values = [
-        _metrics_of(found, graded)
-        for found, graded in zip(results, grades, strict=True)
+        _metrics_of(rows, graded)
+        for rows, graded in zip(results, grades, strict=True)
         if max(graded.values(), default=0) >= RELEVANT_GRADE
     ]
     return QueryMetrics(*np.array(values, dtype=np.float64).reshape(-1, 3).T)
 
 
-def _metrics_of(found: Sequence[int] | NDArray[np.int64], graded: Mapping[int, int]) -> tuple[float, float, float]:
-    gains = np.array([graded.get(int(row), 0) for row in found[:DEPTH]], dtype=np.int64)
+def _metrics_of(rows: Sequence[int] | NDArray[np.int64], graded: Mapping[int, int]) -> tuple[float, float, float]:
+    gains = np.array([graded.get(int(row), 0) for row in rows[:DEPTH]], dtype=np.int64)
     relevant = sum(grade >= RELEVANT_GRADE for grade in graded.values())
     best = np.array(sorted(graded.values(), reverse=True)[:10])
     recalls = [int((gains[:depth] >= RELEVANT_GRADE).sum()) / relevant for depth in (10, DEPTH)]

@@ -154,7 +154,7 @@ def test_judged_queries_may_say_that_words_are_enough_and_hybrid_overrides_them(
     assert (report["mode"], report["reason"]) == ("keyword", "keywords alone are better on the val queries")
     assert recommended_mode(Settings.from_env()) == "keyword"
     shown = CliRunner().invoke(app, ["try", str(lots), "--model", str(encoder), "--judgments", str(judged), "--no-serve"]).stdout
-    assert "search: --mode keyword, because keywords alone are better than hybrid" in shown
+    assert "search: --mode keyword, because keywords alone gain over hybrid" in shown
     searched = json.loads(CliRunner().invoke(app, ["search", "gold teapot", "--json"]).stdout)
     assert searched["mode"] == "keyword"
     assert json.loads(CliRunner().invoke(app, ["search", "gold teapot", "--mode", "hybrid", "--json"]).stdout)["mode"] == "hybrid"

@@ -142,7 +142,7 @@ def test_towers_that_lose_to_words_are_told_and_judged_queries_decide(tmp_path, 
     assert choice.metrics["hybrid"].quality < 0.9
     assert choice.mode == mode
     assert ("search: --mode keyword" in choice.lines[-1]) == (mode == "keyword")
-    assert "keywords alone are better than hybrid" in choice.lines[-1]
+    assert "keywords alone gain over hybrid" in choice.lines[-1]
 
 
 def test_without_a_val_split_nothing_is_compared_and_photos_are_read(tmp_path):
