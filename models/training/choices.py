@@ -172,8 +172,8 @@ def _search(loss: Gain, semantic: QueryMetrics, keyword: QueryMetrics, metric: s
     alone = Gain.of(semantic, keyword, metric).mean
     if not loss.is_certain:
         return (
-            f"search: hybrid, which is {-loss.mean:+.3f} against keywords alone (standard error {loss.standard_error:.3f}); vectors "
-            f"alone are {alone:+.3f}"
+            f"search: hybrid, which is {-loss.mean:+.3f} against keywords alone (standard error {loss.standard_error:.3f}); "
+            f"vectors alone are {alone:+.3f}"
         )
     lost = f"keywords alone gain over hybrid ({loss})"
     if pseudo:
