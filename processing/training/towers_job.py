@@ -122,7 +122,7 @@ def run_training(
         "learning_rate": learning_rate,
         "max_seconds": max_seconds,
         "features": features,
-        "photos": use_photos,
+        "photos": use_photos or ("auto" if start_from else None),  # a stage reads photos as its start tower does
         "batch_hard": batch_hard,
         "micro_batch": micro_batch,
         "gradient_checkpointing": gradient_checkpointing,

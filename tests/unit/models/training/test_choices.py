@@ -52,7 +52,7 @@ def write_told_catalog(folder: Path, *, photos: bool = True) -> CatalogFolder:
         if photos:
             pixels = np.random.default_rng(number).integers(0, 256, (40, 40, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(path)
-        items.append(Item(item_id, f"{colour} {kind}", image=f"photos/{path.name}"))
+        items.append(Item(item_id, f"{colour} {kind}", image=f"photos/{path.name}", category=kind))
         pairs.append(TrainingPair(f"{colour} {kind}", item_id))
     write_items(folder / "items" / "lots.parquet", items)
     graded = {query: {p.item_id: 3 for p in pairs if p.query == query} for query in {p.query for p in pairs}}
@@ -116,6 +116,17 @@ def test_what_is_asked_for_is_trained_alone_and_still_compared_with_words(tmp_pa
     assert list(choice.metrics) == ["keyword", "text + photo" if reads else "text", "hybrid"]
     assert choice.lines[1] == f"photos are {'' if reads else 'not '}read: as asked by photos = {photos}"
     assert set(steps) == {4}
+
+
+def test_features_are_compared_on_the_towers_that_photos_left(tmp_path):
+    catalog, totals = write_told_catalog(tmp_path / "catalog"), set()
+    config = replace(ONE_EPOCH, features="auto")
+    report = train_towers(catalog, config, tmp_path / "towers", lambda done, total: totals.add(total))
+    assert totals == {12}, "three trainings of four steps"
+    assert list(report.compared_features) == ["none", "category,bid_count"]
+    assert list(report.choice.metrics) == ["keyword", "text", "text + photo", "hybrid"]
+    kind = "text + photo" if report.choice.reads_photos else "text"
+    assert report.choice.metrics[kind] == report.best.metrics, "of the stored towers"
 
 
 def test_without_a_readable_photo_there_is_nothing_to_compare(tmp_path):
