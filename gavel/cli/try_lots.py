@@ -74,7 +74,7 @@ class Report:
         notices: what the user should know about the files.
         examples: a few queries.
         tower_fit: what the lots look like to the tower; None without an encoder.
-        val: measure -> value before and after the adaptation, on queries made from the lots; empty without an encoder.
+        val: measure -> value before and after the adaptation, on the val queries; empty without an encoder.
         choice: what validation chose and why, see models.training.choices.SearchChoice; None without an encoder or val queries.
     """
 
@@ -464,8 +464,9 @@ def show_report(report: Report, lots: str) -> None:
     rejects = workspace.catalogs / CATALOG / REJECTS_FILE
     rejected = f", {report.rejected:,} rows were rejected ({rejects})" if report.rejected else ""
     console.print(f"{report.lots:,} lots are searched by {report.mode}{rejected}", highlight=False, soft_wrap=True)
+    origin = "queries made from the lots" if (report.choice or {}).get("pseudo_queries") else "judged val queries"
     for name, (before, after) in report.val.items():
-        console.print(f"{name}, on queries made from the lots: {before:.3f} as published, {after:.3f} adapted", highlight=False)
+        console.print(f"{name}, on {origin}: {before:.3f} as published, {after:.3f} adapted", highlight=False)
     show_choice(report.choice)
     prefix = f"{HOME_VARIABLE}={shlex.quote(report.home)} " if Path(report.home) != Settings().home else ""
     query = shlex.quote(report.examples[0] if report.examples else "vase")

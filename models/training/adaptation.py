@@ -185,7 +185,7 @@ def distil_towers(
         best = adapted[1]
     choice = None
     if best.validation and best.results is not None:
-        choice = choose_search(best.validation, best.results, trained, SELECTION_METRIC, photos=best.system, reason=reason)
+        choice = choose_search(best.validation, best.results, trained, SELECTION_METRIC, stored=best.system, reason=reason)
     folder, losses = save_towers(best.towers.eval(), best.tokenizer, out), [record.loss for record in best.loop.history]
     report = DistillationReport(
         tower_folder=folder,

@@ -84,7 +84,7 @@ def gains_by_photos(photo: QueryMetrics, text: QueryMetrics, metric: str) -> boo
 
 
 def choose_search(
-    validation: Validation, results: Results, trained: Mapping[str, QueryMetrics], metric: str, *, photos: str, reason: str = ""
+    validation: Validation, results: Results, trained: Mapping[str, QueryMetrics], metric: str, *, stored: str, reason: str = ""
 ) -> SearchChoice:
     """Compare the stored towers with keyword and hybrid search, and say what was chosen.
 
@@ -93,7 +93,7 @@ def choose_search(
         results: rows of the items that the stored towers find, best first.
         trained: TEXT or TEXT_PHOTO -> metrics of trained towers.
         metric: attribute of QueryMetrics that chooses.
-        photos: TEXT or TEXT_PHOTO, the stored towers.
+        stored: TEXT or TEXT_PHOTO, the kind of the stored towers.
         reason: why photos are read or not, where towers of one kind were trained.
     """
     keyword_results = search_keywords(validation)
@@ -102,16 +102,16 @@ def choose_search(
     systems = {KEYWORD: keyword, **{name: trained[name] for name in (TEXT, TEXT_PHOTO) if name in trained}, HYBRID: hybrid}
     queries = len(keyword.ndcg_at_10)
     lines = [_measured(systems, queries, metric)] if queries else ["no val query has a relevant lot: nothing was compared"]
-    lines.append(_photos(trained, metric, stored=photos == TEXT_PHOTO, reason=reason, pseudo=validation.is_pseudo))
+    lines.append(_photos(trained, metric, stored=stored == TEXT_PHOTO, reason=reason, pseudo=validation.is_pseudo))
     loss = Gain.of(keyword, hybrid, metric)
     loses = queries > 0 and loss.is_certain
     if queries:
-        lines.append(_search(loss, systems[photos], keyword, metric, pseudo=validation.is_pseudo))
+        lines.append(_search(loss, systems[stored], keyword, metric, pseudo=validation.is_pseudo))
     return SearchChoice(
         queries,
         validation.is_pseudo,
         {name: metrics.mean() for name, metrics in systems.items()} if queries else {},
-        photos == TEXT_PHOTO,
+        stored == TEXT_PHOTO,
         "keyword" if loses and not validation.is_pseudo else "hybrid",
         [line for line in lines if line],
     )

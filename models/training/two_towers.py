@@ -273,7 +273,7 @@ def _search_choice(best: _Run, runs: Sequence[_Run], metric: str, reason: str) -
     if best.validation is None or best.results is None:
         return None
     trained = {run.system: run.query_metrics() for run in [*runs, best]}
-    return choose_search(best.validation, best.results, trained, metric, photos=best.system, reason=reason)
+    return choose_search(best.validation, best.results, trained, metric, stored=best.system, reason=reason)
 
 
 def _feature_choices(
