@@ -248,7 +248,7 @@ def _unjudged_splits(
     train = [pair for pairs in own.values() for pair in pairs]
     return {
         "train": SplitData(item_files=[ITEMS_FILE], pairs=train),
-        "val": SplitData(item_files=[ITEMS_FILE], qrels=_qrels(val)),
+        "val": SplitData(item_files=[ITEMS_FILE], qrels=_qrels(val), pseudo_queries=True),
         "test": SplitData(item_files=[ITEMS_FILE], qrels=_qrels(judgments)),
     }
 

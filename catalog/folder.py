@@ -144,12 +144,14 @@ class SplitData:
         pairs: training pairs; iterated once.
         qrels: judgments; every query has at least one grade.
         clicks: impressions, list by list.
+        pseudo_queries: True if the queries of `qrels` were made from the items' own words, which favours a search by words.
     """
 
     item_files: Sequence[str]
     pairs: Iterable[TrainingPair] = ()
     qrels: Qrels = field(default_factory=Qrels)
     clicks: Sequence[Click] = ()
+    pseudo_queries: bool = False
 
 
 class CatalogFolder:
@@ -162,6 +164,7 @@ class CatalogFolder:
         splits: names of the splits, such as ("train", "val", "test").
         example_queries: a few good queries for the catalogue.
         sources: the user's own item files or folders that it was made of; empty for published data.
+        pseudo_splits: splits whose queries were made from the items' own words; val if the card is of a version that did not say.
     """
 
     def __init__(self, path: Path) -> None:
@@ -179,6 +182,7 @@ class CatalogFolder:
             self.example_queries: list[str] = values["example_queries"]
             self._item_files: dict[str, list[str]] = values["splits"]
             self.sources: list[str] = values.get("sources", [])
+            self.pseudo_splits: list[str] = values.get("pseudo_splits", ["val"])
         except FileNotFoundError:
             raise InvalidInput(f"{self.path} holds no catalogue ({CATALOG_FILE} is missing); {REMEDY}") from None
         except (ValueError, TypeError, KeyError) as error:
@@ -323,6 +327,7 @@ def write_catalog(
         "example_queries": list(example_queries),
         "photo_folders": [str(folder.absolute()) for folder in photo_folders],
         "sources": [str(path) for path in sources],
+        "pseudo_splits": [split for split, data in splits.items() if data.pseudo_queries],
     }
     replace_file(building / CATALOG_FILE, json.dumps(card, indent=2, ensure_ascii=False) + "\n")
 

@@ -129,7 +129,8 @@ def _splits(
         impressions[split_of(click.query)].append(click)
     qrels = {split: _merge(judgments[split], click_qrels(impressions[split])) for split in SPLITS}
     held_out = [text for split in ("val", "test") for text in qrels[split].queries.values()]
-    if not qrels["val"].queries:
+    has_pseudo = not qrels["val"].queries
+    if has_pseudo:
         pseudo = pseudo_judgments(own["pseudo_query"], items, graded, seed)
         qrels["val"] = _qrels(pseudo)
         held_out += pseudo
@@ -137,7 +138,10 @@ def _splits(
     training += click_pairs(impressions["train"])
     training += [pair for pairs in own.values() for pair in without_held_out(pairs, held_out)]
     return {
-        split: SplitData([ITEMS_FILE], training if split == "train" else (), qrels[split], impressions[split]) for split in SPLITS
+        split: SplitData(
+            [ITEMS_FILE], training if split == "train" else (), qrels[split], impressions[split], has_pseudo and split == "val"
+        )
+        for split in SPLITS
     }
 
 

@@ -71,7 +71,7 @@ def run_fold(
         system -> measure -> query -> value, and the settings that cross-validation chose.
     """
     report = train_reranker(
-        catalog, SearchService(store, SearchModels(lambda tower_id: encoder)), booster, labels="judgments", seed=seed
+        catalog, SearchService(store, SearchModels(lambda tower_id: encoder)), booster, labels="judgments", seed=seed, force=True
     )
     assert report.choice is not None
     ranker, now = BoosterRanker.load(booster), catalog_moment(catalog)

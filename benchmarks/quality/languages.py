@@ -98,7 +98,7 @@ def _names_alone(corpus: Corpus) -> Corpus:
 
 def train(catalog: CatalogFolder, out: Path, seed: int, *, photos: bool, epochs: int, step: Callable[[int, int], None]) -> Path:
     """Train compact towers from scratch on the train emoji, and return their folder."""
-    config = TrainingConfig.for_catalog(catalog.name, use_image=photos, seed=seed)
+    config = replace(TrainingConfig.for_catalog(catalog.name, use_image=photos, seed=seed), photos="always")
     tower = replace(config.tower, vocabulary=VOCABULARY)
     settings = replace(config, tower=tower, epochs=epochs, validate_every=epochs)
     return train_towers(catalog, settings, out, step).tower_folder

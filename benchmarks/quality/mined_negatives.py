@@ -105,7 +105,7 @@ def main(
     runs: list[Metrics] = []
     seeds = seed or [7]
     for number in seeds:
-        config = TrainingConfig.for_catalog(source.name, use_image=not text_only, seed=number)
+        config = replace(TrainingConfig.for_catalog(source.name, use_image=not text_only, seed=number), photos="always")
         with tempfile.TemporaryDirectory(prefix="gavel-mining-") as scratch:
             runs.append(Trial(source, replace(config, epochs=epochs, batch_size=batch_size), Path(scratch)).run())
     show_table(

@@ -147,7 +147,8 @@ class Demo:
 
     def _tower(self, name: str, catalog: CatalogFolder) -> Path:
         def run(step: Step) -> str:
-            config = pipeline.training_config(catalog, text_only=name == TEXT, seed=self.plan.seed)
+            changes = {"photos": "always"}  # the demo trains both kinds itself, to measure both
+            config = pipeline.training_config(catalog, text_only=name == TEXT, seed=self.plan.seed, changes=changes)
             return str(pipeline.train_towers(self.workspace, catalog, config, progress=step))
 
         def finished(path: Any) -> bool:

@@ -126,8 +126,12 @@ def search(
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Number of lots, 1 to 100.")] = 10,
     mode: Annotated[
-        Mode, typer.Option(help="Retrieval mode: hybrid (vectors and words), semantic (vectors) or keyword (words).")
-    ] = "hybrid",
+        Mode | None,
+        typer.Option(
+            help="Retrieval mode: hybrid (vectors and words), semantic (vectors) or keyword (words); hybrid by default, or keyword "
+            "if the tower's training recommends it."
+        ),
+    ] = None,
     category: Annotated[str | None, typer.Option(help="Only this category.")] = None,
     brand: Annotated[str | None, typer.Option(help="Only this brand.")] = None,
     min_price: Annotated[float | None, typer.Option(help="Only lots at this price or above.")] = None,
@@ -157,7 +161,7 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Find lots; auctions that have ended never come back."""
-    from gavel.workspace.wiring import search_service
+    from gavel.workspace.wiring import recommended_mode, search_service
 
     settings, fused = Settings.from_env(), Fusion.parse(fusion) if fusion else None
     conditions = parse_attribute_filters(attribute or ())
@@ -171,6 +175,7 @@ def search(
         query_expansion=expansion or settings.query_expansion,
     )
     service = search_service(settings)
+    mode = mode or ("hybrid" if photo or fused else recommended_mode(settings))
 
     def run_query(text: str) -> None:
         filters = Filter(

@@ -15,6 +15,7 @@ import typer
 from gavel.workspace.console import console
 from gavel.workspace.folders import Workspace
 from gavel.workspace.options import QueryTower
+from gavel.workspace.wiring import recommended_mode
 from retrieval.config.settings import Settings, split_address
 from retrieval.errors import InvalidInput
 from retrieval.search.service import Mode
@@ -53,7 +54,13 @@ def serve(
         str | None,
         typer.Option(metavar="ADDRESS", help="Answer /metrics for Prometheus at this address, such as 127.0.0.1:9464."),
     ] = None,
-    mode: Annotated[Mode, typer.Option(help="How the page searches at first: hybrid, semantic or keyword.")] = "hybrid",
+    mode: Annotated[
+        Mode | None,
+        typer.Option(
+            help="How the page searches at first: hybrid, semantic or keyword; hybrid by default, or keyword if the tower's "
+            "training recommends it."
+        ),
+    ] = None,
 ) -> None:
     """Serve the search page at /, the API beside it, and the API's description at /docs."""
     if currency and not re.fullmatch("[A-Za-z]{3}", currency):
@@ -66,6 +73,7 @@ def serve(
         settings, query_tower=query_tower or settings.query_tower, metrics_address=metrics or settings.metrics_address
     )
     metrics_host, metrics_port = _metrics_place(settings, port)
+    mode = mode or recommended_mode(settings)
     listeners = [listen(host, port)]  # opened before the index is loaded, which takes seconds, and before the address is printed
     from gavel.web.http_server import serve_app, serve_in_workers
     from lambdas.query_api.callers import CallerLimits, is_loopback

@@ -12,7 +12,7 @@ from gavel.cli.train_towers import Margin, NoMargin, PerQuery, train_rounds, tra
 from gavel.cli.train_users_items import train_users_items
 from gavel.workspace import pipeline
 from gavel.workspace.folders import Workspace
-from gavel.workspace.options import CatalogOption, Json, MaxSeconds, Seed
+from gavel.workspace.options import CatalogOption, Json, MaxSeconds, Seed, UsePhotos
 from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
 
@@ -28,6 +28,7 @@ def train(
     catalog: CatalogOption = None,
     preset: Annotated[str, typer.Option(help="Architecture: compact, minilm, multilingual, distilbert-resnet50, …")] = "compact",
     text_only: Annotated[bool, typer.Option("--text-only", help="Train without photos.")] = False,
+    use_photos: UsePhotos = None,
     text_model: Annotated[str | None, typer.Option(help="Hub name or folder of a pretrained text encoder.")] = None,
     dimensions: Annotated[int | None, typer.Option(min=8, help="Length of the vectors; the preset's length by default.")] = None,
     max_length: Annotated[
@@ -105,9 +106,7 @@ def train(
         ),
     ] = None,
     heads: Annotated[int | None, typer.Option(min=1, max=16, help="Attention heads, for train buyers; 1.")] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="With --from-events: save the re-ranker even if the comparisons reject it.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="For train reranker: save it even if it does not gain.")] = False,
     trust_unsigned: Annotated[
         bool,
         typer.Option(
@@ -152,11 +151,13 @@ def train(
             force=force,
         )
         return
-    if force or trust_unsigned or source_share is not None:
-        raise InvalidInput("--force, --trust-unsigned and --source-share belong to --from-events; leave them out")
+    if trust_unsigned or source_share is not None:
+        raise InvalidInput("--trust-unsigned and --source-share belong to --from-events; leave them out")
+    if force and not (reranker or what == "reranker"):
+        raise InvalidInput("--force belongs to `gavel train reranker`; leave it out")
     source = CatalogFolder.load(workspace.catalog(catalog))
     if reranker or what == "reranker":
-        train_reranker(workspace, source, cast("Labels | None", labels), seed=seed, as_json=as_json)
+        train_reranker(workspace, source, cast("Labels | None", labels), seed=seed, force=force, as_json=as_json)
         return
     if rounds and (negatives or start_from):
         raise InvalidInput("--rounds mines its negatives and chooses its weights itself; leave --negatives and --start-from out")
@@ -166,6 +167,7 @@ def train(
         "learning_rate": learning_rate,
         "max_seconds": max_seconds,
         "features": features,
+        "photos": use_photos,
         "batch_hard": batch_hard,
         "micro_batch": micro_batch,
         "gradient_checkpointing": gradient_checkpointing,
@@ -185,6 +187,11 @@ def train(
         stages=stages,
         changes=changes,
     )
+    if use_photos == "always" and not config.tower.use_image:
+        flag = "--text-only" if text_only else f"--preset {preset}"
+        raise InvalidInput(
+            f"towers of {flag} read no photos; leave --use-photos always out, or train compact or distilbert-resnet50"
+        )
     if rounds:
         rules = pipeline.mining_rules(per_query=per_query, margin=margin, no_margin=no_margin)
         train_rounds(workspace, source, config, rules, rounds=rounds, resume=resume, as_json=as_json)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from catalog.folder import CatalogFolder
 from gavel.workspace import pipeline
-from gavel.workspace.console import Stages, progress, show_table
+from gavel.workspace.console import Stages, console, progress, show_table
 from gavel.workspace.folders import Workspace
 from gavel.workspace.options import print_json, report
 
@@ -13,11 +13,19 @@ if TYPE_CHECKING:
     from processing.ranking.train_job import Labels
 
 
-def train_reranker(workspace: Workspace, catalog: CatalogFolder, labels: "Labels | None", *, seed: int, as_json: bool) -> None:
-    """Train the re-ranker on a catalogue's clicks or judgments and print the report of the training."""
+def train_reranker(
+    workspace: Workspace, catalog: CatalogFolder, labels: "Labels | None", *, seed: int, force: bool, as_json: bool
+) -> None:
+    """Train the re-ranker on a catalogue's clicks or judgments; print the report, and whether it was saved and why."""
     with progress("train re-ranker") as step:
-        result = pipeline.train_reranker(workspace, catalog, seed=seed, progress=step, labels=labels)
-    report(result.to_dict(), as_json)
+        result = pipeline.train_reranker(workspace, catalog, seed=seed, progress=step, labels=labels, force=force)
+    values = result.to_dict()
+    if as_json:
+        print_json(values)
+        return
+    reason = values.pop("reason")
+    report(values, as_json=False)
+    console.print(f"re-ranker {'saved' if result.saved else 'not saved'}: {reason}", markup=False, highlight=False, soft_wrap=True)
 
 
 def train_on_events(workspace: Workspace, places: list[Path], as_json: bool, **given: Any) -> None:

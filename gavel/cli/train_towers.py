@@ -1,5 +1,6 @@
 """Training of towers for `gavel train`, and the commands `gavel adapt` and `gavel mine`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ from gavel.workspace import pipeline
 from gavel.workspace.console import Stages, console, progress, show_table
 from gavel.workspace.entry import EXIT_CUT, commands_for, show_next
 from gavel.workspace.folders import Workspace
-from gavel.workspace.options import CatalogOption, Json, MaxSeconds, Seed, print_json, report
+from gavel.workspace.options import CatalogOption, Json, MaxSeconds, Seed, UsePhotos, print_json, report
 from models.artefacts.run_record import cut_steps, read_record
 from models.towers.feature_names import NONE
 from retrieval.config.settings import Settings
@@ -47,12 +48,21 @@ def train_towers(
         tower = pipeline.train_towers(
             workspace, catalog, config, negatives=negatives, start_from=start, resume=resume, progress=step
         )
-    cut = cut_steps(tower)
-    report({"tower_id": tower.name, "tower": str(tower), **_features(tower, as_json), **cut_note(cut)}, as_json)
+    cut, choice = cut_steps(tower), read_record(tower).get("choice")
+    compared = {"choice": choice} if as_json else {}
+    report({"tower_id": tower.name, "tower": str(tower), **_features(tower, as_json), **compared, **cut_note(cut)}, as_json)
+    if not as_json:
+        show_choice(choice)
     if cut:
         raise typer.Exit(EXIT_CUT)
     if not as_json:
         show_next(*commands_for(catalog))
+
+
+def show_choice(choice: Mapping[str, Any] | None) -> None:
+    """Print what validation chose and why, given `choice` of a training record; nothing if nothing was compared."""
+    for line in (choice or {}).get("lines", ()):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def cut_note(cut: tuple[int, int] | None) -> dict[str, Any]:
@@ -107,6 +117,7 @@ def adapt(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of gradient descent; 200.")] = None,
     min_weight: Annotated[float | None, typer.Option(min=0.0, help="Leave out queries of pairs with a smaller weight; 0.")] = None,
+    use_photos: UsePhotos = None,
     max_seconds: MaxSeconds = None,
     seed: Seed = 7,
     as_json: Json = False,
@@ -122,6 +133,7 @@ def adapt(
             max_length=max_length,
             steps=steps,
             min_weight=min_weight,
+            photos=use_photos,
             max_seconds=max_seconds,
             seed=seed,
             stages=stages,
@@ -137,8 +149,10 @@ def adapt(
         "lots": result.items,
         "queries": result.queries,
     }
-    cut = cut_steps(result.tower_folder)
-    report(values | metrics | cut_note(cut), as_json)
+    cut, choice = cut_steps(result.tower_folder), result.choice.to_dict() if result.choice else None
+    report(values | metrics | ({"choice": choice} if as_json else {}) | cut_note(cut), as_json)
+    if not as_json:
+        show_choice(choice)
     if cut:
         raise typer.Exit(EXIT_CUT)
     if not as_json:

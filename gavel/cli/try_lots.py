@@ -15,13 +15,15 @@ import typer
 
 from catalog.folder import CATALOG_FILE, CatalogFolder
 from gavel.cli.serve import listen, serve
+from gavel.cli.train_towers import show_choice
 from gavel.workspace import pipeline
 from gavel.workspace.console import console, notes, progress, show_answer, show_table
 from gavel.workspace.entry import as_called, say
 from gavel.workspace.folders import Workspace
 from gavel.workspace.forecast import Forecast, duration_words
-from gavel.workspace.options import Json, Seed, print_json
+from gavel.workspace.options import Json, Seed, UsePhotos, print_json
 from gavel.workspace.wiring import open_store, search_service
+from models.towers.config import PhotoUse
 from processing.command_line import ColumnsOption, DatesOption, DecimalOption, EncodingOption, read_options
 from processing.training.step_cache import StepCache, StepResult
 from retrieval.config.settings import Settings
@@ -72,7 +74,8 @@ class Report:
         notices: what the user should know about the files.
         examples: a few queries.
         tower_fit: what the lots look like to the tower; None without an encoder.
-        val: measure -> value before and after the adaptation, on queries made from the lots; empty without an encoder.
+        val: measure -> value before and after the adaptation, on the val queries; empty without an encoder.
+        choice: what validation chose and why, see models.training.choices.SearchChoice; None without an encoder or val queries.
     """
 
     home: str
@@ -87,6 +90,7 @@ class Report:
     examples: list[str] = field(default_factory=list)
     tower_fit: "TowerFit | None" = None
     val: dict[str, list[float]] = field(default_factory=dict)
+    choice: Mapping[str, Any] | None = None
 
 
 def try_lots(
@@ -94,7 +98,14 @@ def try_lots(
     model: Annotated[
         str, typer.Option(help="Sentence encoder that is adapted to the lots: a preset, hub name or folder.")
     ] = DEFAULT_MODEL,
-    mode: Annotated[TryMode, typer.Option(help="hybrid, or keyword: use no encoder, and search by words alone.")] = "hybrid",
+    mode: Annotated[
+        TryMode | None,
+        typer.Option(
+            help="keyword: use no encoder, and search by words alone; hybrid: search by both, whatever the val queries say. "
+            "By default hybrid, unless judged val queries say that words alone are better."
+        ),
+    ] = None,
+    use_photos: UsePhotos = None,
     judgments: Annotated[Path | None, typer.Option(help="Table of query, item id and grade 0 to 3, to learn from.")] = None,
     clicks: Annotated[Path | None, typer.Option(help="Click log to learn from.")] = None,
     photos: Annotated[list[Path] | None, typer.Option(help="Further folder of photos that lots may name; may be repeated.")] = None,
@@ -121,7 +132,7 @@ def try_lots(
         listen(host, port).close()  # a port that is taken is told before the work, not after it
     home = own_home(source)
     os.environ[HOME_VARIABLE] = str(home)  # read by `serve`, and by every process that is started
-    run = Try(Settings.from_env(), source, listing, options, model, mode, judgments, clicks, photos or [], seed)
+    run = Try(Settings.from_env(), source, listing, options, model, mode, judgments, clicks, photos or [], seed, use_photos)
     if not as_json:
         show_understood(run.report, home)
     report = run.run()
@@ -130,8 +141,9 @@ def try_lots(
         return
     given: dict[str, Sequence[object]] = {
         "--model": [model if model != DEFAULT_MODEL else None],
-        "--mode": [mode if mode != "hybrid" else None],
+        "--mode": [mode],
         "--photos": photos or [],
+        "--use-photos": [use_photos],
         "--column": columns or [],
         "--decimal": [decimal],
         "--dates": [dates],
@@ -187,11 +199,12 @@ class Try:
         listing: FolderListing,
         options: ReadOptions,
         model: str,
-        mode: TryMode,
+        mode: TryMode | None,
         judgments: Path | None,
         clicks: Path | None,
         photos: Sequence[Path],
         seed: int,
+        use_photos: PhotoUse | None = None,
     ) -> None:
         """Look at the columns of the files; no step runs yet.
 
@@ -200,6 +213,7 @@ class Try:
         """
         self._settings, self._source, self._listing, self._options = settings, source, listing, options
         self._model, self._judgments, self._clicks, self._photos, self._seed = model, judgments, clicks, photos, seed
+        self._use_photos = use_photos
         self._workspace = Workspace(settings)
         self._steps = StepCache(settings.home / RECORD_FILE)
         columns = {str(path): plan_reading(path, options).columns for path in listing.files}
@@ -210,7 +224,8 @@ class Try:
             path: {name: [column.key for column in columns] for name, columns in of_file.items()}
             for path, of_file in fields.items()
         }
-        self.report = Report(str(settings.home), understood, mode)
+        self._mode = mode
+        self.report = Report(str(settings.home), understood, mode or "hybrid")
 
     def run(self) -> Report:
         """Run every step that is not done yet, and return the report."""
@@ -234,7 +249,9 @@ class Try:
         manifest = load_release(release)
         self.report.lots, self.report.tower_id = open_store(self._settings).live().count(), manifest.tower_id
         self.report.examples = catalog.example_queries or [item.title for item in items if item.title][:1]
-        if self.report.mode == "hybrid":
+        if self._mode is None and self.report.choice and self.report.choice["mode"] == "keyword":
+            self.report.mode, self.report.reason = "keyword", "keywords alone are better on the val queries"
+        if self.report.tower_id != WORDS_ONLY:
             fit = self.report.tower_fit = pipeline.measure_fit(self._workspace, release)
             if fit.faults:
                 self.report.mode, self.report.reason = "keyword", "the tower does not fit the lots"
@@ -329,22 +346,31 @@ class Try:
 
         def adapt() -> dict[str, Any]:
             result = pipeline.adapt(
-                self._workspace, catalog, self._model, forecast, max_length=LOT_TOKENS, steps=None, min_weight=None, seed=self._seed
+                self._workspace,
+                catalog,
+                self._model,
+                forecast,
+                max_length=LOT_TOKENS,
+                steps=None,
+                min_weight=None,
+                photos=self._use_photos,
+                seed=self._seed,
             )
             before, after = result.before, result.after
             names = ("recall_at_50", "ndcg_at_10") if before and after else ()
             return {
                 "tower": str(result.tower_folder),
                 "val": {name: [getattr(before, name), getattr(after, name)] for name in names},
+                "choice": result.choice.to_dict() if result.choice else None,
             }
 
         def is_whole(value: Any) -> bool:
             return (Path(value["tower"]) / CARD_FILE).is_file() and not cut_steps(Path(value["tower"]))
 
-        adapted = self._step("adapt the encoder", (base, self._model), adapt, is_whole)
+        adapted = self._step("adapt the encoder", (base, self._model, self._use_photos), adapt, is_whole)
         for label in (ENCODE_LOTS, ENCODE_QUERIES, LEARN):
             forecast.skip(label)
-        self.report.val, tower = adapted.value["val"], Path(adapted.value["tower"])
+        self.report.val, self.report.choice, tower = adapted.value["val"], adapted.value["choice"], Path(adapted.value["tower"])
 
         def embed() -> str:
             return str(
@@ -446,8 +472,10 @@ def show_report(report: Report, lots: str) -> None:
     rejects = workspace.catalogs / CATALOG / REJECTS_FILE
     rejected = f", {report.rejected:,} rows were rejected ({rejects})" if report.rejected else ""
     console.print(f"{report.lots:,} lots are searched by {report.mode}{rejected}", highlight=False, soft_wrap=True)
+    origin = "queries made from the lots" if (report.choice or {}).get("pseudo_queries") else "judged val queries"
     for name, (before, after) in report.val.items():
-        console.print(f"{name}, on queries made from the lots: {before:.3f} as published, {after:.3f} adapted", highlight=False)
+        console.print(f"{name}, on {origin}: {before:.3f} as published, {after:.3f} adapted", highlight=False)
+    show_choice(report.choice)
     prefix = f"{HOME_VARIABLE}={shlex.quote(report.home)} " if Path(report.home) != Settings().home else ""
     query = shlex.quote(report.examples[0] if report.examples else "vase")
     words = " --mode keyword" if report.mode == "keyword" else ""

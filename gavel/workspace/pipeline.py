@@ -378,9 +378,15 @@ def rebuild(
 
 
 def train_reranker(
-    workspace: Workspace, catalog: CatalogFolder, *, seed: int, progress: Step, labels: "Labels | None" = None
+    workspace: Workspace,
+    catalog: CatalogFolder,
+    *,
+    seed: int,
+    progress: Step,
+    labels: "Labels | None" = None,
+    force: bool = False,
 ) -> "RerankerReport":
-    """Train the re-ranker of the live index's tower on a catalogue's clicks or judgments.
+    """Train the re-ranker of the live index's tower on a catalogue's clicks or judgments. It is saved if it gains.
 
     Args:
         workspace: workspace whose settings name the index; it stores the booster.
@@ -388,6 +394,7 @@ def train_reranker(
         seed: seed of the training.
         progress: called with (queries done, queries in all).
         labels: "clicks" or "judgments"; None takes clicks if there are any.
+        force: True saves it in any case.
     """
     from processing.ranking.train_job import train_reranker
     from retrieval.ranker.parameters import BoosterParameters
@@ -399,6 +406,7 @@ def train_reranker(
             service,
             path,
             labels=labels,
+            force=force,
             seed=seed,
             progress=progress,
             candidates=workspace.settings.candidates,

@@ -9,15 +9,17 @@ from gavel.workspace.folders import Workspace
 from retrieval.buyers.history_store import BuyerStore
 from retrieval.buyers.vector import BuyerTower
 from retrieval.config.settings import EVENTS_KEYS, Settings
+from retrieval.contracts.tower_card import split_tower_id
 from retrieval.encoders.query_towers import load_query_tower
 from retrieval.encoders.tower_store import tower_buyers, tower_folder, tower_tuning
+from retrieval.encoders.words_only import TOWER_ID as WORDS_ONLY
 from retrieval.feedback.rows import EventSink
 from retrieval.feedback.served_lists import ServedLists, parse_keys
-from retrieval.index.hybrid_tuning import Tuning
+from retrieval.index.hybrid_tuning import TUNING_FILE, Tuning
 from retrieval.index.port import IndexStore
 from retrieval.ranker.port import CrossEncoder, Ranker
 from retrieval.search.image_query import PhotoEncoder, load_image_branch
-from retrieval.search.service import Encoder, SearchLimits, SearchModels, SearchService
+from retrieval.search.service import Encoder, Mode, SearchLimits, SearchModels, SearchService
 
 
 def open_store(settings: Settings) -> IndexStore:
@@ -57,6 +59,23 @@ def find_tower(settings: Settings, tower_id: str) -> Path:
 def load_tuning(settings: Settings, tower_id: str) -> Tuning:
     """Load the tuning that `gavel tune hybrid` chose for a tower, or the default tuning."""
     return tower_tuning(settings.towers, tower_id, settings.home / "cache" / "towers")
+
+
+def recommended_mode(settings: Settings) -> Mode:
+    """Return the mode of searches that was recommended when the live index's tower was trained; hybrid by default.
+
+    It is hybrid, too, if `gavel tune hybrid` has chosen other weights since, or if there is no index or the towers are in a bucket.
+    """
+    from models.artefacts.run_record import read_record
+
+    tower_id = open_store(settings).live_tower()
+    if tower_id is None or settings.towers.startswith("s3://"):
+        return "hybrid"
+    if tower_id == WORDS_ONLY:
+        return "keyword"
+    folder = Path(settings.towers) / split_tower_id(tower_id)[0]
+    choice = read_record(folder).get("choice") or {}
+    return "keyword" if choice.get("mode") == "keyword" and not (folder / TUNING_FILE).is_file() else "hybrid"
 
 
 def load_buyers(settings: Settings, tower_id: str) -> BuyerTower:

@@ -60,6 +60,7 @@ def model_card(card: TowerCard, record: Json, evaluations: Mapping[str, Json], s
         "## Architecture\n\n" + _table(("", ""), _architecture(card)),
         "## Training data\n\n" + (_trained_on(record) if record else NO_RECORD),
         "## Training\n\n" + (_training(record) if record else NO_RECORD),
+        *(["## What validation chose\n\n" + _choice(record["choice"])] if record.get("choice") else []),
         "## How good it is\n\n" + _metrics(record, evaluations),
         *(["## Small query tower\n\n" + _small_query(small_query)] if small_query else []),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _limits(card, record, evaluations)),
@@ -141,6 +142,15 @@ def _length(record: Json) -> str:
 def _cut(record: Json) -> str:
     steps = cut_of(record.get("steps"))
     return f", **cut by the clock after {steps[0]:,} of {steps[1]:,} steps**" if steps else ""
+
+
+def _choice(choice: Json) -> str:
+    lines = "\n".join(f"- {line}" for line in choice["lines"])
+    rows = [
+        (system, *(f"{values[name]:.3f}" for name in ("recall_at_10", "recall_at_50", "ndcg_at_10")))
+        for system, values in choice["metrics"].items()
+    ]
+    return f"{lines}\n\n{_table(('val queries', 'Recall@10', 'Recall@50', 'nDCG@10'), rows)}" if rows else lines
 
 
 def _metrics(record: Json, evaluations: Mapping[str, Json]) -> str:

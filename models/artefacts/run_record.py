@@ -39,13 +39,14 @@ def run_key(
 ) -> str:
     """Return the key of a run: twelve hexadecimal digits of a hash over everything that its outcome depends on.
 
-    max_seconds and log_with are left out, so that a run that max_seconds cut can resume with other values.
+    max_seconds and log_with are left out, so that a run that max_seconds cut can resume with other values. So is the choice of
+    photos, because the towers say whether they read any.
     """
     import torch
 
     mined = {query: list(item_ids) for query, item_ids in negatives.items()} if negatives is not None else None
     parts = [
-        asdict(config) | {"max_seconds": None, "log_with": None},
+        asdict(config) | {"max_seconds": None, "log_with": None, "photos": None},
         stage,
         data,
         mined,

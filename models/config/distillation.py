@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from models.towers.config import PhotoUse
 from retrieval.errors import InvalidInput
 
 LOT_TOKENS = 48  # of a lot's text; best val Recall@50 of 32, 48, 64 and 128 on the electronics shop (pseudo-queries of seed 7)
@@ -21,6 +22,8 @@ class DistillationConfig:
         temperature: temperature of the student's distribution, > 0.
         learning_rate: peak learning rate of AdamW.
         warmup: share of the steps over which the learning rate rises.
+        photos: use of the photos by models for words and pictures: "always", "never", or "auto", which adapts without and with
+            photos, and stores the towers that read photos only if they are better on the val split.
         seed: seed of the random draws.
         max_seconds: time limit of a call's steps in seconds, which stops the run; the next call resumes it. None for no limit.
     """
@@ -34,6 +37,7 @@ class DistillationConfig:
     temperature: float = 0.05
     learning_rate: float = 1e-3
     warmup: float = 0.1
+    photos: PhotoUse = "auto"
     seed: int = 7
     max_seconds: float | None = None
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from models.towers.config import TowerConfig
+from models.towers.config import PhotoUse, TowerConfig
 from models.towers.config import preset as find_preset
 from models.towers.feature_names import NONE, parse_features
 from retrieval.errors import InvalidInput
@@ -91,6 +91,9 @@ class TrainingConfig:
         features: structured features that the item tower reads: "none", "all", or names joined by commas, of category, brand,
             current_price, seller_rating and bid_count. "auto" trains without and with all features, and stores the towers with
             features only if they are better on the val split.
+        photos: use of the photos by towers with an image encoder: "always", "never", or "auto", which trains without and with
+            photos, and stores the towers that read photos only if they are better on the val split. A stage with a start tower
+            reads photos as that tower does.
         stages: the phases of training, in order. One run trains one phase.
         epochs: passes over the items, or over the queries if there are more queries than items, >= 1.
         batch_size: pairs per batch, each with a different query, >= 2.
@@ -127,6 +130,7 @@ class TrainingConfig:
 
     tower: TowerConfig = field(default_factory=lambda: find_preset("compact"))
     features: str = NONE
+    photos: PhotoUse = "auto"
     stages: tuple[Stage, ...] = (Stage("in-batch"),)
     epochs: int = 20
     batch_size: int = 128
@@ -184,7 +188,7 @@ class TrainingConfig:
 
     @property
     def selection_metric(self) -> str:
-        """Name of the ValidationMetrics attribute that chooses the epoch, and between towers without and with features."""
+        """Name of the ValidationMetrics attribute that chooses the epoch, and whether towers read photos and features."""
         return self.judge
 
     def stage_batch_hard(self, stage: Stage) -> float:

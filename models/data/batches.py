@@ -21,6 +21,7 @@ from models.data.encoding_cache import PhotoEncodings, TextTable, encode_frozen
 from models.data.images import augment, normalise, to_unit
 from models.data.sampling_frequency import StreamingFrequency
 from models.data.tables import ItemTable, PhotoTable, Queries, TokenTable
+from models.towers.config import TowerConfig
 from models.towers.features import Features
 from models.towers.item_features import item_row
 from models.towers.two_towers import Photos, TwoTowers
@@ -136,8 +137,9 @@ class TrainingBatches:
                 "mine some from an index of the tower that it starts from"
             )
         self._cache = cache
-        side = tower.image_size if tower.image.trainable == "none" else round(tower.image_size * PHOTO_MARGIN)
-        self._photos: PhotoTable | PhotoEncodings | None = PhotoTable.load(items.photos, side, cache) if tower.use_image else None
+        self._photos: PhotoTable | PhotoEncodings | None = None
+        if tower.use_image:
+            self._photos = PhotoTable.load(items.photos, photo_side(tower), cache)
         self._features = tower.features.encode([item_row(item) for item in items.records]) if tower.features else None
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, dtype=np.int64))
         self.frequency = StreamingFrequency(max(1_024, 8 * len(items.ids))) if config.log_q else None
@@ -216,6 +218,11 @@ class TrainingBatches:
         generator = torch.Generator().manual_seed(seed_of(self._config.seed, PHOTOS, number, self._part.process))
         changed = augment(pixels, tower.image_size, self._config.augmentation, generator)
         return Photos(normalise(changed, tower.image_mean, tower.image_std), torch.from_numpy(shown).to(device))
+
+
+def photo_side(tower: TowerConfig) -> int:
+    """Return the side of the stored photos; it is the tower's own if the image encoder is frozen and no photo is augmented."""
+    return tower.image_size if tower.image.trainable == "none" else round(tower.image_size * PHOTO_MARGIN)
 
 
 def mined_rows(queries: Queries, items: ItemTable, negatives: Mapping[str, Sequence[str]]) -> NDArray[np.int64]:

@@ -125,7 +125,8 @@ def encode_photo_table(
         pixels = torch.from_numpy(np.ascontiguousarray(photos.pixels[rows])).to(device)
         return encoder(normalise(to_unit(pixels), config.image_mean, config.image_std))  # type: ignore[no-any-return]
 
-    key = _key(encoder, ["photo", config.image_mean, config.image_std], [photos.has_image, photos.pixels])
+    settings = ["photo", config.image_mean, config.image_std, *([config.image.colour_bins] if config.image.colour_bins else [])]
+    key = _key(encoder, settings, [photos.has_image, photos.pixels])
     file, shape = cache / f"photos-{key}.npy", (len(photos.has_image), encoder.width)
     vectors = _load_or_encode(file, shape, encoder.to(device), present, PHOTOS_AT_ONCE, encode, progress)
     return PhotoEncodings(vectors, photos.has_image)

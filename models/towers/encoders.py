@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from models.towers.config import SMALL_RESNET, ImageEncoderSpec, TextEncoderSpec
+from models.towers.colours import ColourHistogram
+from models.towers.config import IMAGENET_MEAN, IMAGENET_STD, SMALL_RESNET, ImageEncoderSpec, TextEncoderSpec
 from models.towers.model_files import find_published, unreachable
 from retrieval.errors import InvalidInput, TowerError
 
@@ -146,14 +147,20 @@ class TextEncoder(PartlyFrozen):
 
 
 class ImageEncoder(PartlyFrozen):
-    """A ResNet without its classifier.
+    """A ResNet without its classifier, and beside it a histogram of the photo's colours if the specification has one.
 
     Attributes:
-        width: length of the pooled vector, 2048 for ResNet50.
+        width: length of a photo's vector, 2048 for ResNet50, and the histogram's length more.
+        colours: the histogram; None without.
     """
 
-    def __init__(self, spec: ImageEncoderSpec) -> None:
+    def __init__(self, spec: ImageEncoderSpec, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
         """Load or build the encoder.
+
+        Args:
+            spec: source of the encoder.
+            mean: RGB means that are subtracted from the pixels, which the histogram adds again.
+            std: RGB deviations of the pixels, likewise.
 
         Raises:
             TowerError: the network or its weights are unknown, damaged or not available.
@@ -167,7 +174,16 @@ class ImageEncoder(PartlyFrozen):
             _load_weights(self.resnet, Path(spec.weights))
         self.resnet.to(memory_format=torch.channels_last)  # a third faster on CPUs, and the layout for half precision on GPUs
         self._blocks, self._spec = spec.blocks if spec.name == SMALL_RESNET else (), spec
+        self._add_colours(spec.colour_bins, mean, std)
         self.train_only(spec.trainable)
+
+    def _add_colours(self, bins: int, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.colours = ColourHistogram(bins, mean, std) if bins else None
+        self.width += self.colours.width if self.colours else 0
+
+    def _with_colours(self, vectors: Tensor, pixels: Tensor) -> Tensor:
+        """Append the histograms of the pixels (B, 3, S, S) to their vectors (B, W)."""
+        return vectors if self.colours is None else torch.cat([vectors, self.colours(pixels).to(vectors.dtype)], dim=1)
 
     def train_only(self, trainable: str) -> None:
         """Choose the stages to train: "all", "none" or the last n ("last-<n>"). The stem is trained only with "all".
@@ -183,8 +199,7 @@ class ImageEncoder(PartlyFrozen):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode normalised pixels (B, 3, S, S) into (B, width)."""
-        vectors: Tensor = self.resnet(pixels.contiguous(memory_format=torch.channels_last))
-        return vectors
+        return self._with_colours(self.resnet(pixels.contiguous(memory_format=torch.channels_last)), pixels)
 
 
 class BasicBlock(nn.Module):

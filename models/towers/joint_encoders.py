@@ -4,6 +4,8 @@ transformers.AutoModel loads such a model, with get_text_features() and get_imag
 model without its vision part, the image encoder the model without its text part. Both return unit vectors of the shared space.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
-from models.towers.config import JOINT, ImageEncoderSpec, TextEncoderSpec
+from models.towers.config import JOINT, ImageEncoderSpec, TextEncoderSpec, TowerConfig
 from models.towers.encoders import (
     NON_ARCHITECTURE_KEYS,
     ImageEncoder,
@@ -41,13 +43,14 @@ def make_text_encoder(spec: TextEncoderSpec) -> TextEncoder:
     return JointTextEncoder(spec) if spec.pooling == JOINT else TextEncoder(spec)
 
 
-def make_image_encoder(spec: ImageEncoderSpec) -> ImageEncoder:
-    """Load or build the image encoder of a specification.
+def make_image_encoder(config: TowerConfig) -> ImageEncoder:
+    """Load or build the image encoder of towers.
 
     Raises:
         TowerError: the network or its weights are unknown, damaged or not available.
     """
-    return JointImageEncoder(spec) if spec.name == JOINT else ImageEncoder(spec)
+    encoder = JointImageEncoder if config.image.name == JOINT else ImageEncoder
+    return encoder(config.image, config.image_mean, config.image_std)
 
 
 class JointTextEncoder(TextEncoder):
@@ -93,11 +96,12 @@ class JointTextEncoder(TextEncoder):
 class JointImageEncoder(ImageEncoder):
     """The vision part of a model for words and pictures."""
 
-    def __init__(self, spec: ImageEncoderSpec) -> None:
+    def __init__(self, spec: ImageEncoderSpec, mean: Sequence[float], std: Sequence[float]) -> None:
         PartlyFrozen.__init__(self)
         self._spec = spec
         self.transformer = _load_part("vision", spec.weights, spec.config)
         self.width = _width(self.transformer, "vision")
+        self._add_colours(spec.colour_bins, mean, std)
         self.train_only(spec.trainable)
 
     def train_only(self, trainable: str) -> None:
@@ -110,13 +114,13 @@ class JointImageEncoder(ImageEncoder):
         self.trainable = trainable
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Encode normalised pixels (B, 3, S, S) into (B, width) of unit length."""
+        """Encode normalised pixels (B, 3, S, S) into (B, width), of unit length before a histogram is appended."""
         model: Any = self.transformer
-        return _unit(model.get_image_features(pixel_values=pixels))
+        return self._with_colours(_unit(model.get_image_features(pixel_values=pixels)), pixels)
 
     def resolved(self) -> ImageEncoderSpec:
         """Return a specification of this encoder's architecture that does not need its hub name."""
-        return ImageEncoderSpec(name=JOINT, config=_architecture(self.transformer, "vision"), trainable=self.trainable)
+        return replace(self._spec, weights="", config=_architecture(self.transformer, "vision"), trainable=self.trainable)
 
 
 def _load_part(part: str, model: str, config: Any) -> PreTrainedModel:

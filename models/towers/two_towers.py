@@ -113,7 +113,7 @@ class ItemTower(nn.Module):
     def __init__(self, config: TowerConfig, text_encoder: TextEncoder) -> None:
         super().__init__()
         self.text_encoder = text_encoder
-        self.image_encoder = make_image_encoder(config.image) if config.use_image else None
+        self.image_encoder = make_image_encoder(config) if config.use_image else None
         self.feature_encoder = _feature_encoder(config.features) if config.features else None
         self.hidden_text = config.hidden_text
         image_width = self.image_encoder.width if self.image_encoder else 0

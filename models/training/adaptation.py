@@ -33,15 +33,17 @@ from models.towers.config import JOINT, TowerConfig
 from models.towers.tokenizer import make_tokenizer
 from models.towers.two_towers import Photos, TextEncodings, TwoTowers
 from models.training.checkpoints import CHECKPOINT_FOLDER, CHECKPOINT_SECONDS, Checkpoints
+from models.training.choices import TEXT, TEXT_PHOTO, SearchChoice, choose_search, gains_by_photos
 from models.training.loop import LoopSettings, StepMetrics, TrainingLoop, TrainingTask
 from models.training.two_towers import CACHE_FOLDER
-from models.training.validation import Validation, ValidationMetrics
+from models.training.validation import QueryMetrics, Validation, ValidationMetrics
 from retrieval.encoders.query_encoder import prepare_tokenizer
 from retrieval.errors import InvalidInput
 from retrieval.index.embedded.bm25 import Bm25Index
 from retrieval.progress import PhaseProgress, ignore_phases
 
 CPU = torch.device("cpu")
+SELECTION_METRIC = "quality"  # as of trainings
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class DistillationReport:
         losses: cross-entropy of the first and of the last step.
         before: metrics of the untrained encoder on the val split; None without a val split.
         after: metrics of the adapted towers on the val split; None without a val split.
+        choice: comparison with keyword and hybrid search on the val split, and of towers without and with photos; None without a
+            val split. Where both were adapted, steps and planned_steps count both.
         seconds: seconds from reading the catalogue to the artefact.
         steps: number of steps that were run.
         planned_steps: number of steps in the schedule.
@@ -67,6 +71,7 @@ class DistillationReport:
     losses: tuple[float, float]
     before: ValidationMetrics | None
     after: ValidationMetrics | None
+    choice: SearchChoice | None
     seconds: float
     steps: int
     planned_steps: int
@@ -121,7 +126,7 @@ def distil_towers(
     Args:
         catalog: catalogue with items and queries in train; judgments of val, if present, are used only for metrics.
         tower: configuration with the encoder's width and no hidden layer. The encoder stays frozen. The towers get linear heads,
-            and an image encoder only if it is of one model with the text encoder.
+            and an image encoder only if it is of one model with the text encoder, and as config.photos says.
         config: settings.
         out: folder of the artefacts; encodings are stored in its sub-folder `.photos` and checkpoints in `.checkpoints`, as in
             training. A run of the same settings and data that was stopped or cut resumes there.
@@ -132,63 +137,122 @@ def distil_towers(
         TowerError: the encoder is not available.
     """
     started, began = time.monotonic(), datetime.now(UTC)
-    torch.manual_seed(config.seed)
     items, queries = read_training_items(catalog, config.min_weight, typed_only=True)
     items = _sample(items, config)
-    towers, tokenizer = _linear_towers(tower, config)
-    cache, length = out / CACHE_FOLDER, towers.config.max_length
-    prepare_tokenizer(tokenizer, length)
-    encoder = towers.item_tower.text_encoder
+    data, cache, measured = data_hash(catalog), out / CACHE_FOLDER, catalog.has_queries("val")
 
-    def encode(what: str, texts: Sequence[str]) -> Tensor:
-        table = TokenTable.build(tokenizer, texts, length)
-        return torch.from_numpy(np.array(encode_text_table(encoder, table, cache, CPU, progress_for(f"encode {what}")).vectors))
+    encodings: dict[str, Tensor] = {}  # of the frozen text encoder, which all towers share
 
-    item_vectors, query_vectors = encode("lots", items.texts), encode("queries", queries.texts)
-    photos = _encode_photos(towers, items, cache, progress_for)
-    with torch.inference_mode():
-        untrained = item_vectors if photos is None else towers.eval().item_tower(TextEncodings(item_vectors), photos)
-    teacher = Teacher(items, queries, untrained.clone(), query_vectors, config.keyword_share)
-    validation = Validation(catalog, tokenizer, towers.config, cache) if catalog.has_queries("val") else None
-    if validation:
-        validation.encode_frozen(towers, CPU)
-    before = validation.measure(towers) if validation else None
-    data = data_hash(catalog)
-    settings = asdict(replace(config, max_seconds=None))
-    encodings = [query_vectors.numpy(), *([photos.pixels.numpy()] if photos else [])]
-    key = hash_of([settings, tower.to_architecture(), data, *encodings, torch.__version__])
-    checkpoints = Checkpoints(out / CHECKPOINT_FOLDER / key, CHECKPOINT_SECONDS)
-    loop = TrainingLoop(
-        AdaptationTask(towers, teacher, item_vectors, photos, query_vectors, config),
-        LoopSettings(config.steps, 1, config.warmup, max_seconds=config.max_seconds),
-        checkpoints,
-    )
-    loop.run(progress_for("learn to rank"))
-    losses = [record.loss for record in loop.history]
-    after = validation.measure(towers) if validation else None
-    folder = save_towers(towers.eval(), tokenizer, out)
+    def adapt(reads_photos: bool, phase: str) -> _Adapted:
+        torch.manual_seed(config.seed)
+        towers, tokenizer = _linear_towers(replace(tower, use_image=reads_photos), config)
+        encoder, length = towers.item_tower.text_encoder, towers.config.max_length
+        prepare_tokenizer(tokenizer, length)
+
+        for what, texts in (("lots", items.texts), ("queries", queries.texts)):
+            if what not in encodings:
+                table = TokenTable.build(tokenizer, texts, length)
+                encoded = encode_text_table(encoder, table, cache, CPU, progress_for(f"encode {what}"))
+                encodings[what] = torch.from_numpy(np.array(encoded.vectors))
+        item_vectors, query_vectors = encodings["lots"], encodings["queries"]
+        photos = _encode_photos(towers, items, cache, progress_for)
+        with torch.inference_mode():
+            untrained = item_vectors if photos is None else towers.eval().item_tower(TextEncodings(item_vectors), photos)
+        teacher = Teacher(items, queries, untrained.clone(), query_vectors, config.keyword_share)
+        validation = Validation(catalog, tokenizer, towers.config, cache) if measured else None
+        if validation:
+            validation.encode_frozen(towers, CPU)
+        before = validation.measure(towers) if validation else None
+        settings = asdict(replace(config, max_seconds=None, photos="auto"))
+        inputs = [query_vectors.numpy(), *([photos.pixels.numpy()] if photos else [])]
+        key = hash_of([settings, towers.config.to_architecture(), data, *inputs, torch.__version__])
+        checkpoints = Checkpoints(out / CHECKPOINT_FOLDER / key, CHECKPOINT_SECONDS)
+        loop = TrainingLoop(
+            AdaptationTask(towers, teacher, item_vectors, photos, query_vectors, config),
+            LoopSettings(config.steps, 1, config.warmup, max_seconds=config.max_seconds),
+            checkpoints,
+        )
+        loop.run(progress_for(phase))
+        results = validation.search(towers) if validation else None
+        return _Adapted(towers, tokenizer, loop, checkpoints, validation, before, results)
+
+    choices, reason = _photo_choices(tower, items, config, measured=measured)
+    phases = ("learn to rank", "learn to rank with photos")
+    adapted = [adapt(reads_photos, phase) for reads_photos, phase in zip(choices, phases, strict=False)]
+    best = adapted[0]
+    trained = {each.system: each.metrics for each in adapted if each.metrics}
+    if len(adapted) > 1 and gains_by_photos(trained[TEXT_PHOTO], trained[TEXT], SELECTION_METRIC):
+        best = adapted[1]
+    choice = None
+    if best.validation and best.results is not None:
+        choice = choose_search(best.validation, best.results, trained, SELECTION_METRIC, stored=best.system, reason=reason)
+    folder, losses = save_towers(best.towers.eval(), best.tokenizer, out), [record.loss for record in best.loop.history]
     report = DistillationReport(
         tower_folder=folder,
         items=len(items.ids),
         queries=len(queries.texts),
         losses=(losses[0], losses[-1]),
-        before=before,
-        after=after,
+        before=best.before,
+        after=trained[best.system].mean() if best.system in trained else None,
+        choice=choice,
         seconds=time.monotonic() - started,
-        steps=loop.steps_run,
-        planned_steps=loop.steps,
-        cut_by_clock=loop.cut_by_clock,
+        steps=sum(each.loop.steps_run for each in adapted),
+        planned_steps=sum(each.loop.steps for each in adapted),
+        cut_by_clock=any(each.loop.cut_by_clock for each in adapted),
     )
-    write_record(folder, _record(report, towers, config, catalog, data, losses), began)
+    write_record(folder, _record(report, best.towers, config, catalog, data, losses), began)
     write_model_card(folder)
     if not report.cut_by_clock:
-        checkpoints.remove()
+        for each in adapted:
+            each.checkpoints.remove()
     return report
 
 
+@dataclass(frozen=True)
+class _Adapted:
+    """Adapted towers, of an adaptation that may compare several."""
+
+    towers: TwoTowers
+    tokenizer: Any
+    loop: TrainingLoop[None]
+    checkpoints: Checkpoints
+    validation: Validation | None
+    before: ValidationMetrics | None
+    results: NDArray[np.int64] | None  # of the val queries, see Validation.search()
+
+    @property
+    def system(self) -> str:
+        """Return the name of these towers in a comparison."""
+        return TEXT_PHOTO if self.towers.config.use_image else TEXT
+
+    @property
+    def metrics(self) -> QueryMetrics | None:
+        """Return the metrics of the val queries; None without a val split."""
+        return self.validation.metrics(self.results) if self.validation and self.results is not None else None
+
+
+def _photo_choices(
+    tower: TowerConfig, items: ItemTable, config: DistillationConfig, *, measured: bool
+) -> tuple[Sequence[bool], str]:
+    """Return whether the towers to adapt read photos: False, then True for "auto", otherwise one value with the reason for it."""
+    if not tower.use_image or tower.image.name != JOINT:
+        if config.photos == "always":
+            raise InvalidInput(
+                f"towers of {tower.preset!r} read no photos; leave --use-photos always out, or adapt a model for words and "
+                "pictures, such as CLIP"
+            )
+        return [False], ""
+    if config.photos != "auto":
+        return [config.photos == "always"], f"as asked by photos = {config.photos}"
+    if not any(items.photos):
+        return [False], "no lot of the catalogue has a photo"
+    if not measured:
+        return [True], "the catalogue has no val split to compare on"
+    return [False, True], ""
+
+
 def _linear_towers(tower: TowerConfig, config: DistillationConfig) -> tuple[TwoTowers, Any]:
-    use_image = tower.use_image and tower.image.name == JOINT
-    tower = replace(tower, linear=True, use_image=use_image, features=None, text=replace(tower.text, trainable="none"))
+    tower = replace(tower, linear=True, features=None, text=replace(tower.text, trainable="none"))
     towers = TwoTowers(tower, config.temperature)
     width = towers.item_tower.text_encoder.width
     if tower.hidden or towers.config.dimensions != width:
@@ -277,5 +341,6 @@ def _record(
         "losses": losses,
         "best": asdict(report.after) if report.after else {},
         "before": asdict(report.before) if report.before else {},
+        "choice": report.choice.to_dict() if report.choice else None,
         "parameters": sum(p.numel() for p in towers.parameters() if p.requires_grad),
     }

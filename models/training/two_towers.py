@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from catalog.folder import CatalogFolder
@@ -19,18 +21,19 @@ from models.artefacts.model_card import write_model_card
 from models.artefacts.run_record import data_hash, run_key, steps_record, write_record
 from models.artefacts.tower_files import load_towers, save_towers
 from models.config.training import Stage, TrainingConfig, three_stages
-from models.data.batches import Slice, TrainingBatches
-from models.data.tables import ItemTable, Queries, read_training_items
+from models.data.batches import Slice, TrainingBatches, photo_side
+from models.data.tables import ItemTable, PhotoTable, Queries, read_training_items
 from models.towers.config import TowerConfig
 from models.towers.feature_names import AUTO, NONE, parse_features
 from models.towers.item_features import feature_names, fit_features, present_features, unfitted_features
 from models.towers.tokenizer import make_tokenizer
 from models.towers.two_towers import TwoTowers
 from models.training.checkpoints import CHECKPOINT_FOLDER, CHECKPOINT_SECONDS, Checkpoints
+from models.training.choices import TEXT, TEXT_PHOTO, SearchChoice, choose_search, gains_by_photos
 from models.training.loop import EpochRecord, LoopSettings, TrainingLoop
 from models.training.step import TwoTowersTask
 from models.training.trackers import check_tracker, track
-from models.training.validation import Validation, ValidationMetrics
+from models.training.validation import QueryMetrics, Validation, ValidationMetrics
 from retrieval.contracts.tower_card import TOKENIZER_FILE, TowerCard
 from retrieval.encoders.query_encoder import prepare_tokenizer
 from retrieval.errors import InvalidInput
@@ -67,7 +70,9 @@ class TrainingReport:
         resumed_at: number of steps done before this run resumed; 0 for a run from its start.
         features: structured features that the item tower reads.
         compared_features: for features = "auto", the features of each trained pair of towers ("none" or names joined by commas)
-            -> validation metrics of its best epoch; steps and planned_steps then count both trainings. Empty otherwise.
+            -> validation metrics of its best epoch. Empty otherwise.
+        choice: comparison with keyword and hybrid search on the val split, and of towers without and with photos; None without a
+            val split. Where several pairs of towers are compared, steps and planned_steps count all trainings.
     """
 
     tower_folder: Path
@@ -85,6 +90,7 @@ class TrainingReport:
     resumed_at: int = 0
     features: Sequence[str] = ()
     compared_features: Mapping[str, ValidationMetrics] = field(default_factory=dict)
+    choice: SearchChoice | None = None
 
 
 def train_towers(
@@ -102,8 +108,9 @@ def train_towers(
 ) -> TrainingReport:
     """Train both towers for one stage on the train split, and select the epoch that is best on the val split.
 
-    With features = "auto" both towers are trained twice, without and with structured features. The better pair on the val split is
-    stored. A stage with a start tower reads that tower's features.
+    With photos = "auto" both towers are trained twice where items have photos: without, and with an image encoder. With features =
+    "auto" they are trained once more, with structured features. The best pair on the val split is stored. A stage with a start
+    tower reads what that tower reads.
 
     Under `accelerate launch` or torchrun every process calls this function. All sample the same batches, and each encodes its
     slice.
@@ -143,9 +150,12 @@ def train_towers(
     data = data_hash(catalog)
     reads_features = config.features != NONE or config.tower.features is not None
     items, queries = read_training_items(catalog, chosen.min_weight, keep_records=reads_features)
-    choices = _feature_choices(config, items, start_from, measured=catalog.has_queries("val"))
-    runs: list[_Run] = []
-    for number, choice in enumerate(choices):
+    measured = catalog.has_queries("val")
+    feature_choices = _feature_choices(config, items, start_from, measured=measured)
+    choices, reason = _photo_choices(feature_choices[0], items, start_from, out / CACHE_FOLDER, measured=measured)
+    count = len(choices) + len(feature_choices) - 1
+
+    def run(choice: TrainingConfig, number: int) -> _Run:
         key = run_key(choice, stage, data, negatives, start_from)
         checkpoints = Checkpoints(checkpoint_folder / key, checkpoint_seconds, writes=main)
         if not resume:
@@ -158,20 +168,29 @@ def train_towers(
             part = Slice(accelerator.process_index, accelerator.num_processes)
             batches = TrainingBatches(items, queries, tokenizer, resolved, cache, stage=chosen, negatives=negatives, part=part)
             batches.encode_frozen(towers, accelerator.device)
-            validation = Validation(catalog, tokenizer, towers.config, cache) if catalog.has_queries("val") else None
+            validation = Validation(catalog, tokenizer, towers.config, cache) if measured else None
             if validation:
                 validation.encode_frozen(towers, accelerator.device)
-        settings = loop_settings(choice, chosen, batches.per_epoch, measured=validation is not None)
+        settings = loop_settings(choice, chosen, batches.per_epoch, measured=measured)
         task = TwoTowersTask(towers, batches, validation, choice, chosen, accelerator)
         name = f"{chosen.name}-{key}"
         tensorboard = out / TENSORBOARD_FOLDER / name if main else None
         loop = TrainingLoop(task, settings, checkpoints, accelerator=accelerator, tensorboard=tensorboard)
         with track(accelerator, name, asdict(choice), out / TENSORBOARD_FOLDER):
-            loop.run(_part_of(progress, number, len(choices)))
-        runs.append(_Run(choice, towers, tokenizer, loop, checkpoints, batches.photo_count))
-    best = _better(runs, config)
+            loop.run(_part_of(progress, number, count))
+        results = _from_first(accelerator, validation.search(towers) if validation and main else None)
+        return _Run(choice, towers, tokenizer, loop, checkpoints, batches.photo_count, validation, results)
+
+    runs = [run(choice, number) for number, choice in enumerate(choices)]
+    best = _better_by_photos(runs, config.selection_metric)
+    photo_runs = list(runs)
+    if len(feature_choices) > 1:
+        reads_photos = best.config.tower.use_image
+        runs.append(run(replace(feature_choices[1], tower=replace(feature_choices[1].tower, use_image=reads_photos)), count - 1))
+        best = _better_by_features([best, runs[-1]], config)
     folder = _from_first(accelerator, save_towers(best.towers, best.tokenizer, out) if main else None)
-    report = _report(folder, best, runs, queries, len(items.ids), time.monotonic() - started)
+    search_choice = _search_choice(best, photo_runs, config.selection_metric, reason)
+    report = _report(folder, best, runs, queries, len(items.ids), time.monotonic() - started, search_choice)
     if main:
         write_record(folder, _record(report, best.config, stage, start_from, catalog, data, len(queries.item_rows)), began)
         write_model_card(folder)
@@ -184,8 +203,8 @@ def train_towers(
                 report.planned_steps,
             )
         else:
-            for run in runs:
-                run.checkpoints.remove()
+            for each in runs:
+                each.checkpoints.remove()
     accelerator.wait_for_everyone()
     return report
 
@@ -200,6 +219,61 @@ class _Run:
     loop: TrainingLoop[ValidationMetrics]
     checkpoints: Checkpoints
     photos: int
+    validation: Validation | None
+    results: NDArray[np.int64] | None  # of the val queries, see Validation.search()
+
+    @property
+    def system(self) -> str:
+        """Return the name of these towers in a comparison."""
+        return TEXT_PHOTO if self.config.tower.use_image else TEXT
+
+    def query_metrics(self) -> QueryMetrics:
+        """Return the metrics of the val queries."""
+        assert self.validation is not None
+        assert self.results is not None
+        return self.validation.metrics(self.results)
+
+
+def _photo_choices(
+    config: TrainingConfig, items: ItemTable, start_from: Path | None, cache: Path, *, measured: bool
+) -> tuple[Sequence[TrainingConfig], str]:
+    """Return the configurations to train, text alone first: two for "auto", otherwise one with the reason for it."""
+    if not config.tower.use_image:
+        return [config], ""
+    without = replace(config, tower=replace(config.tower, use_image=False))
+    if config.photos == "never":
+        return [without], "as asked by photos = never"
+    if config.photos == "always":
+        return [config], "as asked by photos = always"
+    if start_from is not None:
+        reads = TowerConfig.from_architecture(TowerCard.load(start_from).architecture).use_image
+        return [config if reads else without], f"as the start tower {start_from.name} does"
+    if not PhotoTable.load(items.photos, photo_side(config.tower), cache).has_image.any():
+        return [without], "no lot of the catalogue has a readable photo"
+    if config.tower.hidden_text:
+        return [config], "hidden texts train them for searches by photo"
+    if not measured:
+        return [config], "the catalogue has no val split to compare on"
+    tower = config.tower
+    if tower.text.trainable == "none" and not (tower.hidden or tower.linear or tower.features):
+        return [config], "without them nothing of these towers would be trained"
+    return [without, config], ""
+
+
+def _better_by_photos(runs: Sequence[_Run], metric: str) -> _Run:
+    """Return the only run, or of the runs without and with photos the second only if photos gain for certain."""
+    if len(runs) == 1:
+        return runs[0]
+    text, photo = runs
+    return photo if gains_by_photos(photo.query_metrics(), text.query_metrics(), metric) else text
+
+
+def _search_choice(best: _Run, runs: Sequence[_Run], metric: str, reason: str) -> SearchChoice | None:
+    """Compare the best towers with keyword and hybrid search; None without a val split."""
+    if best.validation is None or best.results is None:
+        return None
+    trained = {run.system: run.query_metrics() for run in [*runs, best]}
+    return choose_search(best.validation, best.results, trained, metric, stored=best.system, reason=reason)
 
 
 def _feature_choices(
@@ -236,10 +310,8 @@ def _feature_choices(
     return [without, with_features] if names else [without]
 
 
-def _better(runs: Sequence[_Run], config: TrainingConfig) -> _Run:
+def _better_by_features(runs: Sequence[_Run], config: TrainingConfig) -> _Run:
     """Return the run with the highest selection metric; of equal runs the first, so that features must gain to be stored."""
-    if len(runs) == 1:
-        return runs[0]
 
     def metric(run: _Run) -> float:
         best = run.loop.best
@@ -272,9 +344,18 @@ def loop_settings(config: TrainingConfig, stage: Stage, batches_per_epoch: int, 
     )
 
 
-def _report(folder: Path, best: _Run, runs: Sequence[_Run], queries: Queries, items: int, seconds: float) -> TrainingReport:
+def _report(
+    folder: Path,
+    best: _Run,
+    runs: Sequence[_Run],
+    queries: Queries,
+    items: int,
+    seconds: float,
+    choice: SearchChoice | None,
+) -> TrainingReport:
     loops = [run.loop for run in runs]
-    compared = {run.config.features: run.loop.best.metrics for run in runs if run.loop.best and run.loop.best.metrics}
+    alike = [run for run in runs if run.config.tower.use_image == best.config.tower.use_image]  # without and with features
+    compared = {run.config.features: run.loop.best.metrics for run in alike if run.loop.best and run.loop.best.metrics}
     return TrainingReport(
         tower_folder=folder,
         tower_id=folder.name,
@@ -290,7 +371,8 @@ def _report(folder: Path, best: _Run, runs: Sequence[_Run], queries: Queries, it
         cut_by_clock=any(loop.cut_by_clock for loop in loops),
         resumed_at=sum(loop.resumed_at for loop in loops),
         features=feature_names(best.towers.config.features),
-        compared_features=compared if len(runs) > 1 else {},
+        compared_features=compared if len(alike) > 1 else {},
+        choice=choice,
     )
 
 
@@ -400,6 +482,7 @@ def _record(
         },
         "features": list(report.features),
         "compared_features": {choice: asdict(metrics) for choice, metrics in report.compared_features.items()},
+        "choice": report.choice.to_dict() if report.choice else None,
         "history": [_flat(record) for record in report.history],
         "best": _flat(report.best),
         "parameters": report.parameters,

@@ -1,6 +1,6 @@
 """Validation metrics of towers during training, by exact search over the validation corpus."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -17,10 +17,13 @@ from models.data.tables import ItemTable, PhotoTable, TokenTable
 from models.towers.config import TowerConfig
 from models.towers.item_features import item_row
 from models.towers.two_towers import Photos, TwoTowers
+from retrieval.contracts.attributes import attribute_text
 from retrieval.contracts.items import query_text
 from retrieval.evaluation.metrics import RELEVANT_GRADE
 
 BATCH = 128
+DEPTH = 50  # ranks that count
+DISCOUNTS = 1 / np.log2(np.arange(2, 12))
 MAX_SCORES = 1 << 25  # scores that are ranked at once, so that memory does not grow with the number of queries
 
 
@@ -44,6 +47,32 @@ class ValidationMetrics:
         return (self.recall_at_50 + self.ndcg_at_10) / 2
 
 
+@dataclass(frozen=True)
+class QueryMetrics:
+    """The metrics of each of J judged queries, as in ValidationMetrics.
+
+    Attributes:
+        recall_at_10: (J,) float64.
+        recall_at_50: (J,) float64.
+        ndcg_at_10: (J,) float64.
+    """
+
+    recall_at_10: NDArray[np.float64]
+    recall_at_50: NDArray[np.float64]
+    ndcg_at_10: NDArray[np.float64]
+
+    @property
+    def quality(self) -> NDArray[np.float64]:
+        """Mean of recall@50 and nDCG@10 of each query."""
+        return (self.recall_at_50 + self.ndcg_at_10) / 2
+
+    def mean(self) -> ValidationMetrics:
+        """Return the means over the queries; all zero without a query."""
+        if not len(self.ndcg_at_10):
+            return ValidationMetrics(0.0, 0.0, 0.0)
+        return ValidationMetrics(**{each.name: float(getattr(self, each.name).mean()) for each in fields(self)})
+
+
 def ranking_metrics(scores: NDArray[np.float32], grades: NDArray[np.int64]) -> ValidationMetrics:
     """Return the metrics of a score matrix.
 
@@ -54,30 +83,51 @@ def ranking_metrics(scores: NDArray[np.float32], grades: NDArray[np.int64]) -> V
     Returns:
         Means over the queries with a grade >= 2; all zero without such a query.
     """
-    judged = (grades >= RELEVANT_GRADE).any(axis=1)
-    if not judged.any():
-        return ValidationMetrics(0.0, 0.0, 0.0)
-    scores, grades = scores[judged], grades[judged]
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :50]
-    ranked = np.take_along_axis(grades, order, axis=1)  # (Q, 50)
-    relevant = (grades >= RELEVANT_GRADE).sum(axis=1)
-    hits = (ranked >= RELEVANT_GRADE).cumsum(axis=1)
-    discount = 1 / np.log2(np.arange(2, 12))
-    best = -np.sort(-grades, axis=1)[:, :10]
-    gain = (ranked[:, :10] * discount[: ranked[:, :10].shape[1]]).sum(axis=1)
-    ideal = (best * discount[: best.shape[1]]).sum(axis=1)
-    return ValidationMetrics(
-        recall_at_10=float((hits[:, min(10, hits.shape[1]) - 1] / relevant).mean()),
-        recall_at_50=float((hits[:, -1] / relevant).mean()),
-        ndcg_at_10=float((gain / ideal).mean()),
-    )
+    return query_metrics(
+        top_rows(scores), [{int(row): int(graded[row]) for row in graded.nonzero()[0]} for graded in grades]
+    ).mean()
+
+
+def top_rows(scores: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the columns (Q, 50) of the highest scores (Q, N), best first; ties keep their order."""
+    return np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
+
+
+def query_metrics(results: Sequence[Sequence[int]] | NDArray[np.int64], grades: Sequence[Mapping[int, int]]) -> QueryMetrics:
+    """Return the metrics of each query with a grade >= 2.
+
+    Args:
+        results: rows of the items that each of Q queries finds, best first; only the first 50 count.
+        grades: item row -> grade, 0 to 3, of each of the Q queries.
+    """
+    values = [
+        _metrics_of(rows, graded)
+        for rows, graded in zip(results, grades, strict=True)
+        if max(graded.values(), default=0) >= RELEVANT_GRADE
+    ]
+    return QueryMetrics(*np.array(values, dtype=np.float64).reshape(-1, 3).T)
+
+
+def _metrics_of(rows: Sequence[int] | NDArray[np.int64], graded: Mapping[int, int]) -> tuple[float, float, float]:
+    gains = np.array([graded.get(int(row), 0) for row in rows[:DEPTH]], dtype=np.int64)
+    relevant = sum(grade >= RELEVANT_GRADE for grade in graded.values())
+    best = np.array(sorted(graded.values(), reverse=True)[:10])
+    recalls = [int((gains[:depth] >= RELEVANT_GRADE).sum()) / relevant for depth in (10, DEPTH)]
+    return recalls[0], recalls[1], float((gains[:10] * DISCOUNTS[: len(gains)]).sum() / (best * DISCOUNTS[: len(best)]).sum())
 
 
 class Validation:
-    """The validation queries, corpus and judgments, ready to measure towers."""
+    """The validation queries, corpus and judgments, ready to measure towers.
+
+    Attributes:
+        config: configuration of the towers.
+        query_texts: cleaned texts of the Q queries.
+        item_words: text and words of the attributes of each of the N items, which a keyword search reads.
+        is_pseudo: True if the queries were made from the items' own words.
+    """
 
     def __init__(self, catalog: CatalogFolder, tokenizer: Tokenizer, config: TowerConfig, cache: Path, split: str = "val") -> None:
-        items, qrels = ItemTable.read(catalog.item_files(split), keep_records=config.features is not None), catalog.qrels(split)
+        items, qrels = ItemTable.read(catalog.item_files(split), keep_records=True), catalog.qrels(split)
         rows = {item_id: row for row, item_id in enumerate(items.ids)}
         self.config, self._cache = config, cache
         self._features = config.features.encode([item_row(item) for item in items.records]) if config.features else None
@@ -90,6 +140,9 @@ class Validation:
         )
         graded = (qrels.grades.get(query_id, {}) for query_id in qrels.queries)
         self._grades = [{rows[item_id]: grade for item_id, grade in grades.items() if item_id in rows} for grades in graded]
+        self.query_texts = [query_text(text) for text in qrels.queries.values()]
+        self.item_words = [(text, attribute_text(item.attributes)) for text, item in zip(items.texts, items.records, strict=True)]
+        self.is_pseudo = split in catalog.pseudo_splits
 
     def encode_frozen(self, towers: TwoTowers, device: torch.device) -> None:
         """Replace the inputs of frozen encoders by their encodings, so that no measurement encodes them again."""
@@ -98,8 +151,8 @@ class Validation:
         )
 
     @torch.inference_mode()
-    def measure(self, towers: TwoTowers) -> ValidationMetrics:
-        """Search the corpus exactly with every query and return the metrics; the towers are in training mode afterwards."""
+    def search(self, towers: TwoTowers) -> NDArray[np.int64]:
+        """Search the corpus exactly and return rows (Q, 50) of items, best first; the towers are in training mode afterwards."""
         towers.eval()
         device = towers.logit_scale.device
         items = _in_order(self._items.lengths, lambda rows: self._encode_items(towers, rows, device))
@@ -108,22 +161,16 @@ class Validation:
             lambda rows: towers.query_tower.encode(text_inputs(self._queries, rows, device)).float().cpu().numpy(),
         )
         towers.train()
-        return self._rank(queries, items)
-
-    def _rank(self, queries: NDArray[np.float32], items: NDArray[np.float32]) -> ValidationMetrics:
-        """Return the metrics of (Q, D) queries over (N, D) items, computed for some queries at a time."""
         size = max(1, MAX_SCORES // max(1, len(items)))
-        weights, parts = [], []
-        for start in range(0, max(1, len(queries)), size):
-            grades = np.zeros((min(size, len(queries) - start), len(items)), dtype=np.int64)
-            for row, graded in enumerate(self._grades[start : start + size]):
-                grades[row, list(graded)] = list(graded.values())
-            parts.append(ranking_metrics(queries[start : start + size] @ items.T, grades))
-            weights.append(int((grades >= RELEVANT_GRADE).any(axis=1).sum()))
-        if len(parts) == 1 or not sum(weights):
-            return parts[0]
-        columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(ValidationMetrics)}
-        return ValidationMetrics(**{name: float(np.average(values, weights=weights)) for name, values in columns.items()})
+        return np.concatenate([top_rows(queries[at : at + size] @ items.T) for at in range(0, max(1, len(queries)), size)])
+
+    def measure(self, towers: TwoTowers) -> ValidationMetrics:
+        """Return the metrics of search()."""
+        return self.metrics(self.search(towers)).mean()
+
+    def metrics(self, results: Sequence[Sequence[int]] | NDArray[np.int64]) -> QueryMetrics:
+        """Return the metrics of the judged queries, given the rows of the items that each query finds, best first."""
+        return query_metrics(results, self._grades)
 
     def _encode_items(self, towers: TwoTowers, rows: NDArray[np.int64], device: torch.device) -> NDArray[np.float32]:
         features = self._features.take(torch.from_numpy(rows)).to(device) if self._features else None

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Literal, get_args
 
 import numpy as np
@@ -30,6 +31,7 @@ from processing.command_line import (
 )
 from processing.evaluation.corpus import catalog_moment
 from processing.ranking.histories import BuyerHistories, BuyerQuery
+from processing.ranking.impressions import ndcg
 from processing.ranking.labels import clicked_gains, judged_gains, position_bias
 from retrieval.buyers.attention import load_buyer_tower
 from retrieval.buyers.vector import BuyerVector, buyer_vector, personalise
@@ -60,7 +62,12 @@ class RerankerReport:
     """Data and result of a training.
 
     Attributes:
-        path: path of the saved booster.
+        path: path of the booster's file.
+        saved: True if the new booster is stored at `path`.
+        reason: why it is stored or not.
+        base_ndcg_at_10: mean nDCG@10 of the queries that measure the booster, in first-stage order.
+        new_ndcg_at_10: mean nDCG@10 of the same queries in the booster's order: of split val with clicks, of the held-out folds of
+            cross-validation with judgments. Relevant items that are not among the candidates do not count.
         labels: source of the labels.
         train_queries: number of queries of split train whose candidates differ in gain.
         val_queries: number of such queries of split val. With clicks they chose the number of trees; with judgments they were
@@ -72,6 +79,10 @@ class RerankerReport:
     """
 
     path: Path
+    saved: bool
+    reason: str
+    base_ndcg_at_10: float
+    new_ndcg_at_10: float
     labels: Labels
     train_queries: int
     val_queries: int
@@ -97,12 +108,16 @@ def train_reranker(
     *,
     labels: Labels | None = None,
     debias: bool = True,
+    force: bool = False,
     candidates: int = CANDIDATES,
     seed: int = 0,
     parameters: BoosterParameters | None = None,
     progress: Progress | None = None,
 ) -> RerankerReport:
-    """Train LambdaMART on a catalogue's clicks or judgments and save it.
+    """Train LambdaMART on a catalogue's clicks or judgments, and save it if it ranks better than the first stage.
+
+    With clicks, both orders are measured on split val; with judgments, on the held-out folds of cross-validation. Without a gain
+    nothing is written, so an earlier re-ranker stays as it is.
 
     The rows are the first stage's own candidates, as in serving. With clicks, candidates without an impression are left out,
     because nothing is known about them. With judgments, unjudged candidates count as wrong, as in nDCG. Lists of buyers with
@@ -117,6 +132,7 @@ def train_reranker(
         labels: source of the labels; None takes clicks if split train has any.
         debias: True corrects clicks for position bias. The correction adds variance; it pays if the log shows the same items first
             again and again.
+        force: True saves the booster whatever the comparison says.
         candidates: number of first-stage candidates per query, as in serving.
         seed: seed of the training.
         parameters: parameters of the trees; None takes the defaults.
@@ -139,10 +155,42 @@ def train_reranker(
     choice, knows_buyers = None, False
     if labels == "clicks":
         booster, knows_buyers = fit_clicks(data, seed, parameters)
+        base, new = ndcg_of_order(val), booster.ndcg_at_10(val)
     else:
         booster, choice = fit_few_queries(train + val, seed=seed, parameters=parameters)
-    booster.save(path, service.live().index.tower_id)
-    return RerankerReport(path, labels, len(train), len(val), train.rows + val.rows, position_bias_exponent, choice, knows_buyers)
+        base, new = ndcg_of_order(train + val), choice.ndcg_at_10
+    saved = force or new > base
+    if saved:
+        booster.save(path, service.live().index.tower_id)
+    return RerankerReport(
+        path=path,
+        saved=saved,
+        reason=_reason(base, new, saved=saved, replaces=path.is_file()),
+        base_ndcg_at_10=base,
+        new_ndcg_at_10=new,
+        labels=labels,
+        train_queries=len(train),
+        val_queries=len(val),
+        rows=train.rows + val.rows,
+        position_bias=position_bias_exponent,
+        choice=choice,
+        knows_buyers=knows_buyers,
+    )
+
+
+def ndcg_of_order(data: RankingData) -> float:
+    """Return the mean nDCG@10 of the queries with their rows in the present order."""
+    return fmean(ndcg(np.zeros(len(gains), dtype=np.float32), gains) for gains in data.labels)
+
+
+def _reason(base: float, new: float, *, saved: bool, replaces: bool) -> str:
+    comparison = f"nDCG@10 {base:.3f} in first-stage order, {new:.3f} re-ranked"
+    if new > base:
+        return comparison
+    if saved:
+        return f"{comparison}, no gain; saved all the same"
+    stays = "the earlier re-ranker stays as it is" if replaces else "no re-ranker is stored"
+    return f"{comparison}, no gain; {stays}, --force would save it"
 
 
 def fit_clicks(data: Mapping[str, RankingData], seed: int, parameters: BoosterParameters | None) -> tuple[BoosterRanker, bool]:
@@ -298,11 +346,14 @@ def run_training(
     seed: SeedOption = 7,
     labels: Annotated[Labels | None, typer.Option(help="Source of the labels; clicks if there are any.")] = None,
     debias: DebiasOption = True,
+    force: Annotated[bool, typer.Option("--force", help="Save the re-ranker even if it does not gain.")] = False,
 ) -> int:
     """Train the re-ranker on judgments or on buyers' interactions with search results."""
     source = CatalogFolder.load(catalog)
     with service_of_release(tower, release) as service:
-        report = train_reranker(source, service, output, labels=labels, debias=debias, candidates=candidates, seed=seed)
+        report = train_reranker(
+            source, service, output, labels=labels, debias=debias, force=force, candidates=candidates, seed=seed
+        )
     print(json.dumps(report.to_dict()))
     return 0
 

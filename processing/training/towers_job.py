@@ -19,7 +19,7 @@ import typer
 
 from catalog.folder import CatalogFolder
 from models.data.hard_negatives import HardNegatives
-from models.towers.config import PRESETS, TowerConfig
+from models.towers.config import PRESETS, PhotoUse, TowerConfig
 from models.towers.published import stated_pooling
 from models.training.two_towers import TrainingConfig, TrainingReport, train_towers
 from processing.command_line import CONTAINER, SeedOption, run_job
@@ -78,6 +78,13 @@ def run_training(
     ] = None,
     preset: Annotated[str, typer.Option(help=f"Architecture: {', '.join(PRESETS)}.")] = "compact",
     text_only: Annotated[bool, typer.Option("--text-only", help="An item tower that does not look at photos.")] = False,
+    use_photos: Annotated[
+        PhotoUse | None,
+        typer.Option(
+            help="auto trains without and with photos, and reads them only if that is better on the val queries; always; never. "
+            "By default auto if both encoders are frozen, else always, because auto trains twice."
+        ),
+    ] = None,
     text_model: Annotated[str | None, typer.Option(help="Hub name or local folder of a pretrained text encoder.")] = None,
     train_text: Annotated[
         str | None, typer.Option(metavar="all|none|last-<n>", help="Layers of the text encoder to train; the preset's by default.")
@@ -115,6 +122,7 @@ def run_training(
         "learning_rate": learning_rate,
         "max_seconds": max_seconds,
         "features": features,
+        "photos": use_photos or ("auto" if start_from else None),  # a stage reads photos as its start tower does
         "batch_hard": batch_hard,
         "micro_batch": micro_batch,
         "gradient_checkpointing": gradient_checkpointing,
@@ -179,11 +187,15 @@ def training_config(
         seed: seed of the training.
         three_stages: True splits the schedule into three stages, which mined negatives and every stage but the first need.
         weights: encoders and weights that replace the preset's.
-        schedule: field of TrainingConfig -> value; None keeps the catalogue's own value.
+        schedule: field of TrainingConfig -> value; None keeps the catalogue's own value. Photos are compared by default only if
+            both encoders are frozen: then a second training takes seconds, otherwise as long as the first, on a machine that is
+            paid by the hour.
     """
     config = TrainingConfig.for_catalog(catalog, preset=preset, use_image=not text_only, seed=seed)
+    tower = weights.applied_to(config.tower)
+    is_frozen = tower.text.trainable == tower.image.trainable == "none"
     changes = {name: value for name, value in schedule.items() if value is not None}
-    config = replace(config, tower=weights.applied_to(config.tower), **changes)
+    config = replace(config, tower=tower, **{"photos": "auto" if is_frozen else "always", **changes})
     return in_stages(config) if three_stages else config
 
 
@@ -215,6 +227,7 @@ def _summary(report: TrainingReport) -> dict[str, object]:
         "cut_by_clock": report.cut_by_clock,
         "features": list(report.features),
         "compared_features": {choice: asdict(metrics) for choice, metrics in report.compared_features.items()},
+        "choice": report.choice.to_dict() if report.choice else None,
         "lots": report.items,
         "photos": report.photos,
         "queries": report.queries,

@@ -193,6 +193,11 @@ class RankingData:
         return len(self._features)
 
     @property
+    def labels(self) -> Sequence[NDArray[np.float32]]:
+        """Return the gains (N_q,) of each query's candidates."""
+        return self._labels
+
+    @property
     def rows(self) -> int:
         """Return the number of candidates of all queries."""
         return sum(len(labels) for labels in self._labels)

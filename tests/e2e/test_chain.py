@@ -104,6 +104,7 @@ def tower(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("training")
     config = TrainingConfig(
         tower=small_config(),
+        photos="always",
         epochs=15,
         batch_size=16,
         learning_rate=3e-3,

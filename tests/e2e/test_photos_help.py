@@ -22,7 +22,9 @@ def train(folder: Path, *, use_image: bool) -> TrainingReport:
     catalog = write_painted_catalog(folder / "catalog")
     tower = small_config(use_image=use_image)
     light = Augmentation(crop=0.8, light=0.05)
-    config = TrainingConfig(tower=tower, epochs=24, batch_size=16, learning_rate=3e-3, augmentation=light, validate_every=10)
+    config = TrainingConfig(
+        tower=tower, photos="always", epochs=24, batch_size=16, learning_rate=3e-3, augmentation=light, validate_every=10
+    )
     return train_towers(catalog, config, folder / "towers")
 
 

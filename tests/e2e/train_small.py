@@ -26,7 +26,7 @@ def train(catalog: Path, out: str, kill: int = 0, photos: bool = False, dropout:
     stage = Stage("mined", random_negatives=1, hard_negatives=1)
     settings = {"epochs": 3, "batch_size": 16, "stages": (stage,), "log_q": True, "checkpoint_seconds": 0.0} | options
     seconds = settings.pop("checkpoint_seconds")
-    config = TrainingConfig(tower=replace(small_config(use_image=photos), dropout=dropout), **settings)
+    config = TrainingConfig(tower=replace(small_config(use_image=photos), dropout=dropout), photos="always", **settings)
     folder = CatalogFolder(catalog)
     ids = sorted({pair.item_id for pair in folder.pairs("train")})
     negatives = {pair.query: ids[:9] for pair in folder.pairs("train")}

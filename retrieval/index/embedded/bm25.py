@@ -156,9 +156,11 @@ class Bm25Index:
         return cls(*arrays, language, -1, parameters or Bm25Parameters.of_process())
 
     @classmethod
-    def build(cls, texts: Iterable[tuple[int, str]], language: str = DEFAULT_LANGUAGE) -> "Bm25Index":
-        """Return an index of (row_id, text) pairs, which must come by ascending row id."""
-        empty = cls.empty(language)
+    def build(
+        cls, texts: Iterable[tuple[int, str]], language: str = DEFAULT_LANGUAGE, parameters: Bm25Parameters | None = None
+    ) -> "Bm25Index":
+        """Return an index of (row_id, text) pairs, which must come by ascending row id; for `parameters` see empty()."""
+        empty = cls.empty(language, parameters)
         buffer = Bm25Buffer(empty)
         for batch in batches(texts, TEXTS_PER_STEP, lambda text: len(text[1])):
             buffer.add(batch)

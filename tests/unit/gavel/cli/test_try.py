@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 
 from gavel.cli.main import app
 from gavel.cli.try_lots import own_home
-from gavel.workspace.wiring import search_service
+from gavel.workspace.wiring import recommended_mode, search_service
 from models.towers import model_files
 from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
+from retrieval.index.hybrid_tuning import Tuning
 from retrieval.search.service import SearchRequest
 
 COLOURS = ("red", "blue", "green", "gold", "black", "white")
@@ -148,6 +149,38 @@ def test_lots_of_one_word_are_searched_by_words(lots, encoder):
 def test_keyword_mode_needs_no_encoder(lots):
     report = try_lots(lots, "--mode", "keyword")
     assert (report["mode"], report["reason"], report["tower_id"]) == ("keyword", "", "words-only")
+    assert recommended_mode(Settings.from_env()) == "keyword"
+
+
+def worse_than_words(keyword, semantic):
+    return [rows[::-1] for rows in keyword]
+
+
+def test_judged_queries_may_say_that_words_are_enough_and_hybrid_overrides_them(lots, encoder, monkeypatch, tmp_path):
+    queries = [(f"{title.split()[1]} {title.split()[2]}", number) for number, title in enumerate(TITLES)]
+    judged = tmp_path / "judged.csv"
+    judged.write_text("query,item_id,grade\n" + "".join(f"{query},lot-{number:03},3\n" for query, number in queries))
+    monkeypatch.setattr("models.training.choices.fuse_results", worse_than_words)
+    report = try_lots(lots, "--model", encoder, "--judgments", judged)
+    assert (report["choice"]["mode"], report["choice"]["pseudo_queries"]) == ("keyword", False)
+    assert (report["mode"], report["reason"]) == ("keyword", "keywords alone are better on the val queries")
+    assert recommended_mode(Settings.from_env()) == "keyword"
+    shown = CliRunner().invoke(app, ["try", str(lots), "--model", str(encoder), "--judgments", str(judged), "--no-serve"]).stdout
+    assert "search: --mode keyword, because keywords alone gain over hybrid" in shown
+    searched = json.loads(CliRunner().invoke(app, ["search", "gold teapot", "--json"]).stdout)
+    assert searched["mode"] == "keyword"
+    assert json.loads(CliRunner().invoke(app, ["search", "gold teapot", "--mode", "hybrid", "--json"]).stdout)["mode"] == "hybrid"
+    assert try_lots(lots, "--model", encoder, "--judgments", judged, "--mode", "hybrid")["mode"] == "hybrid"
+    Tuning().save(Path(report["home"]) / "towers" / report["tower_id"])
+    assert recommended_mode(Settings.from_env()) == "hybrid", "weights that were tuned since"
+
+
+def test_queries_made_from_the_lots_decide_nothing_about_vectors(lots, encoder, monkeypatch):
+    monkeypatch.setattr("models.training.choices.fuse_results", worse_than_words)
+    report = try_lots(lots, "--model", encoder)
+    assert report["choice"]["pseudo_queries"]
+    assert (report["mode"], recommended_mode(Settings.from_env())) == ("hybrid", "hybrid")
+    assert "made from the lots' own words" in report["choice"]["lines"][-1]
 
 
 def test_lots_that_are_searched_by_words_show_their_photos(lots, tmp_path):

@@ -52,8 +52,13 @@ def save(out, **changes):
 
 @pytest.fixture(
     scope="module",
-    params=[{}, {"hidden": 0, "dimensions": 32}, {"features": FEATURES, "image_mean": (0.1, 0.2, 0.3)}],
-    ids=["projection", "addition", "features"],
+    params=[
+        {},
+        {"hidden": 0, "dimensions": 32},
+        {"features": FEATURES, "image_mean": (0.1, 0.2, 0.3)},
+        {"image": replace(small_config().image, colour_bins=4), "image_std": (0.3, 0.2, 0.25)},
+    ],
+    ids=["projection", "addition", "features", "colours"],
 )
 def folder(request, tmp_path_factory):
     return save(tmp_path_factory.mktemp("towers"), **request.param)
@@ -74,8 +79,18 @@ def test_what_is_served_agrees_with_the_torch_item_tower(folder):
     served = np.stack([encoder.encode(picture) for picture in PICTURES])
     trained = encode_with_torch(folder, PICTURES)
     assert served.dtype == np.float32
-    assert (served * trained).sum(axis=1).min() >= 0.9999
+    np.testing.assert_allclose(served, trained, atol=1e-4)
     assert np.median(served @ served.T) < 0.9999, "if all photos were alike, agreement would say nothing"
+
+
+def test_a_tower_of_before_the_colours_loads_with_its_id_and_reads_none(tmp_path):
+    tower = save_small_item_tower(tmp_path)
+    assert "colour_bins" not in TowerCard.load(tower).architecture["image"], "a card as older versions wrote it"
+    towers, card = load_towers(tower)
+    assert (towers.item_tower.image_encoder.colours, card.tower_id) == (None, tower.name)
+    coloured = save_small_item_tower(tmp_path, image=replace(small_config().image, colour_bins=2))
+    encoder = load_towers(coloured)[0].item_tower.image_encoder
+    assert (encoder.colours.bins, encoder.width) == (2, towers.item_tower.image_encoder.width + 8)
 
 
 def test_a_shorter_vector_is_the_head_of_the_longer_at_unit_length(folder):

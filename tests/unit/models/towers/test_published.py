@@ -26,7 +26,7 @@ from models.towers.two_towers import Photos, Tokens, TwoTowers
 from models.training.adaptation import distil_towers
 from processing.evaluation.zero_shot import SentenceEncoder
 from retrieval.contracts.items import Item
-from retrieval.contracts.tower_card import ITEM_TOWER_FILE
+from retrieval.contracts.tower_card import ITEM_TOWER_FILE, TowerCard
 from retrieval.encoders.image_encoder import ImageEncoder
 from retrieval.encoders.query_encoder import QueryEncoder, prepare_tokenizer, tokenize
 from retrieval.errors import InvalidInput, TowerError
@@ -105,20 +105,23 @@ def test_a_published_model_is_stored_and_served_as_a_tower_and_a_second_call_fin
     assert save_published_towers(str(folder), tmp_path) == tower
 
 
-def test_a_joint_model_is_adapted_with_its_photos_and_stays_frozen(joint, tmp_path, without_export):
-    _, folder = joint
+def write_shop(catalog: Path, *, grade: int) -> None:
+    """Lots with titles that say what queries ask for, half of them with photos of noise."""
     titles = [f"{text} number {number}" for number in range(4) for text in TEXTS]
     items = [Item(f"lot-{n:02}", title, image=f"{n}.png" if n % 2 else "") for n, title in enumerate(titles)]
-    catalog = tmp_path / "catalog"
     write_items(catalog / "items" / "lots.parquet", items)
     for n in range(1, len(items), 2):
         Image.fromarray(photo(n)).save(catalog / "items" / f"{n}.png")
-    qrels = Qrels({text: text for text in TEXTS}, {text: {"lot-01": 1} for text in TEXTS})
+    qrels = Qrels({text: text for text in TEXTS}, {text: {f"lot-{n:02}": grade} for n, text in enumerate(TEXTS)})
     splits = {
         "train": SplitData(["lots.parquet"], [TrainingPair(text, "lot-00") for text in TEXTS]),
         "val": SplitData(["lots.parquet"], qrels=qrels),
     }
     write_catalog(catalog, name="plain", seed=0, splits=splits, example_queries=["red vase"])
+
+
+def test_photos_that_say_nothing_are_left_out_of_an_adapted_joint_model(joint, tmp_path, without_export):
+    write_shop(tmp_path / "catalog", grade=3)
     phases: list[str] = []
 
     def progress(label: str):
@@ -126,6 +129,35 @@ def test_a_joint_model_is_adapted_with_its_photos_and_stays_frozen(joint, tmp_pa
         return lambda done, total: None
 
     config = DistillationConfig(steps=20, queries=3, learning_rate=3e-3)
+    towers = published_towers(str(joint[1]))
+    made = distil_towers(CatalogFolder(tmp_path / "catalog"), towers, config, tmp_path / "towers", progress)
+    assert phases == ["encode lots", "encode queries", "learn to rank", "encode photos", "learn to rank with photos"]
+    assert (made.steps, made.planned_steps, made.cut_by_clock) == (40, 40, False)
+    assert list(made.choice.metrics) == ["keyword", "text", "text + photo", "hybrid"]
+    assert not made.choice.reads_photos
+    assert TowerCard.load(made.tower_folder).image_size == 0
+    assert made.after == made.choice.metrics["text"]
+    assert made.choice.lines[1] in (made.tower_folder / MODEL_CARD_FILE).read_text()
+
+
+def test_photos_of_a_sentence_encoder_cannot_be_asked_for(tmp_path):
+    write_shop(tmp_path / "catalog", grade=3)
+    towers = published_towers(str(save_small_encoder(tmp_path / "encoder", TEXTS)))
+    with pytest.raises(InvalidInput, match="'encoder' read no photos; leave --use-photos always out"):
+        distil_towers(CatalogFolder(tmp_path / "catalog"), towers, DistillationConfig(photos="always"), tmp_path / "towers")
+
+
+def test_a_joint_model_is_adapted_with_its_photos_and_stays_frozen(joint, tmp_path, without_export):
+    _, folder = joint
+    catalog = tmp_path / "catalog"
+    write_shop(catalog, grade=1)
+    phases: list[str] = []
+
+    def progress(label: str):
+        phases.append(label)
+        return lambda done, total: None
+
+    config = DistillationConfig(steps=20, queries=3, learning_rate=3e-3, photos="always")
     made = distil_towers(CatalogFolder(catalog), published_towers(str(folder)), config, tmp_path / "towers", progress)
     assert phases == ["encode lots", "encode queries", "encode photos", "learn to rank"]
     assert made.losses[1] < made.losses[0]

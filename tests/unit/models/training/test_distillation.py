@@ -110,6 +110,14 @@ def test_adapted_towers_find_more_and_leave_the_encoder_as_it_was(catalog, tower
     assert (record["stage"], len(record["losses"]), record["best"]["ndcg_at_10"]) == ("distillation", 60, made.after.ndcg_at_10)
 
 
+def test_what_validation_says_of_words_and_vectors_is_recorded(catalog, tower, tmp_path):
+    choice = distil(catalog, tower, tmp_path, replace(CONFIG, steps=1)).choice
+    assert (choice.queries, list(choice.metrics), choice.reads_photos) == (48, ["keyword", "text", "hybrid"], False)
+    assert choice.lines[0].startswith("on 48 val queries, mean of Recall@50 and nDCG@10: keyword 1.000, text ")
+    assert choice.lines[1].startswith("search: ")
+    assert len(choice.lines) == 2, "a sentence encoder has no photos to speak of"
+
+
 def test_the_same_seed_makes_the_same_tower_and_another_seed_another(catalog, tower, tmp_path):
     short = replace(CONFIG, steps=3)
     first, again = (distil(catalog, tower, tmp_path / place, short).tower_folder for place in "ab")

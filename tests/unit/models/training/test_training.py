@@ -149,7 +149,7 @@ def test_every_catalogue_has_a_schedule():
 
 
 def test_a_run_leaves_one_whole_artefact_that_builds_the_same_towers_again(catalog, tmp_path, quick_export):
-    config = TrainingConfig(tower=small_config(), epochs=2, batch_size=16, validate_every=1)
+    config = TrainingConfig(tower=small_config(), photos="always", epochs=2, batch_size=16, validate_every=1)
     steps = []
     report = train_towers(catalog, config, tmp_path, lambda done, of: steps.append((done, of)))
     assert report.tower_folder == tmp_path / report.tower_id

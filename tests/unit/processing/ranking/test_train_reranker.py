@@ -1,6 +1,7 @@
 """The training of the re-ranker, on judgments and on clicks, over a real embedded index."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,15 +37,17 @@ def is_cheap(item_id: str) -> bool:
     return PRICES[int(item_id.split("-")[1])] < 100
 
 
-def write_shop(folder: Path, *, judged: bool = True, clicked: bool = False) -> CatalogFolder:
-    """A catalogue whose buyers want what is cheap."""
+def write_shop(
+    folder: Path, *, judged: bool = True, clicked: bool = False, wanted: Callable[[str], bool] = is_cheap
+) -> CatalogFolder:
+    """A catalogue whose buyers want what is cheap, or what `wanted` says of an item_id."""
     splits = {}
     write_items(folder / "items" / "lots.parquet", items())
     for split, words in QUERIES.items():
         ids = {word: [f"{word}-{n}" for n in range(len(PRICES))] for word in words}
-        grades = {word: {i: 3 for i in ids[word] if is_cheap(i)} for word in words} if judged else {}
+        grades = {word: {i: 3 for i in ids[word] if wanted(i)} for word in words} if judged else {}
         clicks = [
-            Click(word, i, place, "view" if is_cheap(i) else None, f"buyer-{turn}", NOW)
+            Click(word, i, place, "view" if wanted(i) else None, f"buyer-{turn}", NOW)
             for word in (words if clicked else ())
             for turn in range(2)
             for place, i in enumerate(ids[word] if turn else reversed(ids[word]), 1)
@@ -79,6 +82,31 @@ def test_what_buyers_want_comes_first_whether_they_judged_or_clicked(
     report = train_reranker(catalog, service(store), tmp_path / "r.ubj")
     assert (report.labels, report.train_queries, report.val_queries) == (labels, 8, 4)
     assert all(is_cheap(i) for i in first_two(store, tmp_path / "r.ubj", "gold"))
+
+
+@pytest.mark.parametrize(("labels", "shop"), [("judgments", {}), ("clicks", {"judged": False, "clicked": True})])
+def test_a_booster_that_ranks_no_better_than_the_first_stage_is_not_saved_unless_forced(
+    labels: Labels, shop: dict[str, bool], store: EmbeddedStore, tmp_path: Path
+) -> None:
+    first = {
+        result.item_id
+        for word in WORDS
+        for result in service(store).search(SearchRequest(word, 3, filters=Filter(now=NOW))).results
+    }
+    catalog, path = write_shop(tmp_path / "shop", wanted=first.__contains__, **shop), tmp_path / "r.ubj"
+    report = train_reranker(catalog, service(store), path)
+    assert (report.saved, report.base_ndcg_at_10, path.exists()) == (False, 1.0, False)
+    assert report.reason.endswith("no gain; no re-ranker is stored, --force would save it")
+    before = train_reranker(write_shop(tmp_path / "cheap", **shop), service(store), path)
+    assert before.saved
+    assert before.new_ndcg_at_10 > before.base_ndcg_at_10
+    kept = path.read_bytes()
+    assert "the earlier re-ranker stays as it is" in train_reranker(catalog, service(store), path).reason
+    assert path.read_bytes() == kept
+    forced = train_reranker(catalog, service(store), path, force=True)
+    assert forced.saved
+    assert forced.reason.endswith("no gain; saved all the same")
+    assert path.read_bytes() != kept
 
 
 def test_clicks_go_before_judgments_unless_the_labels_are_named(store: EmbeddedStore, tmp_path: Path) -> None:

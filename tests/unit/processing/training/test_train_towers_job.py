@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 from painted_lots import write_painted_catalog
@@ -27,6 +28,43 @@ def small(monkeypatch):
 
 def arguments(catalog, out, *more: str) -> list[str]:
     return ["--input", str(catalog), "--output", str(out), "--text-only", "--epochs", "1", "--batch-size", "16", *more]
+
+
+@pytest.mark.parametrize(
+    ("trainable", "given", "photos"),
+    [
+        ("none", None, "auto"),
+        ("all", None, "always"),
+        ("last-1", None, "always"),
+        ("all", "auto", "auto"),
+        ("none", "never", "never"),
+    ],
+)
+def test_photos_are_compared_by_default_only_where_both_encoders_are_frozen(monkeypatch, trainable, given, photos):
+    frozen = replace(small_config(), image=replace(small_config().image, trainable="none"))
+    monkeypatch.setattr("models.config.training.find_preset", lambda name: frozen)
+    config = job.training_config(
+        "painted",
+        preset="compact",
+        text_only=False,
+        seed=7,
+        three_stages=False,
+        weights=job.Weights(train_text=trainable),
+        schedule={"photos": given},
+    )
+    assert config.photos == photos
+
+
+def test_a_job_that_compares_says_what_it_chose_and_a_later_stage_follows(catalog, tmp_path, small, capsys):
+    flags = ["--input", str(catalog), "--output", str(tmp_path), "--epochs", "1", "--batch-size", "16"]
+    assert job.main([*flags, "--use-photos", "auto"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert {"text", "text + photo"} < set(first["choice"]["metrics"])
+    assert first["steps"] == 20
+    assert job.main([*flags, "--start-from", first["tower_folder"]]) == 0
+    later = json.loads(capsys.readouterr().out)
+    assert later["choice"]["reads_photos"] == first["choice"]["reads_photos"]
+    assert later["steps"] == 10
 
 
 def test_two_stages_follow_one_another_and_leave_their_records(catalog, tmp_path, small, capsys, caplog):
