@@ -2,6 +2,7 @@
 
 from aws_cdk import Duration, RemovalPolicy
 from aws_cdk import aws_apigateway as apigateway
+from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_secretsmanager as secretsmanager
 from aws_cdk import aws_wafv2 as waf
@@ -109,6 +110,8 @@ class QueryApi(Construct):
     def _allow(self, store: ItemStore, index: VectorIndex) -> None:
         """Allow the function to read towers and search the index."""
         towers = store.towers
+        # without this permission S3 answers 403 for an optional file that a tower lacks, which looks like a missing permission
+        self.role.add_to_principal_policy(iam.PolicyStatement(actions=["s3:ListBucket"], resources=[towers.bucket_arn]))
         allow_below(self.role, ["s3:GetObject"], towers, towers.bucket_arn, "/*", "The live index says which tower is read.")
         index.connect(self.role)
         index.grant_access(self, "Reader", self.role, READER)

@@ -23,9 +23,25 @@ from retrieval.index.opensearch.mapping import HYBRID_PIPELINE, pipeline_name, t
 HTTP_VERBS = ("es:ESHttpGet", "es:ESHttpHead", "es:ESHttpPost", "es:ESHttpPut", "es:ESHttpDelete")
 TLS = "Policy-Min-TLS-1-2-PFS-2023-10"
 # index permission groups of the OpenSearch security plugin; {alias} is the alias of the live index
+# all that indexer and rebuild do; an index is dropped by nobody's mistake but an operator's
 WRITER = {
-    "cluster_permissions": ["cluster_composite_ops", "cluster_monitor", "cluster:admin/search/pipeline/*"],
-    "index_permissions": [{"index_patterns": ["{alias}*"], "allowed_actions": ["indices_all"]}],
+    "cluster_permissions": ["cluster_composite_ops", "cluster:monitor/main", "cluster:admin/search/pipeline/put"],
+    "index_permissions": [
+        {
+            "index_patterns": ["{alias}*"],
+            "allowed_actions": [
+                "read",
+                "write",
+                "create_index",
+                "indices:admin/aliases",
+                "indices:admin/aliases/get",
+                "indices:admin/get",
+                "indices:admin/mapping/put",
+                "indices:admin/mappings/get",
+                "indices:admin/refresh*",
+            ],
+        }
+    ],
 }
 READER = {
     "cluster_permissions": ["cluster_composite_ops_ro"],

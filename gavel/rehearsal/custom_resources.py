@@ -1,7 +1,7 @@
 """Custom resources, created as by CloudFormation: the function is called, then its uploaded answer is read."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -17,7 +17,7 @@ PARTITION = "aws"
 class CustomResource(CloudFormationModel):
     """A custom resource, which a function of the deployment manages."""
 
-    url = ""  # of the running account's server
+    answer_url: Callable[[str, str], str]  # bucket and key -> presigned URL for the answer
 
     def __init__(self, answer: Mapping[str, Any]) -> None:
         self._answer = answer
@@ -62,7 +62,7 @@ class CustomResource(CloudFormationModel):
         properties, name = cloudformation_json["Properties"], uuid4().hex
         event = {
             "RequestType": "Create",
-            "ResponseURL": f"{cls.url}/{ANSWERS}/{name}",
+            "ResponseURL": cls.answer_url(ANSWERS, name),
             "StackId": kwargs["StackId"],
             "RequestId": name,
             "LogicalResourceId": kwargs["LogicalId"],

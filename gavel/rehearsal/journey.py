@@ -57,9 +57,16 @@ class Journey:
     searchable_s: dict[int, float] = field(default_factory=dict)
 
     def step(self, label: str, run: Callable[[], Any]) -> Any:
-        """Run a step, store its duration and return its result."""
+        """Run a step, store its duration and return its result.
+
+        Raises:
+            AccessRefused: a role was refused a call, even if the step went on without it.
+        """
         start = time.perf_counter()
-        result = run()
+        try:
+            result = run()
+        finally:
+            self.cloud.principals.check()
         self.seconds[label] = time.perf_counter() - start
         return result
 
@@ -260,6 +267,7 @@ class Journey:
     def _poll(self, holds: Callable[[], object], otherwise: str) -> None:
         deadline = time.monotonic() + WAIT_S
         while not holds():
+            self.cloud.principals.check()
             if time.monotonic() > deadline:
                 raise RehearsalFailed(f"{otherwise} in {WAIT_S:g} s")
             time.sleep(POLL_S)
