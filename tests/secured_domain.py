@@ -11,7 +11,6 @@ from uuid import uuid4
 
 from moto.iam.models import iam_backends
 
-from gavel.opensearch import node as opensearch_node
 from gavel.rehearsal.domain import Domain, https_domain
 from gavel.rehearsal.principals import Principals
 from lambdas.index_setup.handler import apply
@@ -22,6 +21,7 @@ ACCOUNT, REGION = "123456789012", "eu-west-1"
 ARN = f"arn:aws:es:{REGION}:{ACCOUNT}:domain/gavel"
 TRUST = json.dumps({"Version": "2012-10-17", "Statement": []})
 ALIAS = "auction-items"
+ADMIN = "domain-admin"
 
 
 @dataclass
@@ -38,7 +38,10 @@ class SecuredDomain:
 
     def role(self, *actions: str) -> str:
         """Make an IAM role that may send requests to the domain, and return its ARN."""
-        name = f"role-{uuid4().hex[:8]}"
+        return self.make_role(f"role-{uuid4().hex[:8]}", *actions)
+
+    def make_role(self, name: str, *actions: str) -> str:
+        """Make an IAM role of this name."""
         backend = iam_backends[ACCOUNT]["aws"]
         made = backend.create_role(name, TRUST, "/", None, "", {}, "3600")
         allowed = {"Effect": "Allow", "Action": list(actions) or "es:ESHttp*", "Resource": f"{ARN}/*"}
@@ -62,23 +65,21 @@ class SecuredDomain:
         """Create or delete a custom resource as the master user, with the function of the deployment."""
         return apply({"RequestType": kind, "ResourceType": resource, "ResourceProperties": dict(properties)})
 
-    def store(self, role: str) -> OpenSearchStore:
+    def store(self, role: str, alias: str = ALIAS) -> OpenSearchStore:
         """A store whose requests are signed by a role."""
         with self.acting_as(role):
-            settings = Settings(opensearch_url=f"https://{self.domain.endpoint}", opensearch_auth="sigv4", index_alias=ALIAS)
+            settings = Settings(opensearch_url=f"https://{self.domain.endpoint}", opensearch_auth="sigv4", index_alias=alias)
             return open_store(settings)
 
 
 @contextmanager
-def secured_domain(folder: Path) -> Iterator[SecuredDomain]:
-    """Run a node with the security plugin behind a domain, for the length of the block."""
-    node = opensearch_node.start(folder / "node", opensearch_node.free_port(), heap="512m", secured=True)
-    try:
-        with https_domain(node.url, folder, Principals(ACCOUNT)) as domain:
-            secured = SecuredDomain(domain, "")
-            secured.admin = secured.role()
-            domain.create(ARN, {"AdvancedSecurityOptions": {"MasterUserOptions": {"MasterUserARN": secured.admin}}})
-            domain.passing.clear()  # a test says when the domain is young
-            yield secured
-    finally:
-        opensearch_node.stop(folder / "node")
+def secured_domain(node_url: str, folder: Path) -> Iterator[SecuredDomain]:
+    """A domain in front of a node with the security plugin, for the length of the block. Its roles have names of their own."""
+    with https_domain(node_url, folder, Principals(ACCOUNT)) as domain:
+        secured = SecuredDomain(domain, f"arn:aws:iam::{ACCOUNT}:role/{ADMIN}")
+        backend = iam_backends[ACCOUNT]["aws"]
+        if ADMIN not in [role.name for role in backend.get_roles()]:
+            secured.make_role(ADMIN, "es:ESHttp*")
+        domain.create(ARN, {"AdvancedSecurityOptions": {"MasterUserOptions": {"MasterUserARN": secured.admin}}})
+        domain.passing.clear()  # a test says when the domain is young
+        yield secured

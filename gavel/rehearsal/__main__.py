@@ -113,7 +113,7 @@ def rehearse_stage(
                 raise RehearsalFailed(f"the re-ranker was not published as {model_key}")
             deploy(cloud, work / "assembly")
         tell(f"{stage}: a night and a search")
-        journey = Journey(cloud, deployed_stage(stage), seconds=seconds)
+        journey = Journey(cloud, domain, deployed_stage(stage), seconds=seconds)
         with serving_endpoint(cloud, journey.stage, model_key, work):
             journey.run(towers, lots)
         names = [name for name, _ in cloud.invocations]

@@ -74,6 +74,10 @@ class Cloud:
         key = {name.lower(): value for name, value in credentials.items()}
         return boto3.client(service, endpoint_url=self.url, region_name=REGION, config=Config(**settings), **key)
 
+    def change_custom_resources(self, request_type: str) -> list[dict[str, Any]]:
+        """Send "Create" or "Delete" to all custom resources side by side, and return their answers."""
+        return CustomResource.send_all(request_type, ACCOUNT, REGION)
+
     def check_roles(self) -> None:
         """Check that no role lacks a permission for its calls so far, nor for those that AWS makes with it.
 
@@ -119,6 +123,7 @@ def running(domain: Domain, work: Path) -> Iterator[Cloud]:
         running.enter_context(patch.dict(os.environ, {"MOTO_PORT": str(port), **cloud.environment}))
         running.enter_context(patch.dict(default_user_config, SETTINGS))
         running.enter_context(patch.object(CustomResource, "answer_url", staticmethod(_presigner(cloud)), create=True))
+        running.enter_context(patch.object(CustomResource, "created", [], create=True))
         running.enter_context(patch.object(LogGroup, "get_cfn_attribute", lambda self, name: f"{self.arn}:*"))
         running.enter_context(authorised(principals))
         running.enter_context(cloud.deployed.recorded())

@@ -117,7 +117,10 @@ class Functions:
                 zipfile.ZipFile(io.BytesIO(function.code_bytes)).extractall(code)
             self._calls += 1
             work = self._work / f"call-{self._calls}"
-        environment = {**self._environment, **self._credentials(function.role), **function.environment_vars}
+            warm = self._work / "tmp" / function.function_name  # a warm environment keeps its files; a new account has none
+            warm.mkdir(parents=True, exist_ok=True)
+        own = {"TMPDIR": str(warm), **self._credentials(function.role), **function.environment_vars}
+        environment = {**self._environment, **own}
         result = invoke(
             code, function.handler, event, environment, work, timeout_s=int(function.timeout), name=function.function_name
         )

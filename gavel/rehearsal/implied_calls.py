@@ -93,9 +93,21 @@ class Deployed:
         return self.arn("logs", f"log-group:{group}:log-stream:{A_NAME}")
 
     def job(self, role: str, parameters: Properties) -> RoleCalls:
-        """Return the calls of a job's role beside those of its container: the image and the log."""
+        """Return the calls by which SageMaker starts a job with the job's role: for the image, the log, and the zips of its code.
+
+        Args:
+            role: ARN of the job's role.
+            parameters: parameters of CreateProcessingJob.
+        """
         for call in self.container(parameters["AppSpecification"]["ImageUri"], JOB_LOGS, (*WRITE_LOG, "DescribeLogStreams")):
             yield role, call
+        for given in parameters["ProcessingInputs"]:
+            bucket, _, key = given["S3Input"]["S3Uri"].removeprefix("s3://").partition("/")
+            yield role, Call("s3:ListBucket", f"arn:{PARTITION}:s3:::{bucket}")
+            yield role, Call("s3:GetObject", f"arn:{PARTITION}:s3:::{bucket}/{key if key.endswith('.zip') else key + A_NAME}")
+        for output in parameters["ProcessingOutputConfig"]["Outputs"]:
+            bucket, _, key = output["S3Output"]["S3Uri"].removeprefix("s3://").partition("/")
+            yield role, Call("s3:PutObject", f"arn:{PARTITION}:s3:::{bucket}/{key}{A_NAME}")
 
     def container(self, image: str, group: str, write: tuple[str, ...]) -> Iterator[Call]:
         """Return the calls that start a container of SageMaker and write its log."""

@@ -19,8 +19,8 @@ SECURITY_INDEX = ".opendistro_security"
 
 
 @pytest.fixture(scope="module")
-def domain(needs_java, tmp_path_factory):
-    with secured_domain(tmp_path_factory.mktemp("secured")) as secured:
+def domain(secured_node, tmp_path_factory):
+    with secured_domain(secured_node, tmp_path_factory.mktemp("secured")) as secured:
         yield secured
 
 
