@@ -5,7 +5,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from random import Random
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
@@ -18,12 +20,12 @@ from gavel.rehearsal.cloud import ACCOUNT, Cloud, running
 from gavel.rehearsal.deployment import bootstrap, deploy, synthesise
 from gavel.rehearsal.domain import https_domain
 from gavel.rehearsal.journey import MAX_SEARCHABLE_S, Journey, RehearsalFailed
-from gavel.rehearsal.principals import Principals
+from gavel.rehearsal.principals import AccessRefused, Principals
 from gavel.rehearsal.rerank_endpoint import make_booster, serving_endpoint
 from gavel.workspace.console import Stages, console, show_table
 from gavel.workspace.entry import run_command
 from gavel.workspace.options import Json, print_json
-from retrieval.errors import GavelError
+from retrieval.errors import GavelError, InvalidInput
 
 STAGES = ("dev", "prod")
 LOTS, SEED = 60, 7
@@ -49,9 +51,10 @@ class Report:
         jobs: number of processing jobs.
         stand_ins: resource type -> number of resources that were deployed only as records.
         calls: number of different calls, by role, action and resource, that roles were allowed.
-        needed_actions: number of actions of roles without which a call of this rehearsal would be refused.
-        actions: number of all actions of roles.
+        role_actions: every action of every role, as "<role>:<action>" without the random end of the role's name.
+        needed_actions: number of these without which a call of this rehearsal would be refused.
         unused: role -> grants that no call needed, as "<action> on <resource>".
+        caught: a sample of role_actions -> True if a rehearsal without the action failed.
     """
 
     stage: str
@@ -62,9 +65,10 @@ class Report:
     jobs: int
     stand_ins: dict[str, int]
     calls: int = 0
+    role_actions: list[str] = field(default_factory=list)
     needed_actions: int = 0
-    actions: int = 0
     unused: dict[str, list[str]] = field(default_factory=dict)
+    caught: dict[str, bool] = field(default_factory=dict)
 
 
 @contextmanager
@@ -81,7 +85,7 @@ def rehearse_stage(
     booster: Path,
     lots: Path,
     tell: Callable[[str], Any],
-    removed: tuple[str, str] | None = None,
+    without: str = "",
 ) -> Report:
     """Deploy one stage into a new emulated account and run the stage's journey.
 
@@ -92,12 +96,14 @@ def rehearse_stage(
         booster: file of the re-ranker.
         lots: folder with a day's item files.
         tell: called with the label of each phase.
-        removed: (part of a role's name, action) that is taken out of the role's policies.
+        without: "<part of a role's name>:<action>", an action that is taken out of the role's policies.
 
     Raises:
         AccessRefused: a role was refused a call.
+        InvalidInput: no role allows the action of `without`.
     """
-    principals = Principals(ACCOUNT, removed)
+    role, _, action = without.partition(":")
+    principals = Principals(ACCOUNT, (role, action) if without else None)
     seconds: dict[str, float] = {}
     work.mkdir()
     model_key = key_of(booster, towers[0].name)
@@ -116,6 +122,8 @@ def rehearse_stage(
         journey = Journey(cloud, domain, deployed_stage(stage), seconds=seconds)
         with serving_endpoint(cloud, journey.stage, model_key, work):
             journey.run(towers, lots)
+        if without and not principals.has_removed:
+            raise InvalidInput(f"no role whose name has {role!r} allows {action!r}; write --without as QueryApiRole:s3:GetObject")
         names = [name for name, _ in cloud.invocations]
         functions = {name: names.count(name) for name in dict.fromkeys(names)}
         stand_ins = {kind: len(names) for kind, names in sorted(cloud.record.resources.items())}
@@ -148,7 +156,17 @@ def _use_of_grants(principals: Principals) -> dict[str, Any]:
     for granted in sorted(principals.grants() - principals.used):
         unused.setdefault(granted.role, []).append(f"{granted.grant.action} on {granted.grant.resource}")
     calls = sum(map(len, principals.calls.values()))
-    return {"calls": calls, "needed_actions": sum(needed.values()), "actions": len(needed), "unused": unused}
+    actions = [f"{role.rpartition('-')[0]}:{action}" for role, action in needed]
+    return {"calls": calls, "role_actions": actions, "needed_actions": sum(needed.values()), "unused": unused}
+
+
+def _is_refused(rehearsal: Callable[[], Any]) -> bool:
+    """Return True if a rehearsal fails because a role was refused a call."""
+    try:
+        rehearsal()
+    except AccessRefused:
+        return True
+    return False
 
 
 @contextmanager
@@ -187,6 +205,10 @@ def rehearse(
             help="ROLE:ACTION that is taken out of a role's policies, to see the rehearsal fail; ROLE is part of its name."
         ),
     ] = "",
+    sample: Annotated[
+        int,
+        typer.Option(min=0, help="Rehearse again without an action of a role, so many times, and count how often it fails."),
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Deploy stages to an AWS that is emulated on this machine, run a night there and answer a search."""
@@ -203,9 +225,15 @@ def rehearse(
         titles = [item.title for item in read_items(catalog.item_files()[0]) if isinstance(item, Item)]
         towers = [make_tower(work / "towers", titles, seed) for seed in (1, 2)]
         booster = make_booster(work / "reranker.ubj", towers[0].name)
-        role, _, action = without.partition(":")
-        removed = (role, action) if action else None
-        reports = [rehearse_stage(name, work / name, towers, booster, lots, stages, removed) for name in dict.fromkeys(stage)]
+
+        def run(name: str, removed: str) -> Report:
+            folder = work / f"{name}-{removed}".replace(":", "-")
+            return rehearse_stage(name, folder, towers, booster, lots, stages, removed)
+
+        reports = [run(name, without) for name in dict.fromkeys(stage)]
+        for report in reports:
+            for action in Random(SEED).sample(report.role_actions, min(sample, len(report.role_actions))):
+                report.caught[action] = _is_refused(partial(run, report.stage, action))
         total = time.perf_counter() - started
     if as_json:
         print_json({"seconds": total, "stages": [asdict(report) for report in reports]})
@@ -236,8 +264,12 @@ def _show(report: Report) -> None:
     )
     console.print(
         f"{report.calls} different calls of roles were allowed, none was refused; "
-        f"without any one of {report.needed_actions} of {report.actions} actions of roles a call would have been"
+        f"without any one of {report.needed_actions} of {len(report.role_actions)} actions of roles a call would have been"
     )
+    if report.caught:
+        passed = [action for action, caught in report.caught.items() if not caught]
+        console.print(f"{len(report.caught) - len(passed)} of {len(report.caught)} rehearsals without an action failed")
+        console.print(f"not without {passed}")
 
 
 if __name__ == "__main__":

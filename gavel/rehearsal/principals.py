@@ -59,6 +59,7 @@ class Principals:
     Attributes:
         account: number of the account.
         removed: (role, action) that is taken out of the role's policies; the role may be any part of its name.
+        has_removed: True if a policy had the action of `removed`.
         denials: refused calls.
         calls: role -> calls that were allowed.
         used: grants that allowed a call.
@@ -66,6 +67,7 @@ class Principals:
 
     account: str
     removed: tuple[str, str] | None = None
+    has_removed: bool = False
     denials: list[Denial] = field(default_factory=list)
     calls: dict[str, set[Call]] = field(default_factory=dict)
     used: set[RoleGrant] = field(default_factory=set)
@@ -132,9 +134,10 @@ class Principals:
             if f":{self.account}:" in policy.arn:
                 written += [version.document for version in policy.versions if version.is_default]
         documents: Sequence[Document] = [json.loads(text) if isinstance(text, str) else text for text in written]
-        if self.removed and self.removed[0] in role_name:
-            return without_action(documents, self.removed[1])
-        return list(documents)
+        if not self.removed or self.removed[0] not in role_name:
+            return list(documents)
+        self.has_removed |= self.removed[1] in {grant.action for grant in all_grants(documents)}
+        return without_action(documents, self.removed[1])
 
     def _allows(self, caller: str, call: Call) -> bool:
         role = caller.rsplit("/", 1)[-1]

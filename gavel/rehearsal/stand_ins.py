@@ -16,6 +16,7 @@ NAMES = ("StageName", "AlarmName", "DomainName", "DeliveryStreamName", "Name")
 OTHER_DESTINATIONS = ("s3", "redshift", "elasticsearch", "splunk", "http_endpoint", "snowflake", "iceberg")  # of streams
 # resource type -> the ARN's service and the form of its last part; policies name these resources
 ARNS = {
+    "AWS::CloudWatch::Alarm": ("cloudwatch", "alarm:{}"),
     "AWS::KinesisFirehose::DeliveryStream": ("firehose", "deliverystream/{}"),
     "AWS::OpenSearchService::Domain": ("es", "domain/{}"),
     "AWS::WAFv2::WebACL": ("wafv2", "regional/webacl/{}/rehearsal"),
