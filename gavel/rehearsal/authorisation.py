@@ -21,8 +21,6 @@ from gavel.rehearsal.principals import ADMIN, PARTITION, Principals
 
 PREFIXES = {"awslambda": "lambda", "stepfunctions": "states"}  # moto's service -> prefix of IAM's actions, where they differ
 ACTIONS = {"lambda:Invoke": "lambda:InvokeFunction", "s3:HeadBucket": "s3:ListBucket"}  # operation -> action, where they differ
-# an action that another one implies, by what the request carries or by what it is answered
-READS_OBJECT = ("s3:GetObject",)
 Body = Mapping[str, Any]
 
 
@@ -42,10 +40,10 @@ def authorised(principals: Principals) -> Iterator[None]:
             [resource] if service == "s3" else _resources(service, _body(self), self.path, query, principals.account, self.region)
         )
         calls = [Call(action, arn) for arn in resources]
-        if action in READS_OBJECT and not _exists(resource, principals.account):
+        if action == "s3:GetObject" and not _exists(resource, principals.account):
             calls.append(Call("s3:ListBucket", resource.partition("/")[0]))  # without it S3 answers 403 where nothing is
         if not principals.allows(caller, calls):
-            raise _refusal(service, caller, action, resource)
+            raise _refusal(service, caller, action, resources[0])
 
     with patch.object(ActionAuthenticatorMixin, "_authenticate_and_authorize_action", authorise):
         yield
@@ -88,7 +86,7 @@ RESOURCES: Mapping[str, Callable[[Body, str, Mapping[str, list[str]], str], list
     "lambda": _function,
     "sagemaker": lambda body, path, query, where: [f"{where}processing-job/{body['ProcessingJobName']}"],
     "sns": lambda body, path, query, where: [body["TopicArn"]],
-    "sqs": lambda body, path, query, where: [where + body["QueueUrl"].rsplit("/", 1)[1]],
+    "sqs": lambda body, path, query, where: [body.get("SourceArn") or where + body["QueueUrl"].rsplit("/", 1)[1]],
     "states": lambda body, path, query, where: [body.get("stateMachineArn") or body["executionArn"]],
 }
 

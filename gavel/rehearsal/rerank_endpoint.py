@@ -52,12 +52,8 @@ def serving_endpoint(cloud: Cloud, stage: DeployedStage, model_key: str, work: P
     async def authorise(request: Request, answer: RequestResponseEndpoint) -> Response:
         """Refuse a caller whose role does not allow InvokeEndpoint."""
         caller = cloud.principals.caller(request.headers.get("Authorization", ""))
-        call = Call(
-            "sagemaker:InvokeEndpoint",
-            cloud.deployed.arn(
-                "sagemaker", request.url.path.strip("/").replace("endpoints", "endpoint").removesuffix("/invocations")
-            ),
-        )
+        name = request.url.path.split("/")[2]  # /endpoints/<name>/invocations
+        call = Call("sagemaker:InvokeEndpoint", cloud.deployed.arn("sagemaker", f"endpoint/{name}"))
         if cloud.principals.allows(caller, [call]):
             return await answer(request)
         refusal = {"Message": f"User: {caller} is not authorized to perform: {call.action} on resource: {call.resource}"}
