@@ -151,7 +151,7 @@ def prepare_security_plugin(home: Path, progress: Progress = logger.info) -> Pat
         staging = folder.parent / ".partial"
         shutil.rmtree(staging, ignore_errors=True)  # left by a killed run
         try:
-            with _told_of_the_network():
+            with _network_errors():
                 maven = MavenContext(repo_cache=staging / "repository", timeout=DOWNLOAD_TIMEOUT_S)
                 progress(f"downloading plugin {SECURITY_PLUGIN}")
                 _fetch_plugin(maven, SECURITY_PLUGIN, staging / "plugin")
@@ -188,7 +188,7 @@ def _lay_out(staging: Path, progress: Progress) -> None:
     layout = staging / "layout"
     # A separate repository: jgo writes downloads in place, so an incomplete one would stay in ~/.m2
     maven = MavenContext(repo_cache=staging / "repository", timeout=DOWNLOAD_TIMEOUT_S)
-    with _told_of_the_network():
+    with _network_errors():
         _lay_out_server(maven, layout, progress)
         for number, (name, artifact) in enumerate(PLUGINS.items(), 1):
             progress(f"downloading plugin {name} ({number} of {len(PLUGINS)})")
@@ -196,7 +196,7 @@ def _lay_out(staging: Path, progress: Progress) -> None:
 
 
 @contextmanager
-def _told_of_the_network() -> Iterator[None]:
+def _network_errors() -> Iterator[None]:
     """Turn the errors of a failed download into one error with its remedy."""
     import requests
 

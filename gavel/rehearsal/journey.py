@@ -232,9 +232,9 @@ class Journey:
         for request, roles in (("Delete", 0), ("Create", len(self.cloud.deployed.of("Custom::IndexAccess")))):
             self.domain.passing.extend(YOUNG)
             failures = [answer for answer in self.cloud.change_custom_resources(request) if answer.get("Status") != "SUCCESS"]
-            found = [name for name in self.domain.ask_as_service("GET", f"{SECURITY_API}/roles") if name.startswith("gavel_")]
-            if failures or len(found) != roles:
-                raise RehearsalFailed(f"{request} of the set-up left the roles {found}, with failures {failures}")
+            present = [name for name in self.domain.ask_as_service("GET", f"{SECURITY_API}/roles") if name.startswith("gavel_")]
+            if failures or len(present) != roles:
+                raise RehearsalFailed(f"{request} of the set-up left the roles {present}, with failures {failures}")
 
     def _part_key(self, items: int) -> str:
         return f"{self.day}-part-of-{items}/part-00000.ndjson.gz"
