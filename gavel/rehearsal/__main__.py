@@ -118,12 +118,13 @@ def rehearse_stage(
             if upload_ranker(deployed_stage(stage, ["Storage"]), booster, towers[0].name) != (model_key, True):
                 raise RehearsalFailed(f"the re-ranker was not published as {model_key}")
             deploy(cloud, work / "assembly")
+        principals.grants()  # reads the policies of all roles
+        if without and not principals.has_removed:
+            raise InvalidInput(f"no role whose name has {role!r} allows {action!r}; write --without as QueryApiRole:s3:GetObject")
         tell(f"{stage}: a night and a search")
         journey = Journey(cloud, domain, deployed_stage(stage), seconds=seconds)
         with serving_endpoint(cloud, journey.stage, model_key, work):
             journey.run(towers, lots)
-        if without and not principals.has_removed:
-            raise InvalidInput(f"no role whose name has {role!r} allows {action!r}; write --without as QueryApiRole:s3:GetObject")
         names = [name for name, _ in cloud.invocations]
         functions = {name: names.count(name) for name in dict.fromkeys(names)}
         stand_ins = {kind: len(names) for kind, names in sorted(cloud.record.resources.items())}
