@@ -15,7 +15,7 @@ from infra.network import Network
 from infra.permissions import allow_below
 from infra.python_asset import bundled_code
 from infra.stage import Stage
-from infra.vector_index import WRITER, VectorIndex
+from infra.vector_index import WRITE_VERBS, WRITER, VectorIndex
 from retrieval.config.settings import Settings
 
 # RECEIPT_FILE, PART_RECEIPTS and INDEX_REJECTS_FILE of retrieval/contracts/release.py and CARD_FILE of
@@ -109,5 +109,5 @@ class BulkIndexer(Construct):
             (REJECTS, "The items that the index refused alone, one object a release."),
         ):
             allow_below(self.role, ["s3:PutObject"], embeddings, embeddings.bucket_arn, f"/*/{written}", reason)
-        index.connect(self.role)
+        index.connect(self.role, WRITE_VERBS)
         index.grant_access(self, "Writer", self.role, WRITER)

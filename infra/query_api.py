@@ -2,6 +2,7 @@
 
 from aws_cdk import Duration, RemovalPolicy
 from aws_cdk import aws_apigateway as apigateway
+from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_secretsmanager as secretsmanager
 from aws_cdk import aws_wafv2 as waf
@@ -15,7 +16,7 @@ from infra.network import Network
 from infra.permissions import allow_below
 from infra.python_asset import bundled_code
 from infra.stage import Stage
-from infra.vector_index import READER, VectorIndex
+from infra.vector_index import READ_VERBS, READER, VectorIndex
 from retrieval.config.settings import EVENTS_KEYS, Settings
 
 QUERY_TIMEOUT = Duration.seconds(20)  # the first query of a new environment loads a tower; later queries take milliseconds
@@ -109,8 +110,10 @@ class QueryApi(Construct):
     def _allow(self, store: ItemStore, index: VectorIndex) -> None:
         """Allow the function to read towers and search the index."""
         towers = store.towers
+        # without this permission S3 answers 403 for an optional file that a tower lacks, which looks like a missing permission
+        self.role.add_to_principal_policy(iam.PolicyStatement(actions=["s3:ListBucket"], resources=[towers.bucket_arn]))
         allow_below(self.role, ["s3:GetObject"], towers, towers.bucket_arn, "/*", "The live index says which tower is read.")
-        index.connect(self.role)
+        index.connect(self.role, READ_VERBS)
         index.grant_access(self, "Reader", self.role, READER)
 
     def _api(self) -> apigateway.RestApi:

@@ -1,6 +1,7 @@
 """The OpenSearch domain, its permissions, and the resources that it needs before the first lot."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from aws_cdk import CfnTag, CfnUpdatePolicy, CustomResource, Duration, Stack
@@ -21,13 +22,31 @@ from infra.stage import Stage
 from retrieval.index.opensearch.mapping import HYBRID_PIPELINE, pipeline_name, template_body
 
 HTTP_VERBS = ("es:ESHttpGet", "es:ESHttpHead", "es:ESHttpPost", "es:ESHttpPut", "es:ESHttpDelete")
+READ_VERBS, WRITE_VERBS = ("es:ESHttpGet", "es:ESHttpPost"), ("es:ESHttpGet", "es:ESHttpPost", "es:ESHttpPut")
+SET_UP_VERBS = ("es:ESHttpPut", "es:ESHttpDelete")
 TLS = "Policy-Min-TLS-1-2-PFS-2023-10"
 # index permission groups of the OpenSearch security plugin; {alias} is the alias of the live index
-WRITER = {
-    "cluster_permissions": ["cluster_composite_ops", "cluster_monitor", "cluster:admin/search/pipeline/*"],
-    "index_permissions": [{"index_patterns": ["{alias}*"], "allowed_actions": ["indices_all"]}],
+# all that indexer and rebuild do; an index is dropped by nobody's mistake but an operator's
+WRITER: dict[str, Any] = {
+    "cluster_permissions": ["cluster_composite_ops", "cluster:monitor/main", "cluster:admin/search/pipeline/put"],
+    "index_permissions": [
+        {
+            "index_patterns": ["{alias}*"],
+            "allowed_actions": [
+                "read",
+                "write",
+                "create_index",
+                "indices:admin/aliases",
+                "indices:admin/aliases/get",
+                "indices:admin/get",
+                "indices:admin/mapping/put",
+                "indices:admin/mappings/get",
+                "indices:admin/refresh*",
+            ],
+        }
+    ],
 }
-READER = {
+READER: dict[str, Any] = {
     "cluster_permissions": ["cluster_composite_ops_ro"],
     "index_permissions": [
         {
@@ -63,9 +82,9 @@ class VectorIndex(Construct):
         self._grants: list[CustomResource] = []
         self._before_the_first_lot()
 
-    def connect(self, role: iam.Role) -> None:
-        """Allow a role to send signed requests to the domain."""
-        allow_below(role, HTTP_VERBS, self.domain, self.domain.attr_arn, "/*", "Fine-grained access control says which requests.")
+    def connect(self, role: iam.Role, verbs: Sequence[str] = HTTP_VERBS) -> None:
+        """Allow a role to send signed requests of these kinds to the domain."""
+        allow_below(role, verbs, self.domain, self.domain.attr_arn, "/*", "Fine-grained access control says which requests.")
 
     def grant_access(self, scope: Construct, id: str, role: iam.Role, permissions: dict[str, Any]) -> CustomResource:
         """Give an IAM role permissions inside the domain, through a role of OpenSearch that is mapped to the IAM role.
@@ -181,7 +200,7 @@ class VectorIndex(Construct):
         )
 
     def _access_function(self) -> lambda_.Function:
-        self.connect(self._admin)
+        self.connect(self._admin, SET_UP_VERBS)
         function = self._network.function(
             self,
             "Access",

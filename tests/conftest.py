@@ -19,6 +19,7 @@ settings.load_profile("any-machine")
 
 
 NODE_FOLDER = "GAVEL_TEST_NODE"  # variable: data folder of the node that all workers of a run share
+SECURED = "secured"  # sub-folder of the node with the security plugin
 TEMP_ROOT = "PYTEST_DEBUG_TEMPROOT"  # pytest's variable: folder of every tmp_path
 MEMORY = Path("/dev/shm")  # Linux' file system in memory, where a durable write does not wait for a disk
 MEMORY_BYTES = 6e9  # free, so that a run's files fit; containers often have 64 MB
@@ -37,7 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         data = Path(os.environ.pop(NODE_FOLDER))
-        opensearch_node.stop(data)
+        for folder in (data, data / SECURED):
+            opensearch_node.stop(folder)
         shutil.rmtree(data, ignore_errors=True)
 
 
@@ -52,6 +54,13 @@ def opensearch_url() -> str:
         return given
     _require_java()
     return opensearch_node.start(Path(os.environ[NODE_FOLDER]), opensearch_node.free_port(), heap="768m").url
+
+
+@pytest.fixture(scope="session")
+def secured_node(needs_java: None) -> str:
+    """URL of a real OpenSearch with the security plugin, which lives as long as the run and is shared by its workers."""
+    data = Path(os.environ[NODE_FOLDER]) / SECURED
+    return opensearch_node.start(data, opensearch_node.free_port(), heap="512m", secured=True).url
 
 
 @pytest.fixture(scope="session")

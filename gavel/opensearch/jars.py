@@ -75,6 +75,7 @@ MODULES = (  # each module comes after the module that it extends
     Module("reindex", "reindex-client", "org.opensearch.index.reindex.ReindexPlugin"),
 )
 PLUGINS: Mapping[str, str] = {"opensearch-knn": "opensearch-knn", "opensearch-neural-search": "neural-search"}
+SECURITY_PLUGIN = "opensearch-security"  # fetched apart, because a node with this plugin does not start without its configuration
 
 
 def default_home() -> Path:
@@ -126,6 +127,40 @@ def prepare(home: Path, progress: Progress = logger.info) -> Path:
     return home
 
 
+def prepare_security_plugin(home: Path, progress: Progress = logger.info) -> Path:
+    """Download the security plugin (47 MB) beside a prepared layout, unless it is there already.
+
+    Args:
+        home: folder of the prepared layout; its other nodes do not load the plugin.
+        progress: called with a short description of each step.
+
+    Returns:
+        Folder of the plugin.
+
+    Raises:
+        MissingPrerequisite: Maven Central does not answer, or the disk is nearly full.
+    """
+    from jgo.maven import MavenContext
+
+    folder = home / "optional" / SECURITY_PLUGIN
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(home / "optional" / ".lock"):
+        if folder.is_dir():
+            return folder
+        require_free_disk(home)
+        staging = folder.parent / ".partial"
+        shutil.rmtree(staging, ignore_errors=True)  # left by a killed run
+        try:
+            with _network_errors():
+                maven = MavenContext(repo_cache=staging / "repository", timeout=DOWNLOAD_TIMEOUT_S)
+                progress(f"downloading plugin {SECURITY_PLUGIN}")
+                _fetch_plugin(maven, SECURITY_PLUGIN, staging / "plugin")
+            (staging / "plugin").rename(folder)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    return folder
+
+
 def require_free_disk(folder: Path) -> None:
     """Check that the disk has room for OpenSearch.
 
@@ -148,24 +183,36 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _lay_out(staging: Path, progress: Progress) -> None:
-    import requests
     from jgo.maven import MavenContext
 
     layout = staging / "layout"
     # A separate repository: jgo writes downloads in place, so an incomplete one would stay in ~/.m2
     maven = MavenContext(repo_cache=staging / "repository", timeout=DOWNLOAD_TIMEOUT_S)
-    try:
+    with _network_errors():
         _lay_out_server(maven, layout, progress)
         for number, (name, artifact) in enumerate(PLUGINS.items(), 1):
             progress(f"downloading plugin {name} ({number} of {len(PLUGINS)})")
-            archive = maven.project("org.opensearch.plugin", artifact).at_version(f"{VERSION}.0").artifact(packaging="zip")
-            with zipfile.ZipFile(archive.resolve()) as file:
-                file.extractall(layout / "plugins" / name)
+            _fetch_plugin(maven, artifact, layout / "plugins" / name)
+
+
+@contextmanager
+def _network_errors() -> Iterator[None]:
+    """Turn the errors of a failed download into one error with its remedy."""
+    import requests
+
+    try:
+        yield
     except (requests.RequestException, RuntimeError, zipfile.BadZipFile) as error:
         raise MissingPrerequisite(
             f"OpenSearch {VERSION} cannot be fetched from Maven Central ({error}); check the network and run it again, "
             "or set OPENSEARCH_URL to an OpenSearch that runs already"
         ) from error
+
+
+def _fetch_plugin(maven: Any, artifact: str, folder: Path) -> None:
+    archive = maven.project("org.opensearch.plugin", artifact).at_version(f"{VERSION}.0").artifact(packaging="zip")
+    with zipfile.ZipFile(archive.resolve()) as file:
+        file.extractall(folder)
 
 
 def _lay_out_server(maven: Any, layout: Path, progress: Progress) -> None:

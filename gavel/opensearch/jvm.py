@@ -12,11 +12,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gavel.opensearch.security import configure, lay_out_home, security_settings
 from retrieval.errors import MissingPrerequisite
 from retrieval.files import reason_of
 
@@ -137,7 +138,7 @@ class Member:
         return f"{self.port}:{self.transport_port}"
 
 
-def run(home: Path, data: Path, port: int, heap: str, members: Sequence[Member] = ()) -> None:
+def run(home: Path, data: Path, port: int, heap: str, members: Sequence[Member] = (), *, secured: bool = False) -> None:
     """Run a node in this process until SIGTERM or SIGINT.
 
     Args:
@@ -146,6 +147,7 @@ def run(home: Path, data: Path, port: int, heap: str, members: Sequence[Member] 
         port: HTTP port on 127.0.0.1.
         heap: memory of the JVM, such as "1g".
         members: all nodes of the cluster, this one included; empty for a single node.
+        secured: if True, the node has the security plugin (security.py).
     """
     import jpype
 
@@ -153,10 +155,14 @@ def run(home: Path, data: Path, port: int, heap: str, members: Sequence[Member] 
         folder.mkdir(parents=True, exist_ok=True)
     (data / "config" / "log4j2.properties").write_text(LOG_CONFIGURATION)
     (data / "config" / "opensearch.yml").touch()
+    settings: dict[str, str | list[str]] = {**_node_settings(home, data, port, members)}
+    if secured:
+        configure(home, data)
+        settings |= {"path.home": str(lay_out_home(home, data)), **security_settings(data)}
     java = find_java()
     jars = [str(jar) for jar in sorted((home / "lib").glob("*.jar"))]
     jpype.startJVM(str(java.libjvm), *java.vector_options, *_jvm_options(data, heap), classpath=jars, convertStrings=False)
-    node = _build_node(jpype, data / "config", _node_settings(home, data, port, members))
+    node = _build_node(jpype, data / "config", settings)
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
@@ -209,16 +215,16 @@ def _discovery(port: int, members: Sequence[Member]) -> dict[str, str]:
     }
 
 
-def _build_node(jpype: Any, config: Path, settings: dict[str, str]) -> Any:
+def _build_node(jpype: Any, config: Path, settings: Mapping[str, str | list[str]]) -> Any:
     builder = jpype.JClass("org.opensearch.common.settings.Settings").builder()
     for key, value in settings.items():
-        builder = builder.put(key, value)
+        builder = builder.put(key, value) if isinstance(value, str) else builder.putList(key, value)
 
     @jpype.JImplements("java.util.function.Supplier")
     class NodeName:
         @jpype.JOverride  # type: ignore[untyped-decorator]
         def get(self) -> str:
-            return settings["node.name"]
+            return str(settings["node.name"])
 
     preparer = jpype.JClass("org.opensearch.node.InternalSettingsPreparer")
     no_properties = jpype.JClass("java.util.HashMap")()

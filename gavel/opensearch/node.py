@@ -3,7 +3,8 @@
     python -m gavel.opensearch.node prepare [--home DIR]
     python -m gavel.opensearch.node run [--home DIR] [--data DIR] [--port 9200] [--heap 1g] [--members 9200:9300 9201:9301 …]
 
-The node has no security plugin, so it listens only on 127.0.0.1. It is for laptops, tests and CI.
+The node has no security plugin, so it listens only on 127.0.0.1. It is for laptops, tests and CI. With `--secured` it has the
+plugin, and believes the headers of a proxy (security.py); rehearsals use that.
 """
 
 import argparse
@@ -18,11 +19,12 @@ import sys
 import time
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from gavel.opensearch.jars import Progress, default_home, locked, prepare, require_free_disk
+from gavel.opensearch.jars import Progress, default_home, locked, prepare, prepare_security_plugin, require_free_disk
 from gavel.opensearch.jvm import HOST, Member, find_java, run
+from gavel.opensearch.security import SERVICE, proxy_headers
 from retrieval.errors import GavelError, IndexUnavailable, InvalidInput, MissingPrerequisite
 from retrieval.files import replace_file
 
@@ -46,11 +48,13 @@ class RunningNode:
         pid: id of the node's process.
         port: HTTP port on 127.0.0.1.
         data: the node's own folder, with data/, config/, the log and the pid file.
+        secured: True if the node has the security plugin.
     """
 
     pid: int
     port: int
     data: Path
+    secured: bool = False
 
     @property
     def url(self) -> str:
@@ -69,6 +73,7 @@ def start(
     *,
     home: Path | None = None,
     heap: str = DEFAULT_HEAP,
+    secured: bool = False,
     timeout_s: float = START_TIMEOUT_S,
     progress: Progress = logger.info,
 ) -> RunningNode:
@@ -79,6 +84,7 @@ def start(
         port: HTTP port on 127.0.0.1.
         home: folder of the layout, prepared if it is absent. None takes default_home().
         heap: memory of the JVM, such as "512m" or "1g".
+        secured: if True, a new node has the security plugin (security.py).
         timeout_s: time limit in seconds until the cluster is yellow or green.
         progress: called with a short description of each step.
 
@@ -89,7 +95,7 @@ def start(
     data = data.resolve()
     data.mkdir(parents=True, exist_ok=True)
     with locked(data / ".lock"):
-        running = launch(data, port, home=home, heap=heap, progress=progress)
+        running = launch(data, port, home=home, heap=heap, secured=secured, progress=progress)
         try:
             wait_until_healthy(running, timeout_s)
         except IndexUnavailable:
@@ -105,6 +111,7 @@ def launch(
     *,
     home: Path | None = None,
     heap: str = DEFAULT_HEAP,
+    secured: bool = False,
     progress: Progress = logger.info,
 ) -> RunningNode:
     """Start a node without waiting for it. If the folder's node runs already, return that node.
@@ -115,6 +122,7 @@ def launch(
         members: all nodes of the cluster; empty for a single node.
         home: see start().
         heap: see start().
+        secured: see start().
         progress: see start().
 
     Raises:
@@ -126,8 +134,10 @@ def launch(
         require_free_disk(data)
         require_free_port(port)
         layout = prepare(home or default_home(), progress)
+        if secured:
+            prepare_security_plugin(layout, progress)
         progress(f"starting OpenSearch on {HOST}:{port}")
-        running = _spawn(layout, data.resolve(), port, heap, members)
+        running = _spawn(layout, RunningNode(0, port, data.resolve(), secured), heap, members)
     return running
 
 
@@ -163,7 +173,7 @@ def wait_until_healthy(node: RunningNode, timeout_s: float) -> None:
     while time.monotonic() < deadline:
         if not _is_ours(node):
             raise IndexUnavailable(f"OpenSearch ended while it started; the end of {node.log}:\n{_log_tail(node.log)}")
-        if _health(node.url) in ("yellow", "green"):
+        if _health(node) in ("yellow", "green"):
             return
         time.sleep(POLL_S)
     raise IndexUnavailable(f"OpenSearch at {node.url} did not answer within {timeout_s:.0f} s; see {node.log}")
@@ -174,7 +184,7 @@ def find_running(data: Path) -> RunningNode | None:
     data = data.resolve()
     try:
         values = json.loads((data / PID_FILE).read_text())
-        node = RunningNode(int(values["pid"]), int(values["port"]), data)
+        node = RunningNode(int(values["pid"]), int(values["port"]), data, bool(values.get("secured")))
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return node if _is_ours(node) else None
@@ -207,9 +217,12 @@ def require_free_port(port: int) -> None:
             ) from error
 
 
-def _spawn(home: Path, data: Path, port: int, heap: str, members: Sequence[Member]) -> RunningNode:
+def _spawn(home: Path, planned: RunningNode, heap: str, members: Sequence[Member]) -> RunningNode:
+    """Start the process of a node, and return the node with the process's id."""
+    data, port = planned.data, planned.port
     command = [sys.executable, "-m", "gavel.opensearch.node", "run", "--home", home, "--data", data, "--port", port, "--heap", heap]
     command += ["--members", *members] if members else []
+    command += ["--secured"] if planned.secured else []
     with (data / LOG_FILE).open("wb") as log:
         process = subprocess.Popen(
             [str(part) for part in command],
@@ -219,7 +232,7 @@ def _spawn(home: Path, data: Path, port: int, heap: str, members: Sequence[Membe
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C in the terminal must not end the node
         )
-    node = RunningNode(process.pid, port, data)
+    node = replace(planned, pid=process.pid)
     _write_pid_file(node)
     while process.poll() is None and not _is_ours(node):
         time.sleep(POLL_S / 10)  # the kernel shows the new command line shortly after exec
@@ -249,10 +262,11 @@ def _reap(pid: int) -> None:
         return  # not a child of this process
 
 
-def _health(url: str) -> str | None:
+def _health(node: RunningNode) -> str | None:
+    request = urllib.request.Request(f"{node.url}/_cluster/health", headers=proxy_headers(SERVICE) if node.secured else {})
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy for the loopback address
     try:
-        with opener.open(f"{url}/_cluster/health", timeout=5) as response:
+        with opener.open(request, timeout=5) as response:
             return str(json.load(response)["status"])
     except (OSError, ValueError, KeyError):
         return None
@@ -282,11 +296,14 @@ def main() -> None:
     parser.add_argument(
         "--members", type=Member.parse, nargs="*", default=(), help="HTTP and transport port of all nodes of a cluster"
     )
+    parser.add_argument("--secured", action="store_true", help="with the security plugin, which believes the headers of a proxy")
     flags = parser.parse_args()
     try:
         prepare(flags.home, lambda line: print(line, flush=True))
+        if flags.secured:
+            prepare_security_plugin(flags.home, lambda line: print(line, flush=True))
         if flags.verb == "run":
-            run(flags.home, flags.data, flags.port, flags.heap, flags.members)
+            run(flags.home, flags.data, flags.port, flags.heap, flags.members, secured=flags.secured)
     except GavelError as error:
         sys.exit(f"opensearch_node: {error}")
 

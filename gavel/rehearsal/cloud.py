@@ -1,7 +1,7 @@
 """The AWS of a rehearsal: moto's server on the loopback address, extended for a deployment of Gavel."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +11,12 @@ from urllib.request import Request, urlopen
 
 import boto3
 import moto.cloudformation.responses as cloudformation_responses
+from botocore.config import Config
 from botocore.session import Session
 from moto.apigateway.models import Method as RestMethod
 from moto.awslambda.models import LambdaVersion
 from moto.core.config import default_user_config
+from moto.logs.models import LogGroup
 from moto.s3.models import FakeBucket
 from moto.sagemaker.exceptions import ValidationError
 from moto.sagemaker.models import FakeEndpoint, FakeEndpointConfig
@@ -22,10 +24,13 @@ from moto.server import ThreadedMotoServer
 
 from gavel.opensearch.node import free_port
 from gavel.rehearsal import stand_ins
+from gavel.rehearsal.authorisation import authorised
 from gavel.rehearsal.custom_resources import CustomResource
 from gavel.rehearsal.domain import Domain
 from gavel.rehearsal.functions import Functions
+from gavel.rehearsal.implied_calls import Deployed
 from gavel.rehearsal.lambda_runtime import Invocation
+from gavel.rehearsal.principals import Principals
 from gavel.rehearsal.processing_job import ProcessingJobs
 from gavel.rehearsal.state_machines import Parameters, as_on_aws
 
@@ -41,27 +46,46 @@ class Cloud:
 
     Attributes:
         url: URL of moto's server.
+        principals: roles of the account, each held to its policies.
         record: resources that were deployed as stand-ins.
         invocations: (function name, result) of every call.
+        deployed: properties of every deployed resource.
         jobs: parameters of every processing job.
         function_environment: environment variables of every function beside its own, which outrank them.
     """
 
     url: str
+    principals: Principals
     record: stand_ins.Record
     invocations: list[tuple[str, Invocation]]
+    deployed: Deployed = field(default_factory=lambda: Deployed(REGION, ACCOUNT))
     jobs: list[Parameters] = field(default_factory=list)
     function_environment: dict[str, str] = field(default_factory=dict)
 
-    def client(self, service: str) -> Any:
-        """Create a boto3 client of the account."""
-        return boto3.client(
-            service,
-            endpoint_url=self.url,
-            region_name=REGION,
-            aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
-        )
+    def client(self, service: str, role_arn: str = "", **settings: Any) -> Any:
+        """Create a boto3 client of the account, which calls with a role, or as its administrator.
+
+        Args:
+            service: name of the service.
+            role_arn: ARN of the role; "" for the administrator.
+            settings: further settings of the client's configuration.
+        """
+        credentials = self.principals.credentials(role_arn) if role_arn else CREDENTIALS
+        key = {name.lower(): value for name, value in credentials.items()}
+        return boto3.client(service, endpoint_url=self.url, region_name=REGION, config=Config(**settings), **key)
+
+    def change_custom_resources(self, request_type: str) -> list[dict[str, Any]]:
+        """Send "Create" or "Delete" to all custom resources side by side, and return their answers."""
+        return CustomResource.send_all(request_type, ACCOUNT, REGION)
+
+    def check_roles(self) -> None:
+        """Check that no role lacks a permission for its calls so far, nor for those that AWS makes with it.
+
+        Raises:
+            AccessRefused: a call was refused; the message names role, action and resource of every one.
+        """
+        self.deployed.check(self.principals)
+        self.principals.check()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -79,33 +103,46 @@ def running(domain: Domain, work: Path) -> Iterator[Cloud]:
     - state machines run, with their processing job (state_machines.py, processing_job.py);
     - a bucket's notifications are read from its template, because moto's CloudFormation drops them;
     - an endpoint has the name that its template gives it, and an instance type of the service's own list, because moto's is old;
-    - unknown resource types are deployed as stand-ins (stand_ins.py).
+    - unknown resource types are deployed as stand-ins (stand_ins.py);
+    - a function, a state machine or a job calls with an access key of its role, and is refused what its policies do not allow
+      (principals.py, authorisation.py).
 
     Args:
-        domain: OpenSearch domain of the deployed functions.
+        domain: OpenSearch domain of the deployed functions, which knows the account's roles.
         work: folder for the code and files of functions and jobs.
     """
     port = free_port()
     url = f"http://{HOST}:{port}"
-    record = stand_ins.Record({("AWS::OpenSearchService::Domain", "DomainEndpoint"): domain.endpoint})
-    cloud = Cloud(url, record, [])
-    jobs = ProcessingJobs(cloud.client("s3"), work / "jobs", cloud.jobs)
+    principals, kind = domain.principals, "AWS::OpenSearchService::Domain"
+    record = stand_ins.Record({(kind, "DomainEndpoint"): domain.endpoint}, {kind: domain.create})
+    cloud = Cloud(url, principals, record, [])
+    jobs = ProcessingJobs(cloud.client, principals.credentials, work / "jobs", cloud.jobs)
     cloud.function_environment |= {"SSL_CERT_FILE": str(domain.certificate), **cloud.environment}
-    functions = Functions(cloud.invocations, cloud.function_environment, work / "functions")
+    functions = Functions(cloud.invocations, cloud.function_environment, principals.credentials, work / "functions")
     with ExitStack() as running:
         running.enter_context(patch.dict(os.environ, {"MOTO_PORT": str(port), **cloud.environment}))
         running.enter_context(patch.dict(default_user_config, SETTINGS))
-        running.enter_context(patch.object(CustomResource, "url", url))
+        running.enter_context(patch.object(CustomResource, "answer_url", staticmethod(_presigner(cloud)), create=True))
+        running.enter_context(patch.object(CustomResource, "created", [], create=True))
+        running.enter_context(patch.object(LogGroup, "get_cfn_attribute", lambda self, name: f"{self.arn}:*"))
+        running.enter_context(authorised(principals))
+        running.enter_context(cloud.deployed.recorded())
         running.enter_context(patch.object(LambdaVersion, "has_cfn_attr", lambda name: name == "Version", create=True))
         running.enter_context(patch.object(LambdaVersion, "get_cfn_attribute", lambda self, name: str(self.version), create=True))
         running.enter_context(functions.running())
 
-        def run_job(parameters: Parameters) -> None:
+        def run_job(parameters: Parameters, machine_role: str) -> None:
             """Run a job and wait until the index has its parts, because SageMaker also needs minutes to wind down."""
+            for role, call in (
+                *cloud.deployed.started_job(machine_role, parameters),
+                *cloud.deployed.job(parameters["RoleArn"], parameters),
+            ):
+                principals.allows(role, [call])
+            principals.check()
             jobs.run(parameters)
             functions.wait_until_idle()
 
-        running.enter_context(as_on_aws(run_job))
+        running.enter_context(as_on_aws(run_job, principals.credentials))
         running.enter_context(patch.object(FakeBucket, "create_from_cloudformation_json", _bucket_with_notifications()))
         running.enter_context(patch.object(RestMethod, "create_from_cloudformation_json", _method_without_backend()))
         running.enter_context(patch.object(FakeEndpoint, "cloudformation_name_type", staticmethod(lambda: "EndpointName")))
@@ -117,6 +154,16 @@ def running(domain: Domain, work: Path) -> Iterator[Cloud]:
         running.callback(server.stop)
         _reset(cloud)
         yield cloud
+
+
+def _presigner(cloud: Cloud) -> Callable[[str, str], str]:
+    """Return the function that signs the URLs at which CloudFormation takes the answers of custom resources."""
+
+    def presign(bucket: str, key: str) -> str:
+        s3 = cloud.client("s3", signature_version="s3v4", s3={"addressing_style": "path"})
+        return str(s3.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": key}))
+
+    return presign
 
 
 def _bucket_with_notifications() -> Any:

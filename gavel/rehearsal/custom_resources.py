@@ -1,8 +1,9 @@
 """Custom resources, created as by CloudFormation: the function is called, then its uploaded answer is read."""
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar
 from uuid import uuid4
 
 from moto.awslambda.utils import get_backend as lambda_backend
@@ -17,7 +18,8 @@ PARTITION = "aws"
 class CustomResource(CloudFormationModel):
     """A custom resource, which a function of the deployment manages."""
 
-    url = ""  # of the running account's server
+    answer_url: Callable[[str, str], str]  # bucket and key -> presigned URL for the answer
+    created: ClassVar[list[dict[str, Any]]]  # events of the account's custom resources
 
     def __init__(self, answer: Mapping[str, Any]) -> None:
         self._answer = answer
@@ -59,22 +61,34 @@ class CustomResource(CloudFormationModel):
         Raises:
             ValidationError: the function failed or gave no answer; moto answers with the message.
         """
-        properties, name = cloudformation_json["Properties"], uuid4().hex
         event = {
             "RequestType": "Create",
-            "ResponseURL": f"{cls.url}/{ANSWERS}/{name}",
             "StackId": kwargs["StackId"],
-            "RequestId": name,
             "LogicalResourceId": kwargs["LogicalId"],
             "ResourceType": kwargs["ResourceType"],
-            "ResourceProperties": properties,
+            "ResourceProperties": cloudformation_json["Properties"],
         }
-        bucket = s3_backends[account_id][PARTITION]
-        if ANSWERS not in bucket.buckets:
-            bucket.create_bucket(ANSWERS, region_name)
-        lambda_backend(account_id, region_name).get_function(properties["ServiceToken"]).invoke(json.dumps(event), {}, {})
-        stored = bucket.get_object(ANSWERS, name)
-        answer = json.loads(stored.value) if stored else {"Reason": "no answer"}
+        answer = cls.send(event, account_id, region_name)
         if answer.get("Status") != "SUCCESS":
             raise ValidationError(message=f"{kwargs['ResourceType']} {kwargs['LogicalId']} failed: {answer.get('Reason')}")
+        cls.created.append(event)
         return cls(answer)
+
+    @classmethod
+    def send(cls, event: Mapping[str, Any], account_id: str, region_name: str) -> dict[str, Any]:
+        """Call the function of a resource with an event, under a new request id, and return its answer."""
+        name, bucket = uuid4().hex, s3_backends[account_id][PARTITION]
+        if ANSWERS not in bucket.buckets:
+            bucket.create_bucket(ANSWERS, region_name)
+        request = {**event, "RequestId": name, "ResponseURL": cls.answer_url(ANSWERS, name)}
+        function = lambda_backend(account_id, region_name).get_function(event["ResourceProperties"]["ServiceToken"])
+        function.invoke(json.dumps(request), {}, {})
+        stored = bucket.get_object(ANSWERS, name)
+        return dict(json.loads(stored.value)) if stored else {"Reason": "no answer"}
+
+    @classmethod
+    def send_all(cls, request_type: str, account_id: str, region_name: str) -> list[dict[str, Any]]:
+        """Create or delete all of the account's custom resources again, side by side, and return the answers."""
+        with ThreadPoolExecutor(len(cls.created)) as threads:
+            events = [{**event, "RequestType": request_type} for event in cls.created]
+            return list(threads.map(lambda event: cls.send(event, account_id, region_name), events))

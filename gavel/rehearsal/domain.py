@@ -1,18 +1,48 @@
-"""The OpenSearch domain of a rehearsal: a real node behind HTTPS, as in Amazon OpenSearch Service."""
+"""The OpenSearch domain of a rehearsal: a real node behind HTTPS and two judges, as in Amazon OpenSearch Service.
+
+IAM decides first, by the policies of the role that signed a request, whether it may send such a request to the domain. Then
+fine-grained access control decides, the node's security plugin, by the role's ARN, which the node is told in headers.
+"""
 
 import http.client
+import json
+import re
 import ssl
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
-SECURITY_API = "/_plugins/_security/api/"
+from gavel.opensearch.security import (
+    PROXY_HEADER,
+    ROLES_HEADER,
+    SECURITY_API,
+    SERVICE,
+    USER_HEADER,
+    proxy_headers,
+    write_certificate,
+)
+from gavel.rehearsal.policies import Call
+from gavel.rehearsal.principals import Denial, Principals
+
 HOST = "localhost"
 HOP_HEADERS = ("connection", "transfer-encoding", "content-length", "date", "server")
+NOT_PASSED = {name.lower() for name in ("host", "connection", "authorization", USER_HEADER, ROLES_HEADER, PROXY_HEADER)}
+# what a domain answers while it is young, in turn: the plugin is not initialized, IAM does not know the role yet, another request
+# writes the same document of roles
+YOUNG = (
+    (503, "OpenSearch Security not initialized."),
+    (403, '{"Message":"User is not authorized to perform: es:ESHttpPut"}'),
+    (409, '{"status":"CONFLICT","message":"[rolesmapping]: version conflict, required seqNo [3], primary term [1]"}'),
+    (503, "OpenSearch Security not initialized."),
+)
+_PERMISSION = re.compile(rb"no permissions for \[([^\]]+)\]")
+_FORBIDDEN = b"security_exception"  # in the answer to a request of several operations, of which one is forbidden
 
 
 class Domain:
@@ -21,30 +51,56 @@ class Domain:
     Attributes:
         endpoint: host and port, the value of DomainEndpoint.
         certificate: file of the self-signed certificate, for SSL_CERT_FILE.
-        access: requests to the security plugin, as "<method> <path>"; recorded here because the node has no such plugin.
-        unsigned: number of requests without an AWS signature.
+        principals: the account's roles, by which IAM judges requests.
+        arn: ARN of the domain; "" until it is created.
+        passing: (status, body) of answers that the next requests get instead of the node's.
     """
 
-    def __init__(self, endpoint: str, certificate: Path) -> None:
-        self.endpoint, self.certificate = endpoint, certificate
-        self.access: list[str] = []
-        self.unsigned = 0
+    def __init__(self, node_url: str, endpoint: str, certificate: Path, principals: Principals) -> None:
+        self.node_url, self.endpoint, self.certificate, self.principals = node_url, endpoint, certificate, principals
+        self.arn = ""
+        self.passing: deque[tuple[int, str]] = deque()
+
+    def create(self, arn: str, properties: Mapping[str, Any]) -> None:
+        """Create the domain: its master user gets all permissions in the node, and its first answers are those of a young domain.
+
+        Args:
+            arn: ARN of the domain.
+            properties: properties of the resource in the template. The node takes no notice of the others.
+        """
+        self.arn = arn
+        master = properties["AdvancedSecurityOptions"]["MasterUserOptions"]["MasterUserARN"]
+        self.ask_as_service("PUT", f"{SECURITY_API}/rolesmapping/all_access", {"backend_roles": [SERVICE, master]})
+        self.passing.extend(YOUNG)
+
+    def ask_as_service(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Send a request to the node past both judges, as the service itself does, and return its answer.
+
+        Raises:
+            HTTPError: the node refuses the request.
+        """
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", **proxy_headers(SERVICE)}
+        with urlopen(Request(self.node_url + path, data, headers, method=method), timeout=60) as answer:
+            return json.load(answer)
 
 
 @contextmanager
-def https_domain(node_url: str, folder: Path) -> Iterator[Domain]:
+def https_domain(node_url: str, folder: Path, principals: Principals) -> Iterator[Domain]:
     """Serve a node over HTTPS on the loopback address for the length of the block.
 
     Args:
         node_url: HTTP URL of the node.
         folder: folder to write the certificate and its key to.
+        principals: the account's roles.
     """
-    certificate, key = _certificate(folder)
+    certificate, key = folder / "domain.pem", folder / "domain.key"
+    write_certificate(HOST, certificate, key)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     server = ThreadingHTTPServer((HOST, 0), BaseHTTPRequestHandler)
-    domain = Domain(f"{HOST}:{server.server_port}", certificate)
-    server.RequestHandlerClass = _forwarder(urlsplit(node_url).netloc, domain)
+    domain = Domain(node_url, f"{HOST}:{server.server_port}", certificate, principals)
+    server.RequestHandlerClass = _forwarder(domain)
     server.daemon_threads = True
     server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -57,27 +113,42 @@ def https_domain(node_url: str, folder: Path) -> Iterator[Domain]:
         thread.join()
 
 
-def _forwarder(node: str, domain: Domain) -> type[BaseHTTPRequestHandler]:
+def _forwarder(domain: Domain) -> type[BaseHTTPRequestHandler]:
+    node = urlsplit(domain.node_url).netloc
+
     class Forwarder(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         wbufsize, disable_nagle_algorithm = -1, True  # send an answer as one packet
 
         def _forward(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            domain.unsigned += "AWS4-HMAC-SHA256" not in self.headers.get("Authorization", "")
-            if self.path.startswith(SECURITY_API):
-                domain.access.append(f"{self.command} {self.path.removeprefix(SECURITY_API)}")
-                self._answer(200, [("Content-Type", "application/json")], b"{}")
-                return
+            caller = domain.principals.caller(self.headers.get("Authorization", ""))
+            try:
+                status, text = domain.passing.popleft()
+                return self._answer(status, [("Content-Type", "application/json")], text.encode())
+            except IndexError:
+                pass  # the domain is grown up
+            call = Call(f"es:ESHttp{self.command.title()}", domain.arn + urlsplit(self.path).path)
+            if not domain.principals.allows(caller, [call]):
+                refusal = {"Message": f"User: {caller} is not authorized to perform: {call.action}"}
+                return self._answer(403, [("Content-Type", "application/json")], json.dumps(refusal).encode())
             upstream = http.client.HTTPConnection(node)
-            headers = {
-                name: value for name, value in self.headers.items() if name.lower() not in ("host", "connection", "authorization")
-            }
-            upstream.request(self.command, self.path, body, headers)
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in NOT_PASSED}
+            upstream.request(self.command, self.path, body, headers | proxy_headers(caller))
             with upstream.getresponse() as answer:
                 end_to_end = [(name, value) for name, value in answer.getheaders() if name.lower() not in HOP_HEADERS]
-                self._answer(answer.status, end_to_end, answer.read())
+                text_of_node = answer.read()
+                if answer.status in (401, 403) or _FORBIDDEN in text_of_node:
+                    self._record(caller, text_of_node)
+                self._answer(answer.status, end_to_end, text_of_node)
             upstream.close()
+            return None
+
+        def _record(self, caller: str, answer: bytes) -> None:
+            """Record that the security plugin refused a request, or an operation in it."""
+            permission = _PERMISSION.search(answer)
+            action = permission[1].decode() if permission else answer[:300].decode(errors="replace")
+            domain.principals.refuse(Denial(caller.rsplit("/", 1)[-1], action, f"{self.command} {self.path}", "OpenSearch"))
 
         def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
             self.send_response(status)
@@ -94,31 +165,3 @@ def _forwarder(node: str, domain: Domain) -> type[BaseHTTPRequestHandler]:
         do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _forward
 
     return Forwarder
-
-
-def _certificate(folder: Path) -> tuple[Path, Path]:
-    """Create a self-signed certificate that is valid for a day, and return the files of certificate and key."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, HOST)])
-    now = datetime.now(UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=5))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(HOST)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    certificate, key_file = folder / "domain.pem", folder / "domain.key"
-    certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-    plain = serialization.NoEncryption()
-    key_file.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
-    return certificate, key_file

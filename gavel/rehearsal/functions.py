@@ -5,7 +5,7 @@ import json
 import threading
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,18 @@ class Functions:
     Args:
         invocations: list that receives (function name, result) of every call.
         environment: environment variables of every function; the function's own variables outrank them.
+        credentials: ARN of a role -> variables with its access key.
         work: folder for the code and files of functions.
     """
 
-    def __init__(self, invocations: list[tuple[str, Invocation]], environment: Mapping[str, str], work: Path) -> None:
-        self._invocations, self._environment, self._work = invocations, environment, work
+    def __init__(
+        self,
+        invocations: list[tuple[str, Invocation]],
+        environment: Mapping[str, str],
+        credentials: Callable[[str], Mapping[str, str]],
+        work: Path,
+    ) -> None:
+        self._invocations, self._environment, self._credentials, self._work = invocations, environment, credentials, work
         self._calls, self._lock = 0, threading.Lock()
         self._mappings: list[EventSourceMapping] = []
         self._ended = threading.Event()
@@ -110,7 +117,10 @@ class Functions:
                 zipfile.ZipFile(io.BytesIO(function.code_bytes)).extractall(code)
             self._calls += 1
             work = self._work / f"call-{self._calls}"
-        environment = {**self._environment, **function.environment_vars}
+            warm = self._work / "tmp" / function.function_name  # a warm environment keeps its files; a new account has none
+            warm.mkdir(parents=True, exist_ok=True)
+        own = {"TMPDIR": str(warm), **self._credentials(function.role), **function.environment_vars}
+        environment = {**self._environment, **own}
         result = invoke(
             code, function.handler, event, environment, work, timeout_s=int(function.timeout), name=function.function_name
         )

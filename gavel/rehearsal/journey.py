@@ -14,9 +14,12 @@ from catalog.event_files import read_events
 from gavel.aws.account import DeployedStage
 from gavel.aws.buckets import Bucket
 from gavel.aws.machines import start_night, start_rebuild
+from gavel.aws.night_job import night_job
 from gavel.aws.status import stage_status
 from gavel.aws.towers import make_current, upload_tower
+from gavel.opensearch.security import SECURITY_API
 from gavel.rehearsal.cloud import Cloud
+from gavel.rehearsal.domain import YOUNG, Domain
 from gavel.rehearsal.lambda_runtime import proxy_event
 from gavel.rehearsal.parts import make_part
 from retrieval.contracts.tower_card import TowerCard
@@ -42,6 +45,7 @@ class Journey:
 
     Attributes:
         cloud: emulated account.
+        domain: OpenSearch domain of the stage.
         stage: stage that is deployed in the account.
         day: ISO date of the items.
         seconds: step -> duration in seconds.
@@ -50,6 +54,7 @@ class Journey:
     """
 
     cloud: Cloud
+    domain: Domain
     stage: DeployedStage
     day: str = field(default_factory=lambda: datetime.now(UTC).date().isoformat())
     seconds: dict[str, float] = field(default_factory=dict)
@@ -57,9 +62,16 @@ class Journey:
     searchable_s: dict[int, float] = field(default_factory=dict)
 
     def step(self, label: str, run: Callable[[], Any]) -> Any:
-        """Run a step, store its duration and return its result."""
+        """Run a step, store its duration and return its result.
+
+        Raises:
+            AccessRefused: a role was refused a call, even if the step went on without it.
+        """
         start = time.perf_counter()
-        result = run()
+        try:
+            result = run()
+        finally:
+            self.cloud.principals.check()
         self.seconds[label] = time.perf_counter() - start
         return result
 
@@ -89,6 +101,8 @@ class Journey:
             self.step(f"a part of {items:,} more lots, until a search finds it", partial(self.measure_part, items, towers[1]))
         self.step("a part by hand", self.send_by_hand)
         self.step("status", lambda: self.check_status(towers[1].name))
+        self.step("what SageMaker would do with the role of trainings", self.check_training_role)
+        self.step("the set-up of OpenSearch deleted and created again, side by side", self.repeat_set_up)
 
     def publish_tower(self, tower: Path, *, current: bool) -> None:
         """Upload a tower; if `current`, let the nightly runs use it."""
@@ -201,6 +215,27 @@ class Journey:
         if (counts.get("indexed"), counts.get("stale"), counts.get("refused")) != (PART_SIZES[0], 0, 0):
             raise RehearsalFailed(f"the part {key} was sent by hand, the answer was {answer}")
 
+    def check_training_role(self) -> None:
+        """Check that the role of training jobs, none of which runs here, may do what SageMaker does with it (gavel/aws/jobs.py)."""
+        job, towers = night_job(self.stage), f"s3://{self.stage.output('TowersBucket')}/"
+        inputs = [job.code_uri, *(uri for _, uri in job.inputs(items="", tower="").values() if uri), towers + "catalogs/"]
+        parameters = {
+            "AppSpecification": {"ImageUri": self.stage.output("ProcessingImage")},
+            "ProcessingInputs": [{"S3Input": {"S3Uri": uri}} for uri in inputs],
+            "ProcessingOutputConfig": {"Outputs": [{"S3Output": {"S3Uri": towers}}]},
+        }
+        for role, call in self.cloud.deployed.job(self.stage.output("TrainingRole"), parameters):
+            self.cloud.principals.allows(role, [call])
+
+    def repeat_set_up(self) -> None:
+        """Delete and create all custom resources side by side, as CloudFormation does, in a domain that answers as a young one."""
+        for request, roles in (("Delete", 0), ("Create", len(self.cloud.deployed.of("Custom::IndexAccess")))):
+            self.domain.passing.extend(YOUNG)
+            failures = [answer for answer in self.cloud.change_custom_resources(request) if answer.get("Status") != "SUCCESS"]
+            present = [name for name in self.domain.ask_as_service("GET", f"{SECURITY_API}/roles") if name.startswith("gavel_")]
+            if failures or len(present) != roles:
+                raise RehearsalFailed(f"{request} of the set-up left the roles {present}, with failures {failures}")
+
     def _part_key(self, items: int) -> str:
         return f"{self.day}-part-of-{items}/part-00000.ndjson.gz"
 
@@ -260,6 +295,7 @@ class Journey:
     def _poll(self, holds: Callable[[], object], otherwise: str) -> None:
         deadline = time.monotonic() + WAIT_S
         while not holds():
+            self.cloud.principals.check()
             if time.monotonic() > deadline:
                 raise RehearsalFailed(f"{otherwise} in {WAIT_S:g} s")
             time.sleep(POLL_S)

@@ -6,9 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+from starlette.middleware.base import RequestResponseEndpoint
 
 from gavel.aws.account import DeployedStage
 from gavel.rehearsal.cloud import Cloud
+from gavel.rehearsal.policies import Call
 from gavel.web.http_server import served_in_thread
 from gavel.web.ranker_server import create_ranker_app
 
@@ -42,6 +46,19 @@ def serving_endpoint(cloud: Cloud, stage: DeployedStage, model_key: str, work: P
     cloud.client("s3").download_file(stage.output("TowersBucket"), model_key, str(archive))
     with tarfile.open(archive) as packed:
         packed.extractall(work / "model", filter="data")
-    with served_in_thread(create_ranker_app(work / "model")) as url:
+    app = create_ranker_app(work / "model")
+
+    @app.middleware("http")
+    async def authorise(request: Request, answer: RequestResponseEndpoint) -> Response:
+        """Refuse a caller whose role does not allow InvokeEndpoint."""
+        caller = cloud.principals.caller(request.headers.get("Authorization", ""))
+        name = request.url.path.split("/")[2]  # /endpoints/<name>/invocations
+        call = Call("sagemaker:InvokeEndpoint", cloud.deployed.arn("sagemaker", f"endpoint/{name}"))
+        if cloud.principals.allows(caller, [call]):
+            return await answer(request)
+        refusal = {"Message": f"User: {caller} is not authorized to perform: {call.action} on resource: {call.resource}"}
+        return JSONResponse(refusal, 403, {"x-amzn-ErrorType": "AccessDeniedException"})
+
+    with served_in_thread(app) as url:
         cloud.function_environment["AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME"] = url
         yield

@@ -14,6 +14,13 @@ from gavel.rehearsal.custom_resources import CustomResource
 # a reference to a resource gives the first of these properties that the resource has
 NAMES = ("StageName", "AlarmName", "DomainName", "DeliveryStreamName", "Name")
 OTHER_DESTINATIONS = ("s3", "redshift", "elasticsearch", "splunk", "http_endpoint", "snowflake", "iceberg")  # of streams
+# resource type -> the ARN's service and the form of its last part; policies name these resources
+ARNS = {
+    "AWS::CloudWatch::Alarm": ("cloudwatch", "alarm:{}"),
+    "AWS::KinesisFirehose::DeliveryStream": ("firehose", "deliverystream/{}"),
+    "AWS::OpenSearchService::Domain": ("es", "domain/{}"),
+    "AWS::WAFv2::WebACL": ("wafv2", "regional/webacl/{}/rehearsal"),
+}
 Attributes = Mapping[tuple[str, str], str]
 
 
@@ -23,18 +30,20 @@ class Record:
 
     Attributes:
         attributes: (resource type, attribute) -> value, for attributes whose default value would not work.
+        created: resource type -> function that is called with the ARN and the properties of each resource of it.
         resources: resource type -> names of the resources that stand-ins replaced.
     """
 
     attributes: Attributes
+    created: Mapping[str, Callable[[str, Mapping[str, Any]], None]] = field(default_factory=dict)
     resources: dict[str, list[str]] = field(default_factory=dict)
 
 
 class StandIn(CloudFormationModel):
     """A stand-in for one resource. It only gives values to references and attributes."""
 
-    def __init__(self, kind: str, name: str, reference: str, attributes: Attributes, where: str) -> None:
-        self._kind, self._name, self._reference, self._attributes, self._where = kind, name, reference, attributes, where
+    def __init__(self, kind: str, name: str, reference: str, attributes: Attributes, arn: str) -> None:
+        self._kind, self._name, self._reference, self._attributes, self._arn = kind, name, reference, attributes, arn
 
     @property
     def physical_resource_id(self) -> str:
@@ -48,7 +57,7 @@ class StandIn(CloudFormationModel):
 
     def get_cfn_attribute(self, attribute_name: str) -> str:
         """Return the attribute's value in the record, or a default derived from the resource's name."""
-        default = f"{self._where}/{self._name}" if attribute_name.endswith("Arn") else f"{self._name}-{attribute_name}".lower()
+        default = self._arn if attribute_name.endswith("Arn") else f"{self._name}-{attribute_name}".lower()
         return self._attributes.get((self._kind, attribute_name), default)
 
     def is_created(self) -> bool:
@@ -99,8 +108,11 @@ def _model(kind: str, record: Record) -> type[CloudFormationModel]:
             reference = next((str(properties[name]) for name in NAMES if name in properties), resource_name)
         if kind == "AWS::KinesisFirehose::DeliveryStream":
             _make_stream(properties, account_id, region_name)
-        where = f"arn:aws:stand-in:{region_name}:{account_id}:{kind.replace('::', '-').lower()}"
-        return cls(kind, resource_name, reference, record.attributes, where)
+        service, last = ARNS.get(kind, ("stand-in", f"{kind.replace('::', '-').lower()}/{{}}"))
+        arn = f"arn:aws:{service}:{region_name}:{account_id}:{last.format(reference)}"
+        if kind in record.created:
+            record.created[kind](arn, properties)
+        return cls(kind, resource_name, reference, record.attributes, arn)
 
     members = {
         "__module__": __name__,

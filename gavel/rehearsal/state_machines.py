@@ -1,12 +1,16 @@
 """Correct the differences between moto's and AWS's Step Functions that matter to Gavel's machines."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 from uuid import uuid4
 
+import boto3
+from botocore.config import Config
+from moto.settings import moto_server_port
 from moto.stepfunctions import models as simple
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_aws_sdk import (
     _SERVICE_ERROR_NAMES as SERVICE_NAMES,
@@ -21,11 +25,13 @@ from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state
 from moto.stepfunctions.parser.models import StepFunctionsParserBackend, stepfunctions_parser_backends
 
 Parameters = Mapping[str, Any]
-RunJob = Callable[[Parameters], None]
+RunJob = Callable[[Parameters, str], None]
+Credentials = Callable[[str], Mapping[str, str]]
+MACHINES = "moto.stepfunctions.parser."  # prefix of the modules of moto's interpreter
 
 
 @contextmanager
-def as_on_aws(run_job: RunJob | None = None) -> Iterator[None]:
+def as_on_aws(run_job: RunJob | None = None, credentials: Credentials | None = None) -> Iterator[None]:
     """Correct these differences for the length of the block.
 
     - Definitions capitalise parameter names and some APIs do not; AWS converts the names, moto does not.
@@ -34,9 +40,12 @@ def as_on_aws(run_job: RunJob | None = None) -> Iterator[None]:
     - AWS names errors of S3 "S3.…"; moto names them "s3.…".
     - moto's CloudFormation creates machines in another backend than moto's interpreter uses.
     - moto rejects `createProcessingJob.sync`; the suffix is removed and the job runs synchronously.
+    - A machine calls with its role; moto calls with one key for all.
 
     Args:
-        run_job: runs a processing job with the parameters of CreateProcessingJob; None only creates the job.
+        run_job: runs a processing job with the parameters of CreateProcessingJob and the ARN of the machine's role; None only
+            creates the job.
+        credentials: ARN of a role -> variables with its access key; None leaves moto's key.
     """
     start, call = StateTaskServiceSfn._eval_service_task, StateTaskServiceAwsSdk._eval_service_task
     create, define = StateTaskServiceUnsupported._eval_service_task, StepFunctionsParserBackend.create_state_machine
@@ -62,7 +71,7 @@ def as_on_aws(run_job: RunJob | None = None) -> Iterator[None]:
     ) -> None:
         create(self, env, resource_runtime_part, normalised_parameters, state_credentials)
         if run_job:
-            run_job(normalised_parameters)
+            run_job(normalised_parameters, state_credentials.role_arn)
 
     def defined(self: Any, name: str, definition: str, roleArn: str, **kwargs: Any) -> Any:
         started_alone = definition.replace("createProcessingJob.sync", "createProcessingJob")
@@ -81,5 +90,25 @@ def as_on_aws(run_job: RunJob | None = None) -> Iterator[None]:
         patch.object(simple, "stepfunctions_backends", stepfunctions_parser_backends),
         patch.object(StepFunctionsParserBackend, "start_execution", begun),
         patch.object(StepFunctionsParserBackend, "create_state_machine", defined),
+        ExitStack() as clients,
     ):
+        if credentials:
+            for module in [module for name, module in sys.modules.items() if name.startswith(MACHINES)]:
+                if hasattr(module, "boto_client_for"):
+                    clients.enter_context(patch.object(module, "boto_client_for", _client_of_role(credentials)))
         yield
+
+
+def _client_of_role(credentials: Credentials) -> Callable[..., Any]:
+    """Return the function that replaces boto_client_for() of moto's interpreter, which moto calls with these names."""
+
+    def client(region: str, service: str, state_credentials: Any = None) -> Any:
+        return boto3.client(
+            service,
+            region_name=region,
+            endpoint_url=f"http://localhost:{moto_server_port()}",
+            config=Config(parameter_validation=False, retries={"max_attempts": 0, "total_max_attempts": 1}),
+            **{name.lower(): value for name, value in credentials(state_credentials.role_arn).items()},
+        )
+
+    return client

@@ -1,6 +1,7 @@
 """Create the index of a tower before its first part; the state machines call this before a job."""
 
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 from retrieval.config.settings import Settings
@@ -9,7 +10,7 @@ from retrieval.encoders.tower_store import tower_card
 from retrieval.index.port import IndexStore
 from retrieval.ingestion import ensure_index
 
-CARD_CACHE = Path("/tmp/cards")  # the only folder that a Lambda function may write to
+CARD_CACHE = Path(gettempdir()) / "cards"  # /tmp, the only folder that a Lambda function may write to
 
 
 def make_index(tower_id: str, store: IndexStore) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
+from tempfile import gettempdir
 
 from retrieval.buyers.history_store import BuyerStore, NoBuyerStore
 from retrieval.buyers.vector import BuyerTower
@@ -15,7 +16,7 @@ from retrieval.ranker.port import Ranker
 from retrieval.search.image_query import load_image_branch
 from retrieval.search.service import Encoder, SearchLimits, SearchModels, SearchService
 
-TOWER_CACHE = Path("/tmp/towers")  # Lambda lets a function write only to /tmp
+TOWER_CACHE = Path(gettempdir()) / "towers"  # /tmp, the only folder that a Lambda function may write to
 
 
 @cache

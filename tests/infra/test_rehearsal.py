@@ -14,21 +14,28 @@ from botocore.exceptions import ClientError
 from gavel.rehearsal.cloud import running
 from gavel.rehearsal.domain import https_domain
 from gavel.rehearsal.lambda_runtime import invoke
+from gavel.rehearsal.principals import Principals
 
+MASTER = {"AdvancedSecurityOptions": {"MasterUserOptions": {"MasterUserARN": "arn:aws:iam::123456789012:role/admin"}}}
 CODE = "import json, sys\n\ndef handler(event, context):\n    print('working')\n    return {handler}\n"
 
 
 class Echo(BaseHTTPRequestHandler):
-    """Answers with the path that it was asked for."""
+    """Answers with the path that it was asked for, or with the roles that the request names."""
 
     def do_GET(self):
-        body = self.path.encode()
+        body = (self.headers["X-Proxy-Roles"] if self.path == "/headers" else self.path).encode()
         self.send_response(418)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
-    do_PUT = do_GET
+    def do_PUT(self):
+        """Take permissions, as the node's security plugin does."""
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
 
     def log_message(self, *_):
         pass
@@ -38,7 +45,7 @@ class Echo(BaseHTTPRequestHandler):
 def domain(tmp_path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
     Thread(target=server.serve_forever, daemon=True).start()
-    with https_domain(f"http://127.0.0.1:{server.server_port}", tmp_path) as made:
+    with https_domain(f"http://127.0.0.1:{server.server_port}", tmp_path, Principals("123456789012")) as made:
         yield made
     server.shutdown()
     server.server_close()
@@ -54,15 +61,23 @@ def ask(domain, path, method="GET", **headers):
         return refusal.code, refusal.read()
 
 
-def test_the_domain_hands_requests_to_the_node_and_takes_note_of_unsigned_ones(domain):
-    assert ask(domain, "/_search?q=a") == (418, b"/_search?q=a")
-    assert ask(domain, "/", Authorization="AWS4-HMAC-SHA256 …".encode().decode("latin-1")) == (418, b"/")
-    assert domain.unsigned == 1
+SIGNED = {"Authorization": "AWS4-HMAC-SHA256 Credential=deployer/20261130/eu-west-1/es/aws4_request"}
 
 
-def test_the_domain_writes_down_what_the_node_has_no_plugin_for(domain):
-    assert ask(domain, "/_plugins/_security/api/roles/gavel_reader", "PUT") == (200, b"{}")
-    assert domain.access == ["PUT roles/gavel_reader"]
+def test_the_domain_hands_signed_requests_to_the_node_and_refuses_others(domain):
+    assert ask(domain, "/_search?q=a", **SIGNED) == (418, b"/_search?q=a")
+    assert ask(domain, "/_search?q=a")[0] == 403
+    assert [(denial.role, denial.action) for denial in domain.principals.denials] == [("unsigned", "es:ESHttpGet")]
+
+
+def test_nobody_names_the_role_of_a_request_but_the_domain(domain):
+    assert ask(domain, "/headers", **SIGNED, **{"X-Proxy-Roles": "all_access"}) == (418, b"administrator")
+
+
+def test_a_young_domain_answers_as_one(domain):
+    domain.passing.append((503, "OpenSearch Security not initialized."))
+    assert ask(domain, "/", **SIGNED) == (503, b"OpenSearch Security not initialized.")
+    assert ask(domain, "/", **SIGNED) == (418, b"/")
 
 
 def called(tmp_path, body, **given):
@@ -104,15 +119,20 @@ def cloud(domain, tmp_path):
 def test_what_the_emulation_does_not_know_is_deployed_as_a_stand_in_and_listed(cloud, domain):
     template = {
         "Resources": {
-            "Domain": {"Type": "AWS::OpenSearchService::Domain", "Properties": {"DomainName": "gavel"}},
+            "Domain": {"Type": "AWS::OpenSearchService::Domain", "Properties": {"DomainName": "gavel", **MASTER}},
             "Wall": {"Type": "AWS::WAFv2::WebACL", "Properties": {"Name": "wall"}},
         },
-        "Outputs": {"Endpoint": {"Value": {"Fn::GetAtt": ["Domain", "DomainEndpoint"]}}},
+        "Outputs": {
+            name: {"Value": {"Fn::GetAtt": ["Domain", attribute]}}
+            for name, attribute in (("Arn", "Arn"), ("Endpoint", "DomainEndpoint"))
+        },
     }
     formation = cloud.client("cloudformation")
     formation.create_stack(StackName="s", TemplateBody=json.dumps(template))
     (stack,) = formation.describe_stacks(StackName="s")["Stacks"]
-    assert [output["OutputValue"] for output in stack["Outputs"]] == [domain.endpoint]
+    arn = "arn:aws:es:eu-west-1:123456789012:domain/gavel"  # of the real form, which policies name
+    assert {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]} == {"Arn": arn, "Endpoint": domain.endpoint}
+    assert domain.arn == arn
     assert {kind: len(names) for kind, names in cloud.record.resources.items()} == {
         "AWS::OpenSearchService::Domain": 1,
         "AWS::WAFv2::WebACL": 1,
