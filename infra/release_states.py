@@ -161,13 +161,14 @@ def _count(places: Places, instances: int) -> dict[str, State]:
 def _count_one(places: Places) -> State:
     """Define the states that check that a manifest's items_in is items_embedded + items_rejected."""
     counts = {name: f"$.manifest.json.{name}" for name in ("items_in", "items_embedded", "items_rejected")}
+    speed = {name: f"$.manifest.json.{name}" for name in ("device", "items_per_second")}
     accounted = "States.MathAdd($.manifest.json.items_embedded, $.manifest.json.items_rejected)"
     check = {"Variable": "$.items_in", "NumericEqualsPath": "$.accounted", "Next": "Counted"}
     states = {
         "ReadManifest": read_json(places, {"Bucket": places.embeddings, "Key.$": "$.key"}, "$.manifest", "AddUp", caught=False),
         "AddUp": {
             "Type": "Pass",
-            "Parameters": {**{f"{name}.$": path for name, path in counts.items()}, "accounted.$": accounted},
+            "Parameters": {**{f"{name}.$": path for name, path in {**counts, **speed}.items()}, "accounted.$": accounted},
             "Next": "NoneLost",
         },
         "NoneLost": {"Type": "Choice", "Choices": [check], "Default": "RowsLost"},

@@ -228,7 +228,7 @@ def test_a_training_job_puts_up_the_catalogue_and_leaves_its_tower_in_the_bucket
     assert output["S3Output"]["LocalPath"] == "/opt/ml/processing/output"
     asked = made["AppSpecification"]
     assert asked["ContainerArguments"] == ["--input", "/opt/ml/processing/input/catalog", "--preset", "compact"]
-    assert asked["ContainerEntrypoint"][2].endswith('exec bash processing/train_job.sh "$@"')
+    assert asked["ContainerEntrypoint"][2].endswith('processing/job_container.sh bash processing/train_job.sh "$@"')
     assert "embed_items" not in asked["ContainerEntrypoint"][2]
     assert len(asked["ContainerEntrypoint"][2]) <= 256
     assert made["RoleArn"] == ROLES["training"]

@@ -99,7 +99,8 @@ def test_a_night_ends_with_a_record_and_a_notice(cloud, embed, day):
     assert cloud.run(embed, {"date": DATE})["status"] == "SUCCEEDED"
     record = cloud.read("releases", f"{DATE}.json")
     assert (record["release_id"], record["indexed"]["lots"]) == (RELEASE, 4)
-    assert record["counts"] == [{"items_in": 5, "items_embedded": 4, "items_rejected": 1, "accounted": 5}]
+    counts = {"items_in": 5, "items_embedded": 4, "items_rejected": 1, "accounted": 5}
+    assert record["counts"] == [{**counts, "device": "NVIDIA A10G, bfloat16", "items_per_second": 402.5}]
     assert [f"the lots of {DATE} can be found" in notice for notice in cloud.notices()] == [True]
 
 

@@ -15,6 +15,7 @@ from infra.nightly_states import MARKER, embed_day, find_day
 from infra.python_asset import PYTHON_VERSION
 from infra.rebuild_states import rebuild
 from infra.release_states import NOT_TO_BE_HAD, UNTIL_INDEXED_S
+from processing.check_accelerator import GPU_TYPE
 
 PLACES = places()
 ONE = JobSize(["ml.g5.xlarge"], 1, 2)
@@ -75,10 +76,22 @@ def test_every_type_of_the_ladder_has_its_rung(stage):
     assert rungs == stage.stage.instance_ladder
 
 
-def test_prod_tries_p3_first_then_g5_and_g6():
-    ladder = CONTEXT["stages"]["prod"]["instance_ladder"]
-    assert ladder[0] == "ml.p3.2xlarge"
-    assert [kind.split(".")[1] for kind in ladder[1:3]] == ["g5", "g6"]
+def test_prod_tries_gpus_with_bfloat16_first_and_the_v100_last():
+    families = [kind.split(".")[1] for kind in CONTEXT["stages"]["prod"]["instance_ladder"]]
+    assert families == ["g5", "g6", "g4dn", "p3"]
+
+
+def test_the_last_rung_of_dev_is_a_cpu_which_accounts_without_quota_for_gpus_have():
+    *gpus, last = CONTEXT["stages"]["dev"]["instance_ladder"]
+    assert [bool(GPU_TYPE.match(kind)) for kind in (*gpus, last)] == [True, True, False]
+
+
+def test_the_entry_of_the_job_fits_into_a_word_and_leads_through_the_script_that_prepares_the_container():
+    *shell, script, _ = job_parameters(PLACES, "ml.g5.xlarge", ONE)["AppSpecification"]["ContainerEntrypoint"]
+    assert shell == ["bash", "-ec"]
+    assert script.endswith('exec bash processing/job_container.sh python -m processing.embed_items "$@"')
+    assert len(script) <= 256
+    assert (ROOT / "processing" / "job_container.sh").is_file()
 
 
 def test_every_task_is_tried_again_and_its_failure_is_told():
