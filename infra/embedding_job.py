@@ -30,6 +30,7 @@ class Places:
         image: container image of the job.
         isolated: True if the job's container has no network.
         indexer_arn: ARN of the bulk-index function.
+        snapshot_arn: ARN of the function that renews the query function's snapshot.
         notices_arn: ARN of the topic for the results of the nights.
         partition: AWS partition, such as "aws".
         reading: environment variables that tell the job how to read catalogue files.
@@ -45,6 +46,7 @@ class Places:
     image: str
     isolated: bool
     indexer_arn: str
+    snapshot_arn: str
     notices_arn: str
     partition: str
     reading: Mapping[str, str] = field(default_factory=dict)

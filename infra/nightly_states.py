@@ -6,6 +6,7 @@ often a schedule, an arriving file, a rebuild or a person starts the first machi
 
 from infra.embedding_job import JobSize, Places, State
 from infra.release_states import FIRST, longest_s, release_states
+from infra.snapshot_states import ALIAS_MOVED, snapshot_states
 from infra.task_states import failure, failure_states, on_failure, read_json, s3_call, start_machine, tell
 
 CURRENT_TOWER = "current.json"  # in the towers bucket: {"tower_id": …}
@@ -123,8 +124,9 @@ def embed_day(places: Places, size: JobSize) -> State:
             places,
             "putObject",
             {"Bucket": places.releases, "Key.$": "States.Format('{}.json', $.date)", "Body": night},
-            {"ResultPath": None, "Next": "TellDone", **on_failure()},
+            {"ResultPath": None, "Next": ALIAS_MOVED, **on_failure()},
         ),
+        **snapshot_states(places, "TellDone"),
         "TellDone": {**tell(places, DONE), "ResultPath": None, "End": True},
         **failure_states(places, "NightFailed", "States.Format('the night of {}', $.date)"),
     }

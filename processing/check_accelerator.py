@@ -36,8 +36,8 @@ def check_accelerator(instance: str | None, *, sees_gpu: bool) -> None:
     if instance is not None and GPU_TYPE.match(instance) and not sees_gpu:
         raise MissingPrerequisite(
             f"{instance} has a GPU, and torch sees none: the image's CUDA needs a newer driver than the instance has, or has no "
-            f"kernels for its GPU. Take another processing_image, or leave {instance} out of instance_ladder (cdk.json), and deploy; "
-            'docs/operations.md, "The job\'s image", says what to check'
+            f"kernels for its GPU. Take another processing_image, or {instance} out of instance_ladder (both in cdk.json), and "
+            'deploy; docs/operations.md, "The job\'s image", says what to check'
         )
 
 

@@ -69,7 +69,8 @@ class NightJob:
         prepare, container, _ = script.rpartition(CONTAINER_SCRIPT)
         if not container:
             raise GavelError(
-                f"the stage was deployed by another version, whose job starts with {script!r}; `npx cdk deploy --all` brings this one"
+                f"the stage was deployed by another version, whose job starts with {script!r}; "
+                "`npx cdk deploy --all` brings this one"
             )
         return [*shell, prepare + container + TRAINING_COMMAND]
 

@@ -210,10 +210,20 @@ def test_the_index_is_made_before_the_job_and_tried_again_while_the_function_is_
         assert definition["States"][reset]["Next"] == "Embed0"
 
 
-def test_the_machines_call_the_function_by_the_name_that_it_has(stage):
-    (name,) = [f["FunctionName"] for f in stage.properties("AWS::Lambda::Function") if "FunctionName" in f]
+def test_the_machines_call_functions_by_the_names_that_these_have(stage):
+    names = [f["FunctionName"] for f in stage.properties("AWS::Lambda::Function") if "FunctionName" in f]
     machines = [json.dumps(m["DefinitionString"]) for m in stage.properties("AWS::StepFunctions::StateMachine")]
-    assert sum(f":function:{name}" in definition for definition in machines) == 2
+    called = {name: sum(f":function:{name}" in definition for definition in machines) for name in names}
+    assert called == {f"gavel-{stage.stage.name}-bulk-indexer": 2, f"gavel-{stage.stage.name}-query-snapshot": 2}
+
+
+def test_a_snapshot_is_renewed_when_the_alias_of_the_index_moved_and_its_failure_ends_nothing():
+    for definition, following in ((embed_day(PLACES, ONE), "TellDone"), (rebuild(PLACES, ONE, "find-day"), "TellDone")):
+        states = definition["States"]
+        assert [choice["Next"] for choice in states["AliasMoved"]["Choices"]] == ["RenewSnapshot"]
+        assert states["AliasMoved"]["Default"] == following
+        assert states["RenewSnapshot"]["Catch"][-1]["Next"] == "TellStale"
+        assert states["TellStale"]["Next"] == following
 
 
 def test_a_machine_waits_for_a_release_at_least_as_long_as_the_queue_keeps_its_manifest():

@@ -96,11 +96,24 @@ def test_queries_go_to_a_published_version_that_snapstart_has_a_picture_of(stage
     query = function(stage, "lambdas.query_api.handler.handler")
     assert query["SnapStart"] == {"ApplyOn": "PublishedVersions"}
     assert query["TracingConfig"] == {"Mode": "Active"}
-    (alias,) = stage.properties("AWS::Lambda::Alias")
-    assert alias["Name"] == "live"
+    (alias,) = [alias for alias in stage.properties("AWS::Lambda::Alias") if alias["Name"] == "live"]
+    # CloudFormation writes all properties where one changes: another one would take `live` back to the last deployment's version
+    assert alias.keys() == {"Name", "FunctionName", "FunctionVersion"}
     assert "Version" in json.dumps(alias["FunctionVersion"])
     for method in methods(stage):
         assert "QueryApiLive" in json.dumps(method["Integration"]["Uri"])
+
+
+def test_the_snapshot_is_renewed_with_permissions_on_the_query_function_alone(stage):
+    """Versions and aliases may be changed, and versions deleted; the function itself may not."""
+    (policy,) = [p for p in stage.properties("AWS::IAM::Policy") if "QuerySnapshot" in json.dumps(p["Roles"])]
+    statements = [s for s in policy["PolicyDocument"]["Statement"] if "lambda:" in json.dumps(s["Action"])]
+    resources = {json.dumps(s["Resource"]): {*s["Action"]} for s in statements}
+    assert all("QueryApiFunction" in resource for resource in resources)
+    deletes = [resource for resource, actions in resources.items() if "lambda:DeleteFunction" in actions]
+    assert len(deletes) == 1
+    assert '":*"' in deletes[0]
+    assert "lambda:InvokeFunction" not in {action for actions in resources.values() for action in actions}
 
 
 def test_no_method_is_open(stage):
