@@ -48,7 +48,7 @@ def find_day(places: Places, embed_day_arn: str) -> State:
         ),
         "StartedBefore": {
             "Type": "Choice",
-            "Comment": "One execution a date; redrive it if it failed",
+            "Comment": "One execution a date; `gavel aws night --again` names another",
             "Choices": [{"Variable": "$.key", "IsPresent": True, "Next": "TellLate"}],
             "Default": "Done",
         },

@@ -65,7 +65,7 @@ def _check(places: Places) -> dict[str, State]:
 
 
 def _name_release() -> State:
-    """Define the state that names the release after the present day and the tower; a redrive keeps the name."""
+    """Define the state that names the release after the present day and the tower."""
     parameters = {
         "date.$": TODAY,
         "items": "",  # the whole bucket

@@ -81,7 +81,7 @@ def _renew_once(functions: Any, name: str, alias: str) -> dict[str, Any]:
 def _delete_older_versions(functions: Any, name: str, keep: set[str]) -> None:
     """Delete the versions of earlier calls but these: each costs the storage of its snapshot.
 
-    The version that was live before stays, because requests may still run there. Versions of deployments are deleted by deployments.
+    The version that was live before stays, because requests may still run there. Deployments delete their own versions.
     """
     for page in functions.get_paginator("list_versions_by_function").paginate(FunctionName=name):
         for version in page["Versions"]:

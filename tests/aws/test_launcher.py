@@ -356,6 +356,15 @@ def test_a_night_by_hand_starts_as_the_schedule_does(cloud, stage):
     assert started_with(cloud, cloud.find_day) == {"scheduled_time": f"{DATE}T00:00:00Z"}
 
 
+def test_a_night_that_failed_is_run_again_under_a_name_of_its_own(cloud, stage):
+    """Its date is the name of the first one, and what ended in a failure cannot be resumed."""
+    cloud.has_lots_and_tower()
+    machines.start_night(stage, DATE, again=True)
+    given = started_with(cloud, cloud.find_day)
+    assert given.pop("night").startswith(f"night-{DATE}-again-")
+    assert given == {"scheduled_time": f"{DATE}T00:00:00Z"}
+
+
 def test_a_rebuild_is_given_its_tower(cloud, stage):
     cloud.has_lots_and_tower()
     machines.start_rebuild(stage, TOWER)
