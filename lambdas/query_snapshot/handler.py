@@ -10,6 +10,7 @@ made of the new code, so that `live` never goes back to older code. The function
 
 import logging
 import os
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 MADE_HERE = "Renewed snapshot"  # begins the description of the versions of this function, which it may delete
 ATTEMPTS = 3  # at a version that no deployment gets in the way of
 WAIT = {"Delay": 5, "MaxAttempts": 50}  # of one attempt: the snapshot of a version takes a minute or two
+DRAIN_S = 25  # until no request runs in the version before; a request takes 20 s at most
 INTERFERED = ("PreconditionFailedException", "ResourceConflictException")
 
 
@@ -44,7 +46,7 @@ def renew(functions: Any, name: str, alias: str) -> dict[str, Any]:
     for attempt in range(1, ATTEMPTS + 1):
         try:
             renewed = _renew_once(functions, name, alias)
-            _delete_older_versions(functions, name, keep=set(renewed.values()))
+            _delete_older_versions(functions, name, live=renewed["version"])
             return renewed
         except ClientError as error:
             if error.response["Error"]["Code"] not in INTERFERED:
@@ -78,16 +80,15 @@ def _renew_once(functions: Any, name: str, alias: str) -> dict[str, Any]:
     return {"version": version, "previous": before["FunctionVersion"]}
 
 
-def _delete_older_versions(functions: Any, name: str, keep: set[str]) -> None:
-    """Delete the versions of earlier calls but these: each costs the storage of its snapshot.
-
-    The version that was live before stays, because requests may still run there. Deployments delete their own versions.
-    """
-    for page in functions.get_paginator("list_versions_by_function").paginate(FunctionName=name):
-        for version in page["Versions"]:
-            made_here = version.get("Description", "").startswith(MADE_HERE) and version["Version"] != "$LATEST"
-            if made_here and version["Version"] not in keep:
-                _delete(functions, name, version["Version"])
+def _delete_older_versions(functions: Any, name: str, live: str) -> None:
+    """Delete the versions of earlier calls: each costs the storage of its snapshot. Deployments delete their own versions."""
+    pages = functions.get_paginator("list_versions_by_function").paginate(FunctionName=name)
+    versions = [version for page in pages for version in page["Versions"] if version["Version"] not in ("$LATEST", live)]
+    made_here = [version["Version"] for version in versions if version.get("Description", "").startswith(MADE_HERE)]
+    if made_here:
+        time.sleep(DRAIN_S)
+    for version in made_here:
+        _delete(functions, name, version)
 
 
 def _delete(functions: Any, name: str, version: str) -> None:
