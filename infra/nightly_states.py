@@ -13,7 +13,7 @@ CURRENT_TOWER = "current.json"  # in the towers bucket: {"tower_id": …}
 EMPTY = "States.Format('Gavel: no new items for {}. Put {}.parquet into the bucket: it is embedded then.', $.date, $.date)"
 LATE = (
     "States.Format('Gavel: {} came after the night of {} had begun, and nothing was done with it. "
-    "To embed that day again start EmbedDay by hand (docs/operations.md, Late files).', $.key, $.date)"
+    "To embed that day again: gavel aws night --date {} --again', $.key, $.date, $.date)"
 )
 DONE = "States.Format('Gavel: the lots of {} can be found, release {}: {}', $.date, $.release_id, States.JsonToString($.counts))"
 MARKER = "_SUCCESS"  # name of the file that is written below `<date>/` after the last of several files of a day

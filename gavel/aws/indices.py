@@ -25,7 +25,7 @@ class PublishedIndex:
         moved: False if the index was live already.
         live_version: version of the query function with the new snapshot; None if it was not renewed.
         warning: reason why the snapshot was not renewed; empty otherwise.
-        embed_again: dates whose lots only the index before has; `gavel aws embed --date` embeds each with the tower.
+        embed_again: dates whose lots only the index before has; `gavel aws night --date D --again` embeds each again.
     """
 
     index: str

@@ -135,9 +135,7 @@ def events(
 @aws_app.command()
 def night(
     date: Day,
-    again: Annotated[
-        bool, typer.Option("--again", help="Also if the day had a night already.")
-    ] = False,
+    again: Annotated[bool, typer.Option("--again", help="Also if the day had a night already.")] = False,
     stage: Stage = "dev",
     as_json: Json = False,
 ) -> None:

@@ -71,11 +71,10 @@ def _drop(store: OpenSearchStore, name: str) -> dict[str, Any]:
 
 
 def _find(summaries: list[IndexSummary], name: str) -> IndexSummary:
-    found = next((summary for summary in summaries if summary.name == name), None)
-    if found is None:
-        names = ", ".join(summary.name for summary in summaries) or "none"
-        raise InvalidInput(f"there is no index {name!r}; there are: {names}")
-    return found
+    by_name = {summary.name: summary for summary in summaries}
+    if name not in by_name:
+        raise InvalidInput(f"there is no index {name!r}; there are: {', '.join(by_name) or 'none'}")
+    return by_name[name]
 
 
 @cache

@@ -18,14 +18,14 @@ import boto3
 from botocore.exceptions import ClientError, WaiterError
 
 logger = logging.getLogger(__name__)
-MADE_HERE = "Renewed snapshot"  # begins the description of the versions of this function, which it may delete
+OWN_DESCRIPTION = "Renewed snapshot"  # begins the description of the versions of this function, which it may delete
 ATTEMPTS = 3  # at a version that no deployment gets in the way of
 WAIT = {"Delay": 5, "MaxAttempts": 50}  # of one attempt: the snapshot of a version takes a minute or two
 DRAIN_S = 25  # until no request runs in the version before; a request takes 20 s at most
 INTERFERED = ("PreconditionFailedException", "ResourceConflictException")
 
 
-class SnapshotNotRenewed(Exception):
+class SnapshotFailed(Exception):
     """The alias was not moved."""
 
 
@@ -36,7 +36,7 @@ def handler(event: Any, context: Any) -> dict[str, Any]:
         {"version": the version that is live now, "previous": the version that was live before}.
 
     Raises:
-        SnapshotNotRenewed: the alias is where it was; the message says why.
+        SnapshotFailed: the alias is where it was; the message says why.
     """
     return renew(boto3.client("lambda"), os.environ["GAVEL_QUERY_FUNCTION"], os.environ["GAVEL_QUERY_ALIAS"])
 
@@ -45,25 +45,25 @@ def renew(functions: Any, name: str, alias: str) -> dict[str, Any]:
     """Publish a version of a function and move its alias there; arguments are a client of Lambda and the two names."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            renewed = _renew_once(functions, name, alias)
-            _delete_older_versions(functions, name, live=renewed["version"])
-            return renewed
+            result = _renew_once(functions, name, alias)
+            _delete_older_versions(functions, name, live=result["version"])
+            return result
         except ClientError as error:
             if error.response["Error"]["Code"] not in INTERFERED:
-                raise SnapshotNotRenewed(str(error)) from error
+                raise SnapshotFailed(str(error)) from error
             logger.warning("attempt %d of %d: another change of %s came in between: %s", attempt, ATTEMPTS, name, error)
         except WaiterError as error:
             answer = error.last_response
             reason = answer.get("StateReason") or answer.get("LastUpdateStatusReason") or error
-            raise SnapshotNotRenewed(f"{name} has no new version: {reason}") from error
-    raise SnapshotNotRenewed(f"{name} was changed by others in each of {ATTEMPTS} attempts; try again after the deployment")
+            raise SnapshotFailed(f"{name} has no new version: {reason}") from error
+    raise SnapshotFailed(f"{name} was changed by others in each of {ATTEMPTS} attempts; try again after the deployment")
 
 
 def _renew_once(functions: Any, name: str, alias: str) -> dict[str, Any]:
     """Renew the snapshot if nobody else changes function or alias meanwhile; their revisions say so."""
     before = functions.get_alias(FunctionName=name, Name=alias)
     functions.get_waiter("function_updated").wait(FunctionName=name, WaiterConfig=WAIT)  # a deployment may just change it
-    description = f"{MADE_HERE}, {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    description = f"{OWN_DESCRIPTION}, {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
     functions.update_function_configuration(FunctionName=name, Description=description)  # Lambda publishes only what has changed
     functions.get_waiter("function_updated").wait(FunctionName=name, WaiterConfig=WAIT)
     changed = functions.get_function_configuration(FunctionName=name)
@@ -84,10 +84,10 @@ def _delete_older_versions(functions: Any, name: str, live: str) -> None:
     """Delete the versions of earlier calls: each costs the storage of its snapshot. Deployments delete their own versions."""
     pages = functions.get_paginator("list_versions_by_function").paginate(FunctionName=name)
     versions = [version for page in pages for version in page["Versions"] if version["Version"] not in ("$LATEST", live)]
-    made_here = [version["Version"] for version in versions if version.get("Description", "").startswith(MADE_HERE)]
-    if made_here:
+    own_versions = [version["Version"] for version in versions if version.get("Description", "").startswith(OWN_DESCRIPTION)]
+    if own_versions:
         time.sleep(DRAIN_S)
-    for version in made_here:
+    for version in own_versions:
         _delete(functions, name, version)
 
 

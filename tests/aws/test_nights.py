@@ -8,7 +8,7 @@ from cloud import LADDER, TOWER, cloud_of, instance_of, jobs_asked
 from infra.embedding_job import JobSize
 from infra.nightly_states import embed_day, find_day
 from infra.release_states import MAX_THROTTLES
-from lambdas.query_snapshot.handler import SnapshotNotRenewed
+from lambdas.query_snapshot.handler import SnapshotFailed
 
 DATE = "2026-11-21"
 RELEASE = f"{DATE}-{TOWER}"
@@ -118,7 +118,7 @@ def test_the_snapshot_of_the_query_function_is_renewed_where_the_alias_moved(clo
 
 def test_a_snapshot_that_was_not_renewed_is_told_and_the_night_succeeds(cloud, embed, day, monkeypatch):
     def fail():
-        raise SnapshotNotRenewed("query has no new version: out of memory")
+        raise SnapshotFailed("query has no new version: out of memory")
 
     monkeypatch.setattr(cloud_module, "renew_snapshot", fail)
     cloud.lay_down_manifest(RELEASE)

@@ -181,7 +181,7 @@ def test_a_caller_without_the_permission_is_told_which_function_it_is(account, g
 
 def test_a_snapshot_that_is_not_renewed_leaves_the_index_published(account, gavel):
     account.deploy()
-    account.refusals["renew"] = ("SnapshotNotRenewed", "query has no new version: out of memory")
+    account.refusals["renew"] = ("SnapshotFailed", "query has no new version: out of memory")
     status, out, _ = gavel("publish-index", BEFORE, "--json")
     answer = json.loads(out)
     assert (status, answer["live_version"], account.current()) == (0, None, TOWER_BEFORE)

@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 from moto import mock_aws
 
 from lambdas.query_snapshot import handler as module
-from lambdas.query_snapshot.handler import SnapshotNotRenewed, handler, renew
+from lambdas.query_snapshot.handler import SnapshotFailed, handler, renew
 
 NAME, ALIAS = "query", "live"
 
@@ -118,14 +118,14 @@ def test_what_a_deployment_changes_meanwhile_is_taken_up_in_another_attempt(func
 
 
 def test_without_an_end_of_changes_live_stays_and_no_version_is_left(functions):
-    with pytest.raises(SnapshotNotRenewed, match="query was changed by others in each of 3 attempts"):
+    with pytest.raises(SnapshotFailed, match="query was changed by others in each of 3 attempts"):
         renew(Interfering(functions, "update_alias", "PreconditionFailedException", 9), NAME, ALIAS)
     assert live(functions) == "1"
     assert versions(functions) == ["1"]
 
 
 def test_a_refusal_is_told_and_live_stays(functions):
-    with pytest.raises(SnapshotNotRenewed, match="changed meanwhile"):
+    with pytest.raises(SnapshotFailed, match="changed meanwhile"):
         renew(Interfering(functions, "publish_version", "AccessDeniedException", 1), NAME, ALIAS)
     assert live(functions) == "1"
 
@@ -143,7 +143,7 @@ def test_a_snapshot_that_cannot_be_made_is_told_with_its_reason_and_thrown_away(
             waiter._operation_method = lambda **arguments: answer
             return waiter
 
-    with pytest.raises(SnapshotNotRenewed, match="query has no new version: the function ran out of memory"):
+    with pytest.raises(SnapshotFailed, match="query has no new version: the function ran out of memory"):
         renew(NoSnapshot(), NAME, ALIAS)
     assert live(functions) == "1"
     assert versions(functions) == ["1"]
