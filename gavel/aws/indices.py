@@ -123,7 +123,7 @@ def drop_index(stage: DeployedStage, name: str) -> dict[str, Any]:
 
 
 def renew_snapshot(stage: DeployedStage) -> dict[str, Any]:
-    """Renew the snapshot that new instances of the query function start from; it takes a minute or two.
+    """Renew the snapshot that new instances of the query function start from, which takes minutes.
 
     Returns:
         {"version": the version that is live now, "previous": the version that was live before}.

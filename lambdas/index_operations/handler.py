@@ -20,7 +20,7 @@ from retrieval.ingestion import publish_index
 
 READ_ONLY = "read"  # alias of the function
 logger = logging.getLogger(__name__)
-logging.getLogger().setLevel(logging.INFO)
+logger.setLevel(logging.INFO)
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:

@@ -18,9 +18,10 @@ import boto3
 from botocore.exceptions import ClientError, WaiterError
 
 logger = logging.getLogger(__name__)
+logger.setLevel(logging.INFO)
 OWN_DESCRIPTION = "Renewed snapshot"  # begins the description of the versions of this function, which it may delete
 ATTEMPTS = 3  # at a version that no deployment gets in the way of
-WAIT = {"Delay": 5, "MaxAttempts": 50}  # of one attempt: the snapshot of a version takes a minute or two
+WAIT = {"Delay": 5, "MaxAttempts": 120}  # for a snapshot, which takes minutes
 DRAIN_S = 25  # until no request runs in the version before; a request takes 20 s at most
 INTERFERED = ("PreconditionFailedException", "ResourceConflictException")
 
@@ -38,16 +39,20 @@ def handler(event: Any, context: Any) -> dict[str, Any]:
     Raises:
         SnapshotFailed: the alias is where it was; the message says why.
     """
-    return renew(boto3.client("lambda"), os.environ["GAVEL_QUERY_FUNCTION"], os.environ["GAVEL_QUERY_ALIAS"])
+    functions, name = boto3.client("lambda"), os.environ["GAVEL_QUERY_FUNCTION"]
+    result = renew(functions, name, os.environ["GAVEL_QUERY_ALIAS"])
+    try:
+        delete_older_versions(functions, name, live=result["version"])
+    except ClientError as error:
+        logger.warning("older versions of %s stay: %s", name, error)  # the next call deletes them
+    return result
 
 
 def renew(functions: Any, name: str, alias: str) -> dict[str, Any]:
     """Publish a version of a function and move its alias there; arguments are a client of Lambda and the two names."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            result = _renew_once(functions, name, alias)
-            _delete_older_versions(functions, name, live=result["version"])
-            return result
+            return _renew_once(functions, name, alias)
         except ClientError as error:
             if error.response["Error"]["Code"] not in INTERFERED:
                 raise SnapshotFailed(str(error)) from error
@@ -80,7 +85,7 @@ def _renew_once(functions: Any, name: str, alias: str) -> dict[str, Any]:
     return {"version": version, "previous": before["FunctionVersion"]}
 
 
-def _delete_older_versions(functions: Any, name: str, live: str) -> None:
+def delete_older_versions(functions: Any, name: str, live: str) -> None:
     """Delete the versions of earlier calls: each costs the storage of its snapshot. Deployments delete their own versions."""
     pages = functions.get_paginator("list_versions_by_function").paginate(FunctionName=name)
     versions = [version for page in pages for version in page["Versions"] if version["Version"] not in ("$LATEST", live)]
