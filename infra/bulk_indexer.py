@@ -1,6 +1,6 @@
 """The path of a part from the bucket into the index: queue -> Lambda -> OpenSearch."""
 
-from aws_cdk import ArnFormat, Duration, Stack
+from aws_cdk import Duration
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_iam as iam
@@ -8,7 +8,7 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_lambda_event_sources as sources
 from constructs import Construct
 
-from infra.function_role import FunctionRole
+from infra.function_role import FunctionRole, function_arn
 from infra.item_store import INDEXER_TIMEOUT, ItemStore
 from infra.log_group import log_group
 from infra.network import Network
@@ -29,9 +29,7 @@ def indexer_arn(scope: Construct, stage: Stage) -> str:
     """Build the function's ARN from its name. A reference would be circular: the function's stack uses the alarm topic of the
     nightly batch's stack.
     """
-    return Stack.of(scope).format_arn(
-        service="lambda", resource="function", resource_name=_name(stage), arn_format=ArnFormat.COLON_RESOURCE_NAME
-    )
+    return function_arn(scope, _name(stage))
 
 
 def _name(stage: Stage) -> str:

@@ -8,10 +8,10 @@ State = dict[str, Any]
 VOLUME_GB = 100  # disk of an instance, for the day's photos
 REBUILD_VOLUME_GB = 200  # disk for all photos in the bucket; the smallest local disk of the ladder (g4dn.2xlarge) has 225
 FOLDER = "/opt/ml/processing"
-# the packages precede those of the image on the path; the image has torch and torch's dependencies
+# everything else is in a script of the sources, because a word of the entry may have 256 characters
 START = (
-    f"cd {FOLDER}/input/packages && python -m zipfile -e *.zip src && cd ../code && python -m zipfile -e *.zip src && cd src && "
-    f'PYTHONPATH={FOLDER}/input/packages/src exec python -m processing.embed_items "$@"'
+    f"cd {FOLDER}/input/code && python -m zipfile -e *.zip src && cd src && "
+    'exec bash processing/job_container.sh python -m processing.embed_items "$@"'
 )
 
 
@@ -30,6 +30,7 @@ class Places:
         image: container image of the job.
         isolated: True if the job's container has no network.
         indexer_arn: ARN of the bulk-index function.
+        snapshot_arn: ARN of the function that renews the query function's snapshot.
         notices_arn: ARN of the topic for the results of the nights.
         partition: AWS partition, such as "aws".
         reading: environment variables that tell the job how to read catalogue files.
@@ -45,6 +46,7 @@ class Places:
     image: str
     isolated: bool
     indexer_arn: str
+    snapshot_arn: str
     notices_arn: str
     partition: str
     reading: Mapping[str, str] = field(default_factory=dict)

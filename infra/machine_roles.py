@@ -85,7 +85,7 @@ def release_role(scope: Construct, id: str, store: ItemStore, places: Places) ->
         (["s3:PutObject"], store.releases, "/*", "The record of each release, named by its date."),
     ):
         allow_below(role, actions, bucket, bucket.bucket_arn, below, reason)
-    role.add_to_policy(iam.PolicyStatement(actions=["lambda:InvokeFunction"], resources=[places.indexer_arn]))
+    role.add_to_policy(iam.PolicyStatement(actions=["lambda:InvokeFunction"], resources=[places.indexer_arn, places.snapshot_arn]))
     role.add_to_policy(iam.PolicyStatement(actions=["sns:Publish"], resources=[places.notices_arn]))
     _allow_jobs(role, places)
     return role

@@ -18,6 +18,7 @@ from infra.item_store import ItemStore
 from infra.machine_roles import job_role, release_role, training_role
 from infra.nightly_states import MARKER, embed_day, find_day
 from infra.python_asset import ROOT, job_packages
+from infra.query_snapshot import snapshot_arn
 from infra.stage import Stage
 from infra.state_machine import state_machine
 
@@ -92,6 +93,7 @@ class NightlyBatch(Construct):
             image=Fn.sub(stage.processing_image),
             isolated=stage.isolate_job,
             indexer_arn=indexer_arn(self, stage),
+            snapshot_arn=snapshot_arn(self, stage),
             notices_arn=self.notices.topic_arn,
             partition=Aws.PARTITION,
             reading=stage.item_file_variables,

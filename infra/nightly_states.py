@@ -6,13 +6,14 @@ often a schedule, an arriving file, a rebuild or a person starts the first machi
 
 from infra.embedding_job import JobSize, Places, State
 from infra.release_states import FIRST, longest_s, release_states
+from infra.snapshot_states import ALIAS_MOVED, snapshot_states
 from infra.task_states import failure, failure_states, on_failure, read_json, s3_call, start_machine, tell
 
 CURRENT_TOWER = "current.json"  # in the towers bucket: {"tower_id": …}
 EMPTY = "States.Format('Gavel: no new items for {}. Put {}.parquet into the bucket: it is embedded then.', $.date, $.date)"
 LATE = (
     "States.Format('Gavel: {} came after the night of {} had begun, and nothing was done with it. "
-    "To embed that day again start EmbedDay by hand (docs/operations.md, Late files).', $.key, $.date)"
+    "To embed that day again: gavel aws night --date {} --again', $.key, $.date, $.date)"
 )
 DONE = "States.Format('Gavel: the lots of {} can be found, release {}: {}', $.date, $.release_id, States.JsonToString($.counts))"
 MARKER = "_SUCCESS"  # name of the file that is written below `<date>/` after the last of several files of a day
@@ -47,7 +48,7 @@ def find_day(places: Places, embed_day_arn: str) -> State:
         ),
         "StartedBefore": {
             "Type": "Choice",
-            "Comment": "One execution a date; redrive it if it failed",
+            "Comment": "One execution a date; `gavel aws night --again` names another",
             "Choices": [{"Variable": "$.key", "IsPresent": True, "Next": "TellLate"}],
             "Default": "Done",
         },
@@ -123,8 +124,9 @@ def embed_day(places: Places, size: JobSize) -> State:
             places,
             "putObject",
             {"Bucket": places.releases, "Key.$": "States.Format('{}.json', $.date)", "Body": night},
-            {"ResultPath": None, "Next": "TellDone", **on_failure()},
+            {"ResultPath": None, "Next": ALIAS_MOVED, **on_failure()},
         ),
+        **snapshot_states(places, "TellDone"),
         "TellDone": {**tell(places, DONE), "ResultPath": None, "End": True},
         **failure_states(places, "NightFailed", "States.Format('the night of {}', $.date)"),
     }

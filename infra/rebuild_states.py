@@ -8,6 +8,7 @@ have been embedded with the old tower are embedded again (docs/adr/0006).
 from infra.embedding_job import JobSize, Places, State
 from infra.nightly_states import CURRENT_TOWER
 from infra.release_states import FIRST, longest_s, release_states
+from infra.snapshot_states import ALIAS_MOVED, snapshot_states
 from infra.task_states import NO_SUCH_KEY, failure, failure_states, on_failure, read_json, s3_call, start_machine, tell
 
 TODAY = "States.ArrayGetItem(States.StringSplit($$.State.EnteredTime, 'T'), 0)"  # UTC
@@ -40,6 +41,7 @@ def rebuild(places: Places, size: JobSize, find_day_arn: str) -> State:
         ),
         **_catch_up(places, find_day_arn),
         "RecordRebuild": _record(places),
+        **snapshot_states(places, "TellDone"),
         "TellDone": {**tell(places, done), "ResultPath": None, "End": True},
         **failure_states(places, "RebuildFailed", "States.Format('the rebuild {}', States.JsonToString($$.Execution.Input))"),
     }
@@ -63,7 +65,7 @@ def _check(places: Places) -> dict[str, State]:
 
 
 def _name_release() -> State:
-    """Define the state that names the release after the present day and the tower; a redrive keeps the name."""
+    """Define the state that names the release after the present day and the tower."""
     parameters = {
         "date.$": TODAY,
         "items": "",  # the whole bucket
@@ -115,4 +117,4 @@ def _record(places: Places) -> State:
         "caught_up.$": "$.caught_up.days",
     }
     where = {"Bucket": places.releases, "Key.$": "States.Format('{}.json', $.release_id)", "Body": body}
-    return s3_call(places, "putObject", where, {"ResultPath": None, "Next": "TellDone", **on_failure()})
+    return s3_call(places, "putObject", where, {"ResultPath": None, "Next": ALIAS_MOVED, **on_failure()})

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from infra.bulk_indexer import RECEIPTS
 from infra.embedding_job import JobSize, Places, State, job_parameters
 from infra.item_store import DELIVERIES, VISIBILITY
-from infra.task_states import NO_SUCH_KEY, failure, on_failure, read_json, retry, s3_call
+from infra.snapshot_states import SNAPSHOT_S
+from infra.task_states import LAMBDA_TRANSIENT, NO_SUCH_KEY, failure, on_failure, read_json, retry, s3_call
 
 FIRST = "MakeIndex"
 # patterns of SageMaker's errors for an instance type without capacity, quota, or support in the region
@@ -31,15 +32,7 @@ THROTTLED_CAUSES = ("*hrottling*", "*Rate exceeded*", "*TooManyRequests*", "*Req
 THROTTLE_WAIT_S = 60
 MAX_THROTTLES = 20  # of one run
 # the function is busy with parts, Lambda has a transient error, or OpenSearch does not answer
-INDEXER_BUSY = [
-    "Lambda.TooManyRequestsException",
-    "Lambda.ServiceException",
-    "Lambda.AWSLambdaException",
-    "Lambda.SdkClientException",
-    "Lambda.ClientExecutionTimeoutException",
-    "IndexUnavailable",
-    "States.Timeout",
-]
+INDEXER_BUSY = [*LAMBDA_TRANSIENT, "Lambda.ClientExecutionTimeoutException", "IndexUnavailable", "States.Timeout"]
 POLL_S = 30
 UNTIL_INDEXED_S = int(DELIVERIES * VISIBILITY.to_seconds()) + 600  # until the last delivery of a manifest, and for processing it
 
@@ -67,7 +60,8 @@ def release_states(places: Places, size: JobSize, following: str) -> dict[str, S
 
 def longest_s(size: JobSize) -> int:
     """Return the timeout in seconds of a machine with the states of release_states()."""
-    return (size.hours * len(size.ladder) + 1) * 3600 + MAX_THROTTLES * THROTTLE_WAIT_S + UNTIL_INDEXED_S
+    waits_s = MAX_THROTTLES * THROTTLE_WAIT_S + UNTIL_INDEXED_S + SNAPSHOT_S
+    return (size.hours * len(size.ladder) + 1) * 3600 + waits_s
 
 
 def _make_index(places: Places) -> State:
@@ -161,13 +155,14 @@ def _count(places: Places, instances: int) -> dict[str, State]:
 def _count_one(places: Places) -> State:
     """Define the states that check that a manifest's items_in is items_embedded + items_rejected."""
     counts = {name: f"$.manifest.json.{name}" for name in ("items_in", "items_embedded", "items_rejected")}
+    speed = {name: f"$.manifest.json.{name}" for name in ("device", "items_per_second")}
     accounted = "States.MathAdd($.manifest.json.items_embedded, $.manifest.json.items_rejected)"
     check = {"Variable": "$.items_in", "NumericEqualsPath": "$.accounted", "Next": "Counted"}
     states = {
         "ReadManifest": read_json(places, {"Bucket": places.embeddings, "Key.$": "$.key"}, "$.manifest", "AddUp", caught=False),
         "AddUp": {
             "Type": "Pass",
-            "Parameters": {**{f"{name}.$": path for name, path in counts.items()}, "accounted.$": accounted},
+            "Parameters": {**{f"{name}.$": path for name, path in {**counts, **speed}.items()}, "accounted.$": accounted},
             "Next": "NoneLost",
         },
         "NoneLost": {"Type": "Choice", "Choices": [check], "Default": "RowsLost"},

@@ -9,11 +9,13 @@ from aws_cdk import App, Stack, Tags
 from infra.bulk_indexer import BulkIndexer
 from infra.buyer_events import BuyerEvents
 from infra.event_stream import EventStream
+from infra.index_operations import IndexOperations
 from infra.item_store import ItemStore
 from infra.monitoring import StageMonitoring
 from infra.network import Network
 from infra.nightly_batch import NightlyBatch
 from infra.query_api import QueryApi
+from infra.query_snapshot import QuerySnapshot
 from infra.rebuild import Rebuild
 from infra.reranker import Reranker
 from infra.stage import Stage
@@ -99,6 +101,10 @@ class Serving(Stack):
             index=storage.index,
             settings=of_queries,
         )
+        self.operations = IndexOperations(
+            self, "IndexOperations", stage=stage, network=storage.network, index=storage.index, settings=base
+        )
+        self.snapshot = QuerySnapshot(self, "QuerySnapshot", stage=stage, api=self.api)
         self.events.allow_put(self.api.role)
         storage.buyers.allow_use(self.api.role)
         if self.reranker:
@@ -111,6 +117,9 @@ class Serving(Stack):
             ApiUrl=self.api.api.url,
             SearchFunction=self.api.live.function_arn,
             BulkIndexerFunction=self.indexer.function.function_arn,
+            SnapshotFunction=self.snapshot.function.function_arn,
+            IndexReader=self.operations.read.function_arn,
+            IndexOperator=self.operations.change.function_arn,
             EventsStream=self.events.name,
             **({"ApiKeyId": self.api.key.key_id} if self.api.key else {}),
             **({"RerankerEndpoint": self.reranker.name} if self.reranker else {}),

@@ -1,6 +1,7 @@
 """The settings of a stage, read from cdk.json and checked."""
 
 import ipaddress
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from retrieval.config.settings import ITEM_FILE_VARIABLES, PREFIX, QueryTowerKin
 from retrieval.errors import InvalidSettings
 from retrieval.text.languages import IndexLanguage
 
+ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", re.ASCII)
 ApiAuth = Literal["api_key", "iam"]
 RERANKER_CONTEXT = "gavel:reranker:"  # with the stage's name: a key of cdk.context.json (gavel/workspace/cdk_context.py)
 
@@ -71,6 +73,8 @@ class Stage:
         request_burst: requests above the steady rate that are let through at once.
         requests_per_day: daily quota of requests of one API key.
         cors_origins: origins whose pages may call the API; empty for none.
+        operator_role: ARN of an IAM role that gets an operator's permissions inside OpenSearch, for people who have a way into
+            the network; None (absent in cdk.json) for none. `gavel aws` needs none.
         api_auth: proof that callers show: "api_key" for an API key, "iam" for an IAM signature.
         waf: True if AWS WAF protects the API.
         processing_image: container image of the embedding job.
@@ -119,6 +123,7 @@ class Stage:
     request_burst: int
     requests_per_day: int
     cors_origins: list[str]
+    operator_role: str | None
     api_auth: ApiAuth
     waf: bool
     processing_image: str
@@ -160,6 +165,11 @@ class Stage:
             (self.rebuild_instance_count > 0, "rebuild_instance_count", "whole numbers from 1"),
             (1 <= self.rebuild_hours <= 120, "rebuild_hours", "1 to 120"),  # SageMaker's maximum
             (bool(self.schedules), "schedules", "one schedule or more"),
+            (
+                self.operator_role is None or ROLE_ARN.fullmatch(self.operator_role) is not None,
+                "operator_role",
+                "ARNs of IAM roles, such as arn:aws:iam::123456789012:role/on-call",
+            ),
             (self.api_auth in typing.get_args(ApiAuth), "api_auth", " or ".join(typing.get_args(ApiAuth))),
             (1 <= self.release_age_hours <= 168, "release_age_hours", "1 to 168"),
         )

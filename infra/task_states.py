@@ -3,6 +3,12 @@
 from infra.embedding_job import Places, State
 
 TRANSIENT = ["S3.SdkClientException", "S3.S3Exception", "Sns.SnsException", "States.Timeout"]
+LAMBDA_TRANSIENT = [
+    "Lambda.TooManyRequestsException",
+    "Lambda.ServiceException",
+    "Lambda.AWSLambdaException",
+    "Lambda.SdkClientException",
+]
 NO_SUCH_KEY = ["S3.NoSuchKeyException", "S3.NoSuchKey"]
 
 

@@ -55,6 +55,25 @@ READER: dict[str, Any] = {
         }
     ],
 }
+OPERATOR = {  # writes deletions alone, into the index that goes live
+    "cluster_permissions": ["cluster_composite_ops"],
+    "index_permissions": [
+        {
+            "index_patterns": ["{alias}*"],
+            "allowed_actions": [
+                "read",
+                "write",
+                "indices:admin/get",
+                "indices:admin/mappings/get",
+                "indices:admin/aliases/get",
+                "indices:admin/aliases",
+                "indices:admin/refresh*",
+                "indices:admin/delete",
+                "indices:monitor/stats",
+            ],
+        }
+    ],
+}
 
 
 class VectorIndex(Construct):
@@ -86,14 +105,14 @@ class VectorIndex(Construct):
         """Allow a role to send signed requests of these kinds to the domain."""
         allow_below(role, verbs, self.domain, self.domain.attr_arn, "/*", "Fine-grained access control says which requests.")
 
-    def grant_access(self, scope: Construct, id: str, role: iam.Role, permissions: dict[str, Any]) -> CustomResource:
+    def grant_access(self, scope: Construct, id: str, role: iam.IRole, permissions: dict[str, Any]) -> CustomResource:
         """Give an IAM role permissions inside the domain, through a role of OpenSearch that is mapped to the IAM role.
 
         Args:
             scope: construct that holds the mapping, in the stack of the role.
             id: id of the mapping in the scope; OpenSearch's role is named after it.
             role: IAM role that gets the permissions.
-            permissions: WRITER or READER.
+            permissions: WRITER, READER or OPERATOR.
         """
         index_permissions = [
             {**given, "index_patterns": [pattern.format(alias=self.alias) for pattern in given["index_patterns"]]}

@@ -17,6 +17,7 @@ from retrieval.errors import GavelError, InvalidInput
 EXIT_USAGE = 2
 NO_ATTRIBUTES = "none"  # value of --attributes that keeps none
 CONTAINER = Path("/opt/ml/processing")  # the folders of a SageMaker processing job
+EXIT_MESSAGE = Path("/opt/ml/output/message")  # its first 1,024 bytes are in the description of the job that ends
 
 CatalogOption = Annotated[Path, typer.Option("--catalog", help="The catalogue's folder.")]
 TowerOption = Annotated[Path, typer.Option("--tower", help="The tower artefact.")]
@@ -111,7 +112,8 @@ def run_job(job: Callable[..., int], arguments: Sequence[str] | None, name: str,
         log_level: level of the log on stderr; None sets up no log.
 
     Returns:
-        The job's exit status; 2 if the input or an option cannot be used, after one line on stderr with the reason.
+        The job's exit status; 2 if the input or an option cannot be used, after one line on stderr with the reason. In a
+        container of SageMaker the reason is the job's exit message, too.
     """
     app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
     app.command(help=(job.__doc__ or "").partition("\n")[0])(job)
@@ -127,4 +129,7 @@ def run_job(job: Callable[..., int], arguments: Sequence[str] | None, name: str,
         print(f"{name}: {error.format_message()}", file=sys.stderr)
     except GavelError as error:
         print(f"{name}: {error}", file=sys.stderr)
+        if CONTAINER.is_dir():
+            EXIT_MESSAGE.parent.mkdir(exist_ok=True)
+            EXIT_MESSAGE.write_text(f"{error}\n", encoding="utf-8", errors="replace")  # the night's notice names the reason
     return EXIT_USAGE

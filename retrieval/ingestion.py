@@ -236,6 +236,27 @@ def publish_release(manifest: Manifest, store: IndexStore, parts: Sequence[Index
     return ReleaseReport(index.name, index.tower_id, upserts + deletions, lots, recall, not live)
 
 
+def publish_index(index: VectorIndex, store: IndexStore, *, force: bool = False) -> None:
+    """Make an index live that was filled before, such as the one before a rebuild.
+
+    Items that are deleted in the live index stay deleted.
+
+    Args:
+        index: index to make live.
+        store: store of the indices.
+        force: True publishes an index with less than MIN_SHARE of the live index's open items, too.
+
+    Raises:
+        ReleaseError: the index has too few open items. The alias then stays.
+        IndexUnavailable: the index does not answer.
+    """
+    open_before, _ = _copy_deletions(index, store)
+    index.refresh()
+    if not force:
+        _check_open(index, open_before)
+    store.publish(index.name)
+
+
 def rebuild_index(
     folders: Sequence[Path],
     store: IndexStore,
@@ -330,8 +351,8 @@ def _check_open(index: VectorIndex, open_before: int, rejected: Sequence[tuple[s
         raise ReleaseError(
             f"index {index.name} would hold {open_items} open lots, the live one has {open_before}; below {MIN_SHARE:.0%} of them "
             f"the alias stays{f', and {len(rejected)} items were refused: {_reasons(rejected)}' if rejected else ''}: embed the "
-            "lots that are missing, or replace the index all the same by adding --force to `gavel index`; "
-            "on AWS see docs/operations.md"
+            "lots that are missing, or replace the index all the same by adding --force to `gavel index` or, on AWS, to "
+            "`gavel aws publish-index`"
         )
 
 

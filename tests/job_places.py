@@ -17,6 +17,7 @@ def places(**changes: Any) -> Places:
         "image": "image",
         "isolated": True,
         "indexer_arn": "indexer",
+        "snapshot_arn": "snapshot",
         "notices_arn": "topic",
         "partition": "aws",
     }

@@ -1,6 +1,7 @@
 """Start the stage's state machines by hand."""
 
 import json
+from uuid import uuid4
 
 from gavel.aws.account import DeployedStage, aws_errors, client
 from gavel.aws.jobs import check_date, items_of
@@ -8,14 +9,21 @@ from gavel.aws.towers import tower_in_bucket
 from retrieval.errors import InvalidInput
 
 
-def start_night(stage: DeployedStage, date: str) -> str:
+def start_night(stage: DeployedStage, date: str, *, again: bool = False) -> str:
     """Start the machine that finds and embeds a day's items, as the schedule does, and return the execution's ARN.
+
+    Args:
+        stage: deployed stage.
+        date: date of the items.
+        again: True gives the night a name of its own, because the name of a date is taken once. Step Functions cannot resume a
+            night that failed: its last state is the failure.
 
     Raises:
         InvalidInput: `date` is not a date, or has no items.
     """
     items_of(stage, date)
-    return _start(stage.output("FindDayMachine"), {"scheduled_time": f"{check_date(date)}T00:00:00Z"})
+    name = {"night": f"night-{date}-again-{uuid4().hex[:8]}"} if again else {}
+    return _start(stage.output("FindDayMachine"), {"scheduled_time": f"{check_date(date)}T00:00:00Z", **name})
 
 
 def start_rebuild(stage: DeployedStage, tower_id: str) -> str:

@@ -10,8 +10,8 @@ from retrieval.errors import GavelError
 
 JOB_STATE = "createProcessingJob"
 CODE = "code"  # name of the input with the sources, which ScriptProcessor adds itself
-TRAINING_SCRIPT = 'exec bash processing/train_job.sh "$@"'
-MAX_WORD_CHARS = 256  # longest word that ContainerEntrypoint may hold
+CONTAINER_SCRIPT = "processing/job_container.sh "  # prepares the container, then runs the command after it
+TRAINING_COMMAND = 'bash processing/train_job.sh "$@"'
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,13 @@ class NightJob:
     def training_command(self) -> list[str]:
         """Entrypoint that prepares the container as the nightly job does, then trains instead of embedding."""
         *shell, script = self.command
-        prepare, separator, _ = script.rpartition("exec ")
-        if not separator or len(prepare + TRAINING_SCRIPT) > MAX_WORD_CHARS:
-            raise GavelError(f"the nightly job's script has no room for training: {script!r}; change it in infra/embedding_job.py")
-        return [*shell, prepare + TRAINING_SCRIPT]
+        prepare, container, _ = script.rpartition(CONTAINER_SCRIPT)
+        if not container:
+            raise GavelError(
+                f"the stage was deployed by another version, whose job starts with {script!r}; "
+                "`npx cdk deploy --all` brings this one"
+            )
+        return [*shell, prepare + container + TRAINING_COMMAND]
 
 
 def night_job(stage: DeployedStage) -> NightJob:

@@ -1,5 +1,6 @@
 """`gavel aws …`: work on a deployed stage from this machine."""
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,11 +11,12 @@ from gavel.workspace.console import progress, show_table, show_values
 from gavel.workspace.folders import Workspace
 from gavel.workspace.options import Json, print_json, report
 from retrieval.config.settings import Settings
+from retrieval.errors import InvalidInput
 
 if TYPE_CHECKING:
     from gavel.aws.status import StageStatus
 
-aws_app = typer.Typer(no_args_is_help=True, help="Work with a deployed stage: jobs, nights, towers, status.")
+aws_app = typer.Typer(no_args_is_help=True, help="Work with a deployed stage: search, jobs, nights, towers, indices, status.")
 
 Stage = Annotated[str, typer.Option(help="Name of the stage, as it was deployed.")]
 Day = Annotated[str, typer.Option("--date", help="Date of the lots, such as 2026-11-21.")]
@@ -131,12 +133,17 @@ def events(
 
 
 @aws_app.command()
-def night(date: Day, stage: Stage = "dev", as_json: Json = False) -> None:
+def night(
+    date: Day,
+    again: Annotated[bool, typer.Option("--again", help="Also if the day had a night already.")] = False,
+    stage: Stage = "dev",
+    as_json: Json = False,
+) -> None:
     """Start the nightly run for a day's lots, as the stage's schedule does."""
     from gavel.aws.account import deployed_stage
     from gavel.aws.machines import start_night
 
-    report({"execution": start_night(deployed_stage(stage), date)}, as_json)
+    report({"execution": start_night(deployed_stage(stage), date, again=again)}, as_json)
 
 
 @aws_app.command()
@@ -146,6 +153,114 @@ def rebuild(tower: Annotated[str, typer.Argument(help="tower_id.")], stage: Stag
     from gavel.aws.machines import start_rebuild
 
     report({"execution": start_rebuild(deployed_stage(stage), tower)}, as_json)
+
+
+@aws_app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="Words of the query.")],
+    k: Annotated[int, typer.Option("-k", min=1, max=100, help="Number of lots.")] = 10,
+    stage: Stage = "dev",
+    as_json: Json = False,
+) -> None:
+    """Search through the stage's API, with the address and the key of its outputs."""
+    from gavel.aws.account import deployed_stage
+    from gavel.aws.search import search_stage
+
+    deployed = deployed_stage(stage)
+    answer = search_stage(deployed, query, k)
+    if as_json:
+        print_json(answer)
+        return
+    rows = [
+        (str(rank), lot["item_id"], str(lot["fields"].get("title", "")), f"{lot['score']:.3f}")
+        for rank, lot in enumerate(answer["results"], 1)
+    ]
+    show_table(f"“{query}”", ("", "lot", "title", "score"), rows, right_from=3)
+    without = ", ".join(answer.get("degraded", []))
+    show_values({"api": deployed.output("ApiUrl"), "tower": answer["tower_id"], "without": without or "nothing"})
+
+
+@aws_app.command()
+def indices(stage: Stage = "dev", as_json: Json = False) -> None:
+    """List the stage's indices: tower, lots, size, and which one is live."""
+    from gavel.aws.account import deployed_stage
+    from gavel.aws.indices import list_indices
+
+    listed = list_indices(deployed_stage(stage))
+    if as_json:
+        print_json(listed)
+        return
+    rows = [
+        (
+            "live" if index["is_live"] else "",
+            index["name"],
+            index["tower_id"] or "not made by Gavel",
+            *("" if index[name] is None else f"{index[name]:,}" for name in ("items", "open_items")),
+            f"{index['bytes'] / 1e6:,.1f}",
+        )
+        for index in listed
+    ]
+    show_table("Indices", ("", "index", "tower", "lots", "open", "MB"), rows, right_from=3)
+
+
+@aws_app.command()
+def publish_index(
+    index: Annotated[str, typer.Argument(help="Name of the index, as `gavel aws indices` shows it.")],
+    force: Annotated[bool, typer.Option("--force", help="Also with fewer than half of the live index's open lots.")] = False,
+    stage: Stage = "dev",
+    as_json: Json = False,
+) -> None:
+    """Make an index live, let nights use its tower, and renew the snapshot of the query function."""
+    from gavel.aws import indices
+    from gavel.aws.account import deployed_stage
+
+    report(asdict(indices.publish_index(deployed_stage(stage), index, force=force)), as_json)
+
+
+@aws_app.command()
+def rollback(stage: Stage = "dev", as_json: Json = False) -> None:
+    """Go back to the index and the tower before the last rebuild; days to embed again are listed."""
+    from gavel.aws.account import deployed_stage
+    from gavel.aws.indices import roll_back
+
+    report(asdict(roll_back(deployed_stage(stage))), as_json)
+
+
+@aws_app.command()
+def drop_index(
+    index: Annotated[str, typer.Argument(help="Name of the index, as `gavel aws indices` shows it.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask first; needed where nobody can answer.")] = False,
+    stage: Stage = "dev",
+    as_json: Json = False,
+) -> None:
+    """Delete an index that is not live. A rollback to it is then a rebuild."""
+    from gavel.aws import indices
+    from gavel.aws.account import deployed_stage
+
+    deployed = deployed_stage(stage)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise InvalidInput(f"add --yes to delete {index}: there is no terminal to ask at")
+        typer.confirm(f"Delete {index} of stage {stage}?", abort=True, err=True)
+    report(indices.drop_index(deployed, index), as_json)
+
+
+@aws_app.command()
+def renew_snapshot(stage: Stage = "dev", as_json: Json = False) -> None:
+    """Renew the snapshot that new instances of the query function start from; releases do it themselves."""
+    from gavel.aws import indices
+    from gavel.aws.account import deployed_stage
+
+    report(indices.renew_snapshot(deployed_stage(stage)), as_json)
+
+
+@aws_app.command()
+def redrive(stage: Stage = "dev", as_json: Json = False) -> None:
+    """Send the dead letters of the indexer back to its queue, after the reason was mended."""
+    from gavel.aws import dead_letters
+    from gavel.aws.account import deployed_stage
+
+    report(dead_letters.redrive(deployed_stage(stage)), as_json)
 
 
 @aws_app.command()

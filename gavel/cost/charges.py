@@ -12,6 +12,7 @@ from gavel.cost.stage_templates import Resource
 HOURS = 730.0  # per month
 NIGHTS = HOURS / 24
 MONTH_S = HOURS * 3600
+SNAPSHOTS = 2  # lambdas/query_snapshot publishes a version whenever the live index has another tower, and deletes its older ones
 GB, GIB_MIB = 1e9, 1024.0
 # causes of charges. idle: no use is needed; night: the nightly run; kept: upload and storage of items; queries: requests
 When = Literal["idle", "night", "kept", "queries"]
@@ -126,11 +127,11 @@ def _function(meter: Meter, function: Resource) -> Iterator[Charge]:
 
 
 def _version(meter: Meter, version: Resource) -> Iterator[Charge]:
-    """Yield the charge of a SnapStart snapshot, which is stored even if the version is never called."""
+    """Yield the charge of SnapStart's snapshots: of the deployment's version, and of the one that followed the last release."""
     name = version.properties["FunctionName"].get("Ref")
     function = next(r for r in meter.resources if r.stack == version.stack and r.logical_id == name)
     gib = function.properties.get("MemorySize", 128) / GIB_MIB if _snapshots(function) else 0.0
-    yield meter.charge("snapshot stored", gib * MONTH_S, "lambda.snapstart_cache", "idle")
+    yield meter.charge("snapshots stored", SNAPSHOTS * gib * MONTH_S, "lambda.snapstart_cache", "idle")
 
 
 def _snapshots(function: Resource) -> bool:

@@ -45,17 +45,34 @@ class ItemBatch(NamedTuple):
         return ItemBatch(Tokens(*map(change, self.tokens)), pixels, has_image, features)
 
 
+BFLOAT16_SINCE = (8, 0)  # compute capability of the first GPUs that compute in bfloat16; on older ones torch emulates it, slowly
+
+
+def choose_precision(device: torch.device, capability: tuple[int, int] | None = None) -> torch.dtype:
+    """Return the type that a device computes in: float32 on a CPU; bfloat16 on a GPU, or float16 if the GPU is older than bfloat16.
+
+    Args:
+        device: device that computes.
+        capability: compute capability of a GPU, (7, 0) for a V100; None reads it.
+    """
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if (capability or torch.cuda.get_device_capability(device)) >= BFLOAT16_SINCE else torch.float16
+
+
 class ItemEncoder:
     """An item tower with its tokenizer, which turns items into unit vectors.
 
     Attributes:
         card: card of the loaded tower; its dimensions are the length of the vectors.
         device: device that computes.
+        precision: type that it computes in.
     """
 
     def __init__(self, card: TowerCard, tower: ItemTower, tokenizer: Tokenizer, device: torch.device) -> None:
         self.card = card
         self.device = device
+        self.precision = choose_precision(device)
         self._tower = tower
         self._tokenizer = tokenizer
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
@@ -77,6 +94,12 @@ class ItemEncoder:
         towers, card = load_towers(folder, where)
         return cls(card.at(dimensions), towers.item_tower, load_tokenizer(folder, card), where)
 
+    @property
+    def device_name(self) -> str:
+        """Return the name of the device and the type that it computes in, such as "NVIDIA A10G, bfloat16"."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        return f"{name}, {str(self.precision).removeprefix('torch.')}"
+
     def encode(
         self,
         texts: Sequence[str],
@@ -91,7 +114,7 @@ class ItemEncoder:
             texts: N texts as item_text makes them.
             photos: N photos (image_size, image_size, 3) uint8 RGB as read_photo makes them; None for an item without one.
             items: N items, whose structured features are read if the tower has any; None counts all features as unknown.
-            batch_size: items that are computed at once, > 0. A GPU computes in bfloat16.
+            batch_size: items that are computed at once, > 0.
 
         Returns:
             (N, dimensions) float32 of unit length, in the order of the texts.
@@ -147,11 +170,17 @@ class ItemEncoder:
         if batch.pixels is not None and batch.has_image is not None:
             pixels = normalise(to_unit(batch.pixels), self.card.image_mean, self.card.image_std)  # (P, 3, S, S)
             photos = Photos(pixels, batch.has_image)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
-            vectors: Tensor = self._tower(batch.tokens, photos, batch.features).float()  # (B, D)
+        vectors = self._vectors(batch, photos, self.precision)
+        if self.precision is torch.float16 and not vectors.isfinite().all():  # a number was too large for it
+            vectors = self._vectors(batch, photos, torch.float32)
         if vectors.shape[1] > self.card.dimensions:
             vectors = F.normalize(vectors[:, : self.card.dimensions], dim=1)
         return vectors.cpu().numpy()
+
+    def _vectors(self, batch: ItemBatch, photos: Photos | None, precision: torch.dtype) -> Tensor:
+        with torch.autocast(self.device.type, dtype=precision, enabled=precision is not torch.float32):
+            vectors: Tensor = self._tower(batch.tokens, photos, batch.features)
+        return vectors.float()  # (B, D)
 
     def _features(self, items: Sequence[Item] | None) -> Features | None:
         encoder = self._tower.feature_encoder

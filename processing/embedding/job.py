@@ -14,8 +14,10 @@ import json
 import logging
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import gettempdir
 from typing import TYPE_CHECKING, Annotated, Any
@@ -136,12 +138,19 @@ def embed_with(
 
             report(0)
             steps = EmbeddingSteps(encoder, photos, name, run.batch_size, report, watch)
-            records = steps.write_parts(plan_parts(rows, folder, run.part_items, again=force), folder)
-        manifest = _manifest(run, name, encoder.card, rows, records, inputs_hash)
+            start = time.perf_counter()
+            records, embedded = steps.write_parts(plan_parts(rows, folder, run.part_items, again=force), folder)
+            seconds = time.perf_counter() - start
+        manifest = replace(
+            _manifest(run, name, encoder.card, rows, records, inputs_hash),
+            device=encoder.device_name,
+            items_per_second=round(embedded / seconds, 1),
+        )
         misses = sorted((miss for record in records for miss in record.misses), key=lambda miss: (miss["source"], miss["line"]))
         lines = "".join(f"{json.dumps(miss, ensure_ascii=False)}\n" for miss in misses)
         replace_file(run.output / name / rejects_name(run.instance, run.instances, MISSING_PHOTOS_FILE), lines)
         folder.commit(manifest)
+        logger.info("%d lots embedded on %s, %s a second", embedded, manifest.device, manifest.items_per_second)
         _log_photos(manifest, records)
         if progress:
             progress(rows.read, rows.read)

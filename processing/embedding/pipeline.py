@@ -89,13 +89,14 @@ class EmbeddingSteps:
     report: Callable[[int], None]
     watch: Stopwatch = field(default_factory=Stopwatch)
 
-    def write_parts(self, parts: Iterator[PlannedPart], folder: PartFolder) -> list[PartRecord]:
+    def write_parts(self, parts: Iterator[PlannedPart], folder: PartFolder) -> tuple[list[PartRecord], int]:
         """Write every part that is not on disk yet.
 
         Returns:
-            The records of all parts, in order.
+            The records of all parts, in order, and the number of items that were embedded.
         """
         records: list[PartRecord] = []
+        embedded = 0
         with (
             closing(prefetch(self._collated(parts), DEPTH)) as collated,
             closing(prefetch(self._encoded(collated), DEPTH)) as stream,
@@ -105,8 +106,9 @@ class EmbeddingSteps:
                 state = "is finished already" if part.record else "written"
                 logger.info("%s %s: %d lots", record.part.name, state, record.part.items)
                 records.append(record)
+                embedded += 0 if part.record else record.part.items
                 self.report(part.rows_read)
-        return records
+        return records, embedded
 
     def _collated(self, parts: Iterator[PlannedPart]) -> Iterator[tuple[Batch, "ItemBatch | None"]]:
         """Yield each batch with its photos and its tensors on the device. Photos of the next part are decoded ahead, too."""

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 
@@ -119,6 +119,10 @@ class Manifest:
         inputs: hash of the catalogue files of the run, the same on every instance.
         instance: number of the instance that wrote this manifest, from 0.
         instances: number of instances that share the run; each writes its own manifest.
+        device: name of the device that encoded the items, and the type that it computed in; empty if no device did. Like
+            items_per_second it says nothing about the parts, so it is not compared.
+        items_per_second: items that this instance embedded a second, >= 0, from the loaded tower to the last part; 0 if it reused
+            every part.
     """
 
     release_id: str
@@ -133,6 +137,8 @@ class Manifest:
     inputs: str = ""
     instance: int = 0
     instances: int = 1
+    device: str = field(default="", compare=False)
+    items_per_second: float = field(default=0.0, compare=False)
 
     def __post_init__(self) -> None:
         if self.items_in != self.items_embedded + self.items_rejected:
@@ -196,12 +202,14 @@ def _check_fields(values: Manifest | Part | IndexedPart) -> None:
     Raises:
         ValueError: a count is not a whole number in its range, or a text is not printable.
     """
-    for field in fields(values):
-        value, maximum = getattr(values, field.name), MAX_COUNTS.get(field.name, MAX_COUNT)
-        if field.type is int and not (type(value) is int and 0 <= value <= maximum):
-            raise ValueError(f"{field.name} is no whole number from 0 to {maximum}: {value!r}")
-        if field.type is str and not (isinstance(value, str) and value.isprintable()):
-            raise ValueError(f"{field.name} is no text: {value!r}")
+    for entry in fields(values):
+        value, maximum = getattr(values, entry.name), MAX_COUNTS.get(entry.name, MAX_COUNT)
+        if entry.type is int and not (type(value) is int and 0 <= value <= maximum):
+            raise ValueError(f"{entry.name} is no whole number from 0 to {maximum}: {value!r}")
+        if entry.type is float and not (type(value) in (int, float) and 0 <= value <= maximum):
+            raise ValueError(f"{entry.name} is no number from 0 to {maximum}: {value!r}")
+        if entry.type is str and not (isinstance(value, str) and value.isprintable()):
+            raise ValueError(f"{entry.name} is no text: {value!r}")
 
 
 def load_release(folder: Path) -> Manifest:
@@ -253,6 +261,8 @@ def merge_manifests(shards: Sequence[Manifest]) -> Manifest:
         parts=parts,
         items_superseded=sum(s.items_superseded for s in shards),
         inputs=first.inputs,
+        device=" and ".join(sorted({s.device for s in shards if s.device})),
+        items_per_second=sum(s.items_per_second for s in shards),
     )
 
 

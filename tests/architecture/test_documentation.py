@@ -108,7 +108,7 @@ def test_the_command_line_of_every_example_exists() -> None:
     unknown = []
     for page in PAGES:
         for first, second in re.findall(
-            r"(?:^    |`|/bin/)gavel ([a-z]+)(?: ([a-z]+))?", page.read_text(encoding="utf-8"), re.MULTILINE
+            r"(?:^    |`|/bin/)gavel ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?", page.read_text(encoding="utf-8"), re.MULTILINE
         ):
             command = tree.commands.get(first)  # type: ignore[attr-defined]
             if command is None or (second and hasattr(command, "commands") and second not in command.commands):

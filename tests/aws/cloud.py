@@ -33,15 +33,24 @@ from retrieval.index.embedded.store import EmbeddedStore
 
 TOWER = "0123456789ab"
 DIMENSIONS = 13  # of the vectors of tests/lots.py
+SNAPSHOT = "arn:aws:lambda:eu-west-1:123456789012:function:snapshot"
 TRUST = json.dumps({"Version": "2012-10-17", "Statement": []})
 LADDER = ["ml.p3.2xlarge", "ml.g5.2xlarge", "ml.g6.2xlarge"]
 create_as_moto_does = StateTaskServiceUnsupported._eval_service_task
 
 
+def renew_snapshot():
+    """Stand in for the function of lambdas/query_snapshot; a test replaces it to take note of calls, or to fail."""
+    return {"version": "2", "previous": "1"}
+
+
 def invoke_here(self, env, resource_runtime_part, normalised_parameters, state_credentials):
     """Run the bulk-index function in this process; Lambda reports what it raises by the type's name."""
     try:
-        answer = indexer.handler(json.loads(normalised_parameters["Payload"]), None)
+        if normalised_parameters["FunctionName"] == SNAPSHOT:
+            answer = renew_snapshot()
+        else:
+            answer = indexer.handler(json.loads(normalised_parameters["Payload"]), None)
     except Exception as error:
         told = json.dumps({"errorType": type(error).__name__, "errorMessage": str(error)})
         raise LambdaFunctionErrorException("Unhandled", told) from error
@@ -65,6 +74,7 @@ class Cloud:
         self.places = places(
             job_role_arn=self.role,
             indexer_arn="arn:aws:lambda:eu-west-1:123456789012:function:indexer",
+            snapshot_arn=SNAPSHOT,
             notices_arn=topic,
         )
         self.put_tower(TOWER)
@@ -113,7 +123,8 @@ class Cloud:
 
     def lay_down_manifest(self, release_id, **counts):
         """A manifest as far as the machines read it."""
-        manifest = {"items_in": 5, "items_embedded": 4, "items_rejected": 1, "parts": [], **counts}
+        manifest = {"items_in": 5, "items_embedded": 4, "items_rejected": 1, "parts": [], "device": "NVIDIA A10G, bfloat16"}
+        manifest |= {"items_per_second": 402.5, **counts}
         self.put("embeddings", f"{release_id}/manifest.json", manifest)
 
     def lay_down_release(self, release_id, tower_id, ids: Sequence[str]):

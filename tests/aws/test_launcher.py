@@ -228,7 +228,7 @@ def test_a_training_job_puts_up_the_catalogue_and_leaves_its_tower_in_the_bucket
     assert output["S3Output"]["LocalPath"] == "/opt/ml/processing/output"
     asked = made["AppSpecification"]
     assert asked["ContainerArguments"] == ["--input", "/opt/ml/processing/input/catalog", "--preset", "compact"]
-    assert asked["ContainerEntrypoint"][2].endswith('exec bash processing/train_job.sh "$@"')
+    assert asked["ContainerEntrypoint"][2].endswith('processing/job_container.sh bash processing/train_job.sh "$@"')
     assert "embed_items" not in asked["ContainerEntrypoint"][2]
     assert len(asked["ContainerEntrypoint"][2]) <= 256
     assert made["RoleArn"] == ROLES["training"]
@@ -354,6 +354,15 @@ def test_a_night_by_hand_starts_as_the_schedule_does(cloud, stage):
     cloud.has_lots_and_tower()
     machines.start_night(stage, DATE)
     assert started_with(cloud, cloud.find_day) == {"scheduled_time": f"{DATE}T00:00:00Z"}
+
+
+def test_a_night_that_failed_is_run_again_under_a_name_of_its_own(cloud, stage):
+    """Its date is the name of the first one, and what ended in a failure cannot be resumed."""
+    cloud.has_lots_and_tower()
+    machines.start_night(stage, DATE, again=True)
+    given = started_with(cloud, cloud.find_day)
+    assert given.pop("night").startswith(f"night-{DATE}-again-")
+    assert given == {"scheduled_time": f"{DATE}T00:00:00Z"}
 
 
 def test_a_rebuild_is_given_its_tower(cloud, stage):

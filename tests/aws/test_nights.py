@@ -1,5 +1,6 @@
 """The state machines of a night, run by moto's interpreter."""
 
+import cloud as cloud_module
 import pytest
 from botocore.exceptions import ClientError
 from cloud import LADDER, TOWER, cloud_of, instance_of, jobs_asked
@@ -7,6 +8,7 @@ from cloud import LADDER, TOWER, cloud_of, instance_of, jobs_asked
 from infra.embedding_job import JobSize
 from infra.nightly_states import embed_day, find_day
 from infra.release_states import MAX_THROTTLES
+from lambdas.query_snapshot.handler import SnapshotFailed
 
 DATE = "2026-11-21"
 RELEASE = f"{DATE}-{TOWER}"
@@ -99,8 +101,33 @@ def test_a_night_ends_with_a_record_and_a_notice(cloud, embed, day):
     assert cloud.run(embed, {"date": DATE})["status"] == "SUCCEEDED"
     record = cloud.read("releases", f"{DATE}.json")
     assert (record["release_id"], record["indexed"]["lots"]) == (RELEASE, 4)
-    assert record["counts"] == [{"items_in": 5, "items_embedded": 4, "items_rejected": 1, "accounted": 5}]
+    counts = {"items_in": 5, "items_embedded": 4, "items_rejected": 1, "accounted": 5}
+    assert record["counts"] == [{**counts, "device": "NVIDIA A10G, bfloat16", "items_per_second": 402.5}]
     assert [f"the lots of {DATE} can be found" in notice for notice in cloud.notices()] == [True]
+
+
+@pytest.mark.parametrize(("published", "renewals"), [(True, 1), (False, 0)])
+def test_the_snapshot_of_the_query_function_is_renewed_where_the_alias_moved(cloud, embed, day, monkeypatch, published, renewals):
+    calls = []
+    monkeypatch.setattr(cloud_module, "renew_snapshot", lambda: calls.append("renewed") or {})
+    cloud.lay_down_manifest(RELEASE)
+    cloud.put("embeddings", f"{RELEASE}/indexed.json", {"lots": 4, "published": published})
+    assert cloud.run(embed, {"date": DATE})["status"] == "SUCCEEDED"
+    assert len(calls) == renewals
+
+
+def test_a_snapshot_that_was_not_renewed_is_told_and_the_night_succeeds(cloud, embed, day, monkeypatch):
+    def fail():
+        raise SnapshotFailed("query has no new version: out of memory")
+
+    monkeypatch.setattr(cloud_module, "renew_snapshot", fail)
+    cloud.lay_down_manifest(RELEASE)
+    cloud.put("embeddings", f"{RELEASE}/indexed.json", {"lots": 4, "published": True})
+    assert cloud.run(embed, {"date": DATE})["status"] == "SUCCEEDED"
+    stale, done = sorted(cloud.notices(), key=lambda notice: "can be found" in notice)
+    assert "snapshot" in stale
+    assert "out of memory" in stale
+    assert f"the lots of {DATE} can be found" in done
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from infra.nightly_states import MARKER, embed_day, find_day
 from infra.python_asset import PYTHON_VERSION
 from infra.rebuild_states import rebuild
 from infra.release_states import NOT_TO_BE_HAD, UNTIL_INDEXED_S
+from processing.check_accelerator import GPU_TYPE
 
 PLACES = places()
 ONE = JobSize(["ml.g5.xlarge"], 1, 2)
@@ -75,10 +76,22 @@ def test_every_type_of_the_ladder_has_its_rung(stage):
     assert rungs == stage.stage.instance_ladder
 
 
-def test_prod_tries_p3_first_then_g5_and_g6():
-    ladder = CONTEXT["stages"]["prod"]["instance_ladder"]
-    assert ladder[0] == "ml.p3.2xlarge"
-    assert [kind.split(".")[1] for kind in ladder[1:3]] == ["g5", "g6"]
+def test_prod_tries_gpus_with_bfloat16_first_and_the_v100_last():
+    families = [kind.split(".")[1] for kind in CONTEXT["stages"]["prod"]["instance_ladder"]]
+    assert families == ["g5", "g6", "g4dn", "p3"]
+
+
+def test_the_last_rung_of_dev_is_a_cpu_which_accounts_without_quota_for_gpus_have():
+    *gpus, last = CONTEXT["stages"]["dev"]["instance_ladder"]
+    assert [bool(GPU_TYPE.match(kind)) for kind in (*gpus, last)] == [True, True, False]
+
+
+def test_the_entry_of_the_job_fits_into_a_word_and_leads_through_the_script_that_prepares_the_container():
+    *shell, script, _ = job_parameters(PLACES, "ml.g5.xlarge", ONE)["AppSpecification"]["ContainerEntrypoint"]
+    assert shell == ["bash", "-ec"]
+    assert script.endswith('exec bash processing/job_container.sh python -m processing.embed_items "$@"')
+    assert len(script) <= 256
+    assert (ROOT / "processing" / "job_container.sh").is_file()
 
 
 def test_every_task_is_tried_again_and_its_failure_is_told():
@@ -197,10 +210,20 @@ def test_the_index_is_made_before_the_job_and_tried_again_while_the_function_is_
         assert definition["States"][reset]["Next"] == "Embed0"
 
 
-def test_the_machines_call_the_function_by_the_name_that_it_has(stage):
-    (name,) = [f["FunctionName"] for f in stage.properties("AWS::Lambda::Function") if "FunctionName" in f]
+def test_the_machines_call_functions_by_the_names_that_these_have(stage):
+    names = [f["FunctionName"] for f in stage.properties("AWS::Lambda::Function") if "FunctionName" in f]
     machines = [json.dumps(m["DefinitionString"]) for m in stage.properties("AWS::StepFunctions::StateMachine")]
-    assert sum(f":function:{name}" in definition for definition in machines) == 2
+    called = {name: sum(f":function:{name}" in definition for definition in machines) for name in names}
+    assert called == {f"gavel-{stage.stage.name}-bulk-indexer": 2, f"gavel-{stage.stage.name}-query-snapshot": 2}
+
+
+def test_a_snapshot_is_renewed_when_the_alias_of_the_index_moved_and_its_failure_ends_nothing():
+    for definition, following in ((embed_day(PLACES, ONE), "TellDone"), (rebuild(PLACES, ONE, "find-day"), "TellDone")):
+        states = definition["States"]
+        assert [choice["Next"] for choice in states["AliasMoved"]["Choices"]] == ["RenewSnapshot"]
+        assert states["AliasMoved"]["Default"] == following
+        assert states["RenewSnapshot"]["Catch"][-1]["Next"] == "TellStale"
+        assert states["TellStale"]["Next"] == following
 
 
 def test_a_machine_waits_for_a_release_at_least_as_long_as_the_queue_keeps_its_manifest():

@@ -88,3 +88,10 @@ def test_the_bulk_indexer_hands_a_message_back_that_it_could_not_take_in(call):
     called = call("bulk_indexer", {"Records": [{"eventSource": "aws:sqs", "messageId": "m-0", "body": json.dumps(body)}]})
     assert called.answer == {"batchItemFailures": [{"itemIdentifier": "m-0"}]}
     assert "EndpointConnectionError" in called.log
+
+
+def test_the_operators_function_refuses_what_is_no_operation_and_tells_that_the_index_is_out_of_reach(call):
+    for event, kind in (({}, "InvalidInput: the event is no operation"), ({"operation": "list"}, "IndexUnavailable")):
+        called = call("index_operations", event)
+        assert called.failed
+        assert kind in called.log

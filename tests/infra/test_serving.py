@@ -7,6 +7,7 @@ from conftest import synthesise
 from infra.bulk_indexer import CARDS, PART_RECEIPTS, RECEIPTS, REJECTS
 from infra.item_store import DELIVERIES, INDEXED_SUFFIXES, INDEXER_TIMEOUT, VISIBILITY
 from infra.query_api import PHOTO_PATH
+from lambdas.index_operations.handler import READ_ONLY
 from lambdas.query_api.app import create_app
 from lambdas.query_api.events import ShownList, events_router
 from lambdas.query_api.image_search import PHOTO_TYPES
@@ -96,11 +97,24 @@ def test_queries_go_to_a_published_version_that_snapstart_has_a_picture_of(stage
     query = function(stage, "lambdas.query_api.handler.handler")
     assert query["SnapStart"] == {"ApplyOn": "PublishedVersions"}
     assert query["TracingConfig"] == {"Mode": "Active"}
-    (alias,) = stage.properties("AWS::Lambda::Alias")
-    assert alias["Name"] == "live"
+    (alias,) = [alias for alias in stage.properties("AWS::Lambda::Alias") if alias["Name"] == "live"]
+    # CloudFormation writes all properties where one changes: another one would take `live` back to the last deployment's version
+    assert alias.keys() == {"Name", "FunctionName", "FunctionVersion"}
     assert "Version" in json.dumps(alias["FunctionVersion"])
     for method in methods(stage):
         assert "QueryApiLive" in json.dumps(method["Integration"]["Uri"])
+
+
+def test_the_snapshot_is_renewed_with_permissions_on_the_query_function_alone(stage):
+    """Versions and aliases may be changed, and versions deleted; the function itself may not."""
+    (policy,) = [p for p in stage.properties("AWS::IAM::Policy") if "QuerySnapshot" in json.dumps(p["Roles"])]
+    statements = [s for s in policy["PolicyDocument"]["Statement"] if "lambda:" in json.dumps(s["Action"])]
+    resources = {json.dumps(s["Resource"]): {*s["Action"]} for s in statements}
+    assert all("QueryApiFunction" in resource for resource in resources)
+    deletes = [resource for resource, actions in resources.items() if "lambda:DeleteFunction" in actions]
+    assert len(deletes) == 1
+    assert '":*"' in deletes[0]
+    assert "lambda:InvokeFunction" not in {action for actions in resources.values() for action in actions}
 
 
 def test_no_method_is_open(stage):
@@ -255,7 +269,7 @@ def test_without_origins_there_is_no_preflight(tmp_path):
 
 def test_the_reader_cannot_write_and_the_writer_stays_within_the_alias(stage):
     given = {access["Role"]: access["Permissions"] for access in stage.properties("Custom::IndexAccess")}
-    assert set(given) == {"gavel_reader", "gavel_writer"}
+    assert set(given) == {"gavel_reader", "gavel_writer", "gavel_operator"}
     (read,) = given["gavel_reader"]["index_permissions"]
     assert read == {
         "index_patterns": ["auction-items*"],
@@ -263,6 +277,27 @@ def test_the_reader_cannot_write_and_the_writer_stays_within_the_alias(stage):
     }
     (write,) = given["gavel_writer"]["index_permissions"]
     assert write["index_patterns"] == ["auction-items*"]
+    (operate,) = given["gavel_operator"]["index_permissions"]
+    assert operate["index_patterns"] == ["auction-items*"]
+    assert not {"indices_all", "indices:admin/create", "create_index"} & set(operate["allowed_actions"])
+
+
+def test_callers_may_be_allowed_to_list_indices_without_being_allowed_to_change_them(stage):
+    """IAM judges the ARN that is called: the function has an alias for each of the two."""
+    names = {"IndexReader": "read", "IndexOperator": "change"}
+    aliases = stage.of_type("AWS::Lambda::Alias")
+    for output, name in names.items():
+        alias = aliases[stage.templates["Serving"]["Outputs"][output]["Value"]["Ref"]]["Properties"]
+        assert alias["Name"] == name
+    assert READ_ONLY == "read"
+
+
+def test_a_role_of_people_gets_an_operators_permissions(tmp_path):
+    arn = "arn:aws:iam::123456789012:role/on-call"
+    given = synthesise("dev", tmp_path, operator_role=arn).properties("Custom::IndexAccess")
+    people, function = (next(a for a in given if a["Role"] == role) for role in ("gavel_operators", "gavel_operator"))
+    assert people["BackendRole"] == arn
+    assert people["Permissions"] == function["Permissions"]
 
 
 def test_events_without_a_list_are_refused_before_the_function(stage):

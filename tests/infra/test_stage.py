@@ -53,6 +53,7 @@ def test_a_missing_value_is_named():
         ({"indexer_concurrency": 1}, r"indexer_concurrency is 1; allowed are whole numbers from 2"),
         ({"rebuild_instance_count": 0}, r"rebuild_instance_count is 0; allowed are whole numbers from 1"),
         ({"rebuild_hours": 121}, r"rebuild_hours is 121; allowed are 1 to 120"),
+        ({"operator_role": "on-call"}, "operator_role is 'on-call'; allowed are ARNs of IAM roles, such as arn:aws:iam"),
         ({"instance_ladder": []}, r"instance_ladder is \[\]; allowed are one instance type or more"),
         ({"api_auth": "none"}, r"api_auth is 'none'; allowed are api_key or iam"),
         ({"reranker": {}}, r"stages\.dev\.reranker\.image is missing"),

@@ -3,6 +3,7 @@
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from opensearchpy import OpenSearch, Urllib3AWSV4SignerAuth
@@ -10,7 +11,7 @@ from opensearchpy.exceptions import NotFoundError
 
 from retrieval.config.settings import Settings
 from retrieval.errors import IndexMissing, InvalidInput, InvalidSettings
-from retrieval.index.filters import utc_now
+from retrieval.index.filters import Filter, utc_now
 from retrieval.index.hybrid_tuning import Tuning, untuned
 from retrieval.index.opensearch.client import connect, opensearch_errors
 from retrieval.index.opensearch.index import OpenSearchIndex
@@ -29,6 +30,27 @@ logging.getLogger("opensearch").setLevel(logging.ERROR)  # its warnings are stac
 DEFAULT_TIMEOUT_S = 10.0
 PLAIN_BM25 = range(3, 7)  # versions whose BM25 lacks the factor k1 + 1; version 7 is what an OpenSearch 1 or 2 may call itself
 SIGNING_NAME = "es"  # name of Amazon OpenSearch Service in signatures
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSummary:
+    """A physical index of an alias.
+
+    Attributes:
+        name: physical name.
+        tower_id: tower of its vectors; None for an index that Gavel did not make.
+        items: number of items, ended ones included; None likewise.
+        open_items: number of items that are still open; None likewise.
+        bytes: size of the primary shards.
+        is_live: True for the index behind the alias.
+    """
+
+    name: str
+    tower_id: str | None
+    items: int | None
+    open_items: int | None
+    bytes: int
+    is_live: bool
 
 
 class OpenSearchStore:
@@ -125,6 +147,38 @@ class OpenSearchStore:
             )
         with opensearch_errors(self._url):
             mapping = retry_read(lambda: self._client.indices.get_mapping(index=name, params={"local": "true"}))
+        return self._index(name, mapping[name]["mappings"].get("_meta", {}))
+
+    def list_indices(self) -> list[IndexSummary]:
+        """Return every index of the alias, also those that Gavel did not make, the newest name of each tower first."""
+        pattern = f"{self._alias}-*"
+        with opensearch_errors(self._url):
+            mappings = self._client.indices.get_mapping(index=pattern)
+            stats = self._client.indices.stats(index=pattern, metric="store")["indices"]
+        live, summaries = self._live_name(), []
+        for name in sorted(mappings, reverse=True):
+            meta = mappings[name]["mappings"].get("_meta", {})
+            index = self._index(name, meta) if {"tower_id", "dimensions"} <= meta.keys() else None
+            summaries.append(
+                IndexSummary(
+                    name,
+                    None if index is None else index.tower_id,
+                    None if index is None else index.count(),
+                    None if index is None else index.count(Filter()),
+                    int(stats.get(name, {}).get("primaries", {}).get("store", {}).get("size_in_bytes", 0)),
+                    name == live,
+                )
+            )
+        return summaries
+
+    def open_index(self, name: str) -> OpenSearchIndex:
+        """Return an index by its physical name.
+
+        Raises:
+            IndexMissing: there is no index of this name, or Gavel did not make it.
+        """
+        with opensearch_errors(self._url):
+            mapping = self._client.indices.get_mapping(index=name)
         return self._index(name, mapping[name]["mappings"].get("_meta", {}))
 
     def live_tower(self) -> str | None:

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from small_tower import save_small_item_tower, small_config
 
-from models.artefacts.item_encoder import ItemEncoder
+from models.artefacts.item_encoder import ItemEncoder, choose_precision
 from models.towers.item_features import ITEM_FEATURES, fit_features
 from processing.embedding.job import embed
 from retrieval.contracts.documents import parse_bulk_lines
@@ -94,3 +95,36 @@ def test_a_length_that_was_not_trained_is_refused(matryoshka):
 def _entries(part):
     with gzip.open(part, "rt", encoding="utf-8") as lines:
         return list(parse_bulk_lines(lines))
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"),
+    [
+        ((7, 0), torch.float16),
+        ((7, 5), torch.float16),
+        ((8, 0), torch.bfloat16),
+        ((8, 6), torch.bfloat16),
+        ((9, 0), torch.bfloat16),
+    ],
+    ids=["V100", "T4", "A100", "A10G", "H100"],
+)
+def test_a_gpu_without_bfloat16_computes_in_float16(capability, precision):
+    assert choose_precision(torch.device("cuda"), capability) is precision
+
+
+def test_a_cpu_computes_in_float32_and_the_encoder_says_so(matryoshka):
+    encoder = ItemEncoder.load(matryoshka)
+    assert encoder.precision is torch.float32
+    assert encoder.device_name == "cpu, float32"
+
+
+def test_vectors_that_float16_cannot_hold_are_computed_again_in_float32(matryoshka):
+    """A CPU computes in float16, too; a weight beyond its range makes every vector infinite or nothing."""
+    encoder = ItemEncoder.load(matryoshka)
+    with torch.no_grad():
+        for parameter in encoder._tower.parameters():
+            parameter.mul_(1e4)
+    expected = encoder.encode(TEXTS, [None] * 4)
+    encoder.precision = torch.float16
+    np.testing.assert_array_equal(encoder.encode(TEXTS, [None] * 4), expected)
+    assert np.isfinite(expected).all()

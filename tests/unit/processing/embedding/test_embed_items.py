@@ -83,6 +83,9 @@ def test_every_lot_comes_out_with_the_vector_that_the_tower_gives_it(folder, tow
     np.testing.assert_allclose(np.stack([found[f"lot-{i}"].vector for i in range(7)]), expected, atol=1e-5)
     assert (manifest.items_in, manifest.items_embedded, manifest.items_rejected, manifest.items_without_image) == (7, 7, 0, 2)
     assert (manifest.tower_id, manifest.dimensions) == (encoder.card.tower_id, 16)
+    assert (manifest.device, manifest.items_per_second > 0) == (encoder.device_name, True)
+    again, _ = run(folder, tower, tmp_path / "out")
+    assert (again, again.items_per_second) == (manifest, 0)  # every part was there already
     assert found["lot-0"].document["has_image"] is True
     assert found["lot-6"].document["has_image"] is False
     assert found["lot-0"].document["release_id"] == "r"

@@ -59,7 +59,7 @@ def test_a_manifest_with_a_field_that_nobody_knows_is_refused():
         Manifest.from_json(json.dumps(values))
 
 
-@pytest.mark.parametrize("field", [name for name in json.loads(manifest().to_json()) if name != "parts"])
+@pytest.mark.parametrize("field", [name for name in json.loads(manifest().to_json()) if name not in ("parts", "items_per_second")])
 @pytest.mark.parametrize("value", [None, "a\0b", "\ud800", -1, 1.5, True, [], {}, 10**30])
 def test_a_manifest_with_a_field_of_another_kind_is_refused_in_one_sentence(field, value, tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps(json.loads(manifest().to_json()) | {field: value}))
@@ -134,6 +134,23 @@ def test_a_folder_without_a_manifest_is_an_unfinished_run(tmp_path):
     (tmp_path / "manifest.partial").write_text("{")
     with pytest.raises(ReleaseError, match="did not finish; run `gavel embed` again"):
         load_release(tmp_path)
+
+
+@pytest.mark.parametrize("value", [None, "fast", float("nan"), float("inf"), -1, True, [], 10**30])
+def test_a_speed_that_is_no_number_is_refused(value):
+    with pytest.raises(ReleaseError, match="not a release manifest: items_per_second is no number from 0"):
+        Manifest.from_json(json.dumps(json.loads(manifest().to_json()) | {"items_per_second": value}))
+
+
+def test_a_manifest_of_a_version_that_named_no_device_can_be_read():
+    values = json.loads(manifest(device="NVIDIA A10G, bfloat16", items_per_second=402.5).to_json())
+    assert (values.pop("device"), values.pop("items_per_second")) == ("NVIDIA A10G, bfloat16", 402.5)
+    assert Manifest.from_json(json.dumps(values)) == manifest(parts=[part()])
+
+
+def test_instances_name_their_devices_together_and_add_their_speeds():
+    both = merge_manifests([shard(0, 2, device="A10G", items_per_second=400.0), shard(1, 2, device="L4", items_per_second=300.5)])
+    assert (both.device, both.items_per_second) == ("A10G and L4", 700.5)
 
 
 def test_the_manifests_of_three_instances_come_out_as_one(tmp_path):
