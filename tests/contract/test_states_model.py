@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 from index_lots import NOW, axis, lot
+from opensearch_stores import opensearch_store
 
 from retrieval.contracts.documents import Deletion, IndexedItem
 from retrieval.contracts.item_states import StateUpdate
 from retrieval.contracts.items import epoch_ms
 from retrieval.index.filters import Filter
+from retrieval.index.opensearch.store import OpenSearchStore
 from retrieval.index.port import IndexStore, VectorIndex
 
 IDS = [f"lot-{number}" for number in range(8)]
@@ -130,3 +132,11 @@ def test_any_order_of_rows_states_and_swaps_ends_in_what_the_newest_say(
         steps.append(f"{kind} {item_id} {version} {minutes}")
         if number % 5 == 4:
             check(index, model, minutes, steps)
+
+
+def test_the_states_are_no_index_that_an_operator_sees_or_drops(opensearch_url: str) -> None:
+    for store in opensearch_store(opensearch_url):
+        assert isinstance(store, OpenSearchStore)
+        index = store.create("0123456789ab", 16)
+        index.update_states([StateUpdate("lot-0", 1, {"bid_count": 1})])
+        assert [summary.name for summary in store.list_indices()] == [index.name]

@@ -150,13 +150,16 @@ class OpenSearchStore:
         return self._index(name, mapping[name]["mappings"].get("_meta", {}))
 
     def list_indices(self) -> list[IndexSummary]:
-        """Return every index of the alias, also those that Gavel did not make, the newest name of each tower first."""
+        """Return every index of the alias, also those that Gavel did not make, the newest name of each tower first.
+
+        The index of states is none of them: it outlives them all.
+        """
         pattern = f"{self._alias}-*"
         with opensearch_errors(self._url):
             mappings = self._client.indices.get_mapping(index=pattern)
             stats = self._client.indices.stats(index=pattern, metric="store")["indices"]
         live, summaries = self._live_name(), []
-        for name in sorted(mappings, reverse=True):
+        for name in sorted(mappings.keys() - {states_name(self._alias)}, reverse=True):
             meta = mappings[name]["mappings"].get("_meta", {})
             index = self._index(name, meta) if {"tower_id", "dimensions"} <= meta.keys() else None
             summaries.append(
