@@ -26,7 +26,7 @@ def call_function(arn: str, event: dict[str, Any]) -> dict[str, Any]:
     with aws_errors(f"function {name}"):
         client = session().client("lambda", config=Config(read_timeout=ANSWER_S, retries={"total_max_attempts": 1}))
         response = client.invoke(FunctionName=arn, Payload=json.dumps(event).encode())
-        answer: dict[str, Any] = json.loads(response["Payload"].read())
+        answer: dict[str, Any] = json.loads(response["Payload"].read()) or {}  # an emulated function fails without words
     if "FunctionError" not in response:
         return answer
     kind, message = str(answer.get("errorType")), str(answer.get("errorMessage"))

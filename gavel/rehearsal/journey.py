@@ -13,6 +13,7 @@ from typing import Any
 from catalog.event_files import read_events
 from gavel.aws.account import DeployedStage
 from gavel.aws.buckets import Bucket
+from gavel.aws.indices import drop_index, list_indices
 from gavel.aws.machines import start_night, start_rebuild
 from gavel.aws.night_job import night_job
 from gavel.aws.status import stage_status
@@ -95,11 +96,13 @@ class Journey:
         self.step("publish another tower", lambda: self.publish_tower(towers[1], current=False))
         self.step("rebuild for it: embed all, swap, embed the day again", lambda: self.rebuild(towers[1].name))
         self.step("a search with it", lambda: self.search(towers[1].name))
+        self.step("the snapshot of the query function", self.check_snapshot)
         self.step("tell what was clicked, and find it in the bucket of events", self.send_click)
         self.step("lots for that buyer; forgotten, popular and fresh ones", self.retrieve_and_erase)
         for items in PART_SIZES:
             self.step(f"a part of {items:,} more lots, until a search finds it", partial(self.measure_part, items, towers[1]))
         self.step("a part by hand", self.send_by_hand)
+        self.step("operators list the indices, and drop the one before", lambda: self.operate(towers[0].name, towers[1].name))
         self.step("status", lambda: self.check_status(towers[1].name))
         self.step("what SageMaker would do with the role of trainings", self.check_training_role)
         self.step("the set-up of OpenSearch deleted and created again, side by side", self.repeat_set_up)
@@ -136,6 +139,34 @@ class Journey:
         self._poll(lambda: self._nights(tower_id), f"the day was not embedded again with {tower_id}")
         for night in self._nights(tower_id):
             self._wait_for(night)
+
+    def check_snapshot(self) -> None:
+        """Check that night and rebuild each published a version of the query function, and that the last one is live."""
+        function, _, alias = self.stage.output("SearchFunction").rpartition(":")
+        live = self.cloud.client("lambda").get_alias(FunctionName=function, Name=alias)
+        if live["FunctionVersion"] != "3":  # the first one is the deployment's
+            raise RehearsalFailed(
+                f"the alias of the query function is at version {live['FunctionVersion']}, 3 was expected: {live}"
+            )
+
+    def operate(self, before: str, live: str) -> None:
+        """List and drop as `gavel aws indices` and `drop-index` do.
+
+        Args:
+            before: tower of the index before the rebuild.
+            live: tower of the live index, which cannot be dropped.
+        """
+        by_tower = {index["tower_id"]: index for index in list_indices(self.stage)}
+        if {tower_id: index["is_live"] for tower_id, index in by_tower.items()} != {before: False, live: True}:
+            raise RehearsalFailed(f"the indices of towers {before} and {live}, which is live, were expected: {by_tower}")
+        try:
+            drop_index(self.stage, by_tower[live]["name"])
+        except GavelError:  # emulated functions do not say which
+            drop_index(self.stage, by_tower[before]["name"])
+        else:
+            raise RehearsalFailed(f"the live index {by_tower[live]['name']} was dropped")
+        if [index["tower_id"] for index in list_indices(self.stage)] != [live]:
+            raise RehearsalFailed(f"the index of tower {before} was dropped, and is listed still")
 
     def check_status(self, tower_id: str) -> None:
         """Check that the status of the stage reports no failure and this tower as current."""
