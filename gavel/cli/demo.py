@@ -179,7 +179,8 @@ class Demo:
         self._step("index lots", (release.name, self.settings.index), run, is_live)
 
     def _reranker(self, catalog: CatalogFolder, tower: Path) -> None:
-        run = partial(pipeline.train_reranker, self.workspace, catalog, seed=self.plan.seed)
+        # forced, because the table of the measurements shows what it gains, or loses
+        run = partial(pipeline.train_reranker, self.workspace, catalog, seed=self.plan.seed, force=True)
         self._step("train re-ranker", (self._base, tower.name, FEATURES_HASH), lambda step: str(run(progress=step).path))
 
     def _evaluate(self, catalog: CatalogFolder, releases: dict[str, Path]) -> None:

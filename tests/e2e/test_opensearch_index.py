@@ -18,7 +18,7 @@ from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
 from retrieval.index.filters import Filter
 from retrieval.index.fusion import Fusion
 from retrieval.index.opensearch.mapping import fusion_pipeline, index_body
-from retrieval.index.opensearch.queries import hybrid_body
+from retrieval.index.opensearch.queries import filter_query, hybrid_body
 from retrieval.index.opensearch.store import OpenSearchStore
 
 WHERE = Filter()
@@ -109,7 +109,7 @@ def test_the_servers_own_fusion_gives_the_same_scores_where_nothing_ties(store, 
     part = (line for n, title in enumerate(titles) for line in bulk_lines(lot(f"lot-{n:02}", title)))
     client.bulk(body="".join(f"{line}\n" for line in part), index=index.name, params={"refresh": "true"})  # not moved apart
     text, query = "vase watch", vector("vase watch ring lamp red blue")
-    body = {**hybrid_body(text, query, len(titles), WHERE), "search_pipeline": fusion_pipeline(fusion)}
+    body = {**hybrid_body(text, query, len(titles), filter_query(WHERE)), "search_pipeline": fusion_pipeline(fusion)}
     native = client.search(index=index.name, body=body)["hits"]["hits"]
     ours = index.hybrid(text, query, len(titles), WHERE, fusion)
     assert len(ours) == len(titles)

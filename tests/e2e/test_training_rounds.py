@@ -1,9 +1,12 @@
 """Training in rounds: each mines what the tower before it confuses, and a run that was killed goes on where it was."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from small_tower import small_config
 
@@ -145,10 +148,12 @@ def test_the_mining_job_writes_its_file_once(killed_then_finished, catalog: Cata
 def test_rounds_need_a_number_and_val_queries(catalog: CatalogFolder, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="1 round or more"):
         rounds_of(catalog, tmp_path, 0)
-    empty = CatalogFolder(catalog.path)
-    empty.splits = ("train",)
+    shutil.copytree(catalog.path, tmp_path / "unjudged")
+    qrels = tmp_path / "unjudged" / "training" / "qrels.parquet"
+    table = pq.read_table(qrels)
+    pq.write_table(table.filter(pc.not_equal(table["split"], "val")), qrels)
     with pytest.raises(InvalidInput, match="val queries"):
-        rounds_of(empty, tmp_path, 1)
+        rounds_of(CatalogFolder(tmp_path / "unjudged"), tmp_path, 1)
 
 
 def test_one_stage_is_made_into_three() -> None:

@@ -187,14 +187,23 @@ class StateIndex:
             self._take_rows(lots, ids[start : start + UPDATES_PER_REQUEST], force=True)
 
     def of_items(self, item_ids: Iterable[str], timeout_s: float) -> dict[str, ItemState]:
-        """Return item_id -> newest state of these items; items without a state are left out."""
+        """Return item_id -> newest state of these items; items without a state are left out.
+
+        If they cannot be fetched by id, they are searched, and are up to REFRESH old.
+        """
         ids = list(dict.fromkeys(item_ids))
         if not ids:
             return {}
-        params = {"_source_includes": "values,versions", "request_timeout": timeout_s}
-        with opensearch_errors(self._url):
-            docs = self._client.mget(index=self._name, body={"ids": ids}, params=params)["docs"]
-        return {doc["_id"]: ItemState(doc["_id"], doc["_source"]["values"], doc["_source"]["versions"]) for doc in _present(docs)}
+        fields = ("values", "versions")
+        try:
+            with opensearch_errors(self._url):
+                params = {"_source_includes": ",".join(fields), "request_timeout": timeout_s}
+                docs = _present(self._client.mget(index=self._name, body={"ids": ids}, params=params)["docs"])
+        except IndexUnavailable as error:
+            logger.warning("states are searched, because they cannot be fetched: %s", error)
+            (answer,) = self._search([{"size": len(ids), "query": {"terms": {"item_id": ids}}, "_source": fields}], timeout_s)
+            docs = answer["hits"]["hits"]
+        return {doc["_id"]: ItemState(doc["_id"], *(doc["_source"][field] for field in fields)) for doc in docs}
 
     def changes(self, filters: Filter, timeout_s: float) -> StateChanges | None:
         """Return the lots whose state and row differ on the filters; None if there is no state at all."""

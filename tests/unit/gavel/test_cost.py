@@ -59,10 +59,10 @@ def test_queries_cost_requests_and_time():
     assert bill.usd("idle") == 0
 
 
-def test_the_snapshot_of_a_published_version_costs_though_nobody_comes():
+def test_the_snapshots_of_two_published_versions_cost_though_nobody_comes():
     query = resource("AWS::Lambda::Function", "Query", MemorySize=1024, SnapStart={"ApplyOn": "PublishedVersions"})
     version = resource("AWS::Lambda::Version", FunctionName={"Ref": "Query"})
-    assert bill_of(query, version).usd("idle") == pytest.approx(HOURS * 3600 * 1.5046e-6)
+    assert bill_of(query, version).usd("idle") == pytest.approx(2 * HOURS * 3600 * 1.5046e-6)
 
 
 def test_a_night_is_the_hours_of_its_first_rung():

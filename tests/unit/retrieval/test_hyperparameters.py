@@ -23,7 +23,7 @@ from retrieval.index.embedded.bm25 import Bm25Index
 from retrieval.index.embedded.segments import embedded_spec
 from retrieval.index.filters import Filter
 from retrieval.index.opensearch.mapping import index_body
-from retrieval.index.opensearch.queries import semantic_body
+from retrieval.index.opensearch.queries import filter_query, semantic_body
 from retrieval.index.port import Candidate
 from retrieval.ranker.parameters import BoosterParameters, FewQueries
 from retrieval.ranker.xgboost_ranker import fit_booster, fit_few_queries
@@ -138,7 +138,7 @@ def test_the_graph_of_both_indices_is_built_and_searched_by_the_settings(having,
     assert asked == [77]
     method = index_body("tower", 2)["mappings"]["properties"]["embedding"]["method"]
     assert method["parameters"] == {"m": 8, "ef_construction": 40}
-    assert '"ef_search": 77' in str(semantic_body(EAST, 3, Filter())).replace("'", '"')
+    assert '"ef_search": 77' in str(semantic_body(EAST, 3, filter_query(Filter()))).replace("'", '"')
 
 
 def test_a_graph_that_the_setting_names_wins_over_the_hyperparameters(having):
@@ -148,7 +148,7 @@ def test_a_graph_that_the_setting_names_wins_over_the_hyperparameters(having):
 
 
 def test_opensearch_looks_at_a_hundred_vectors_where_nothing_says_how_many():
-    assert "'ef_search': 100" in str(semantic_body(EAST, 3, Filter()))
+    assert "'ef_search': 100" in str(semantic_body(EAST, 3, filter_query(Filter())))
 
 
 def test_bm25_weighs_by_the_settings_and_a_snapshot_of_others_is_not_used(having, tmp_path):

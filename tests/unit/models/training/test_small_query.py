@@ -254,7 +254,7 @@ def test_a_release_of_another_tower_and_a_catalogue_without_val_are_refused(cata
         distil_query(catalog, copied, other, CONFIG)
     write_items(tmp_path / "c" / "items" / "lots.parquet", [Item("a", "red vase")])
     write_catalog(tmp_path / "c", name="bare", seed=0, splits={"train": SplitData(["lots.parquet"])}, example_queries=[])
-    with pytest.raises(InvalidInput, match="no split 'val'"):
+    with pytest.raises(InvalidInput, match="no val queries"):
         distil_query(CatalogFolder(tmp_path / "c"), copied, release, CONFIG)
 
 
