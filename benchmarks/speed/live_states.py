@@ -15,9 +15,10 @@ from benchmarks.measurement import Measurement
 from processing.evaluation.runs import Latency, summarise_ms
 from retrieval.contracts.documents import IndexedItem, Vector
 from retrieval.contracts.item_states import StateUpdate
+from retrieval.contracts.items import epoch_ms
 from retrieval.encoders.query_encoder import to_unit_length
 from retrieval.errors import GavelError
-from retrieval.index.filters import Filter
+from retrieval.index.filters import Filter, utc_now
 from retrieval.index.port import VectorIndex
 
 K = 10
@@ -27,7 +28,6 @@ PROBES_PER_SECOND = 4
 PROBE_PRICE = 1e9  # above every real price, so that a filter by it matches the probe's lot alone
 PROBE_TIMEOUT_S = 30.0
 COST_UPDATES, COST_ITEMS = 10_000, 2_000  # so many items that they are merged into the graph
-VERSION = 2_000_000_000_000  # above those of all rows
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def run_benchmark(
     queries = itertools.cycle(to_unit_length(rng.standard_normal((400, index.dimensions)).astype(np.float32)))
     order: NDArray[np.int64] = rng.permutation(len(item_ids))
     ids = itertools.cycle([item_ids[place] for place in order])
-    versions = itertools.count(VERSION)
+    versions = itertools.count(epoch_ms(utc_now()))  # above those of all rows
 
     def updates(count: int) -> list[StateUpdate]:
         fields = (
@@ -138,7 +138,11 @@ def run_benchmark(
     items = _items_again(index, item_ids[: max(COST_ITEMS, len(item_ids) // 50)])
 
     def write_items() -> None:
-        index.upsert(items)
+        report = index.upsert(items)
+        if report.indexed < len(items):
+            raise GavelError(
+                f"only {report.indexed} of {len(items)} lots were indexed: {(*report.rejected, *report.stale_ids)[:1]}"
+            )
         index.refresh()
 
     item_us = _cpu_us(write_items, len(items), server_cpu_s)
@@ -241,8 +245,8 @@ def _cpu_us(work: Callable[[], object], count: int, server_cpu_s: Callable[[], f
 
 def _items_again(index: VectorIndex, item_ids: Sequence[str]) -> list[IndexedItem]:
     """Return newer versions of items, with another title."""
-    items = index.fetch(item_ids)
+    items, version = index.fetch(item_ids), epoch_ms(utc_now())
     return [
-        IndexedItem(one.item_id, VERSION, {**one.document, "title": f"{one.document.get('title', '')} again"}, one.vector)
+        IndexedItem(one.item_id, version, {**one.document, "title": f"{one.document.get('title', '')} again"}, one.vector)
         for one in items
     ]

@@ -1,13 +1,12 @@
 """Store the fields by which items are filtered and ordered in columns by vector id, so that a filter is computed as one mask."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.contracts.item_states import OPEN, ItemState
 from retrieval.contracts.items import epoch_ms
 from retrieval.index.embedded.attribute_columns import AttributeColumns
 from retrieval.index.embedded.database import ItemFields, RowId
@@ -45,6 +44,21 @@ STATE_COLUMNS: Mapping[str, int | float | bool] = {
     "bid_count": np.nan,
     "status": True,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class StateColumns:
+    """The states of N items, in columns in the order of STATE_COLUMNS.
+
+    Attributes:
+        item_ids: ids of the items, each once.
+        versions: (N, 4) int64 versions of the fields; -1 for a field that no update set.
+        values: (N, 4) float64 values; NaN for a field that was cleared, 1 or 0 for an item that is open or not.
+    """
+
+    item_ids: Sequence[str]
+    versions: NDArray[np.int64]
+    values: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,19 +129,19 @@ class FilterColumns:
             self._vector_ids[item.item_id] = vector_id
             self.item_ids.append(item.item_id)
 
-    def set_states(self, states: Iterable[ItemState]) -> None:
+    def set_states(self, states: StateColumns) -> None:
         """Set the columns of the items of these states, as ItemState.over() does; states of unknown items change nothing."""
-        for state in states:
-            vector_id = self._vector_ids.get(state.item_id)
-            if vector_id is None:
-                continue
-            row_version, row_sets = int(self._columns["version"][vector_id]), int(self._columns["row_sets"][vector_id])
-            for bit, (name, missing) in enumerate(STATE_COLUMNS.items()):
-                version = state.versions.get(name)
-                if version is None or (version < row_version and row_sets & 1 << bit):
-                    continue
-                value = state.values[name]
-                self._columns[name][vector_id] = missing if value is None else value == OPEN if name == "status" else value
+        vector_ids = np.array([self._vector_ids.get(item_id, -1) for item_id in states.item_ids], dtype=np.int64)
+        known = vector_ids >= 0
+        if not known.any():
+            return
+        row_versions, row_sets = self._columns["version"][vector_ids], self._columns["row_sets"][vector_ids]
+        for bit, (name, missing) in enumerate(STATE_COLUMNS.items()):
+            versions, values, column = states.versions[:, bit], states.values[:, bit], self._columns[name]
+            counts = known & (versions >= 0) & ((versions >= row_versions) | (row_sets & 1 << bit == 0))
+            given = counts & ~np.isnan(values)
+            column[vector_ids[given]] = values[given]
+            column[vector_ids[counts & ~given]] = missing
 
     def delete(self, item_id: str) -> None:
         """Mark the vector of an item as deleted; do nothing for an unknown item."""

@@ -8,10 +8,13 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from retrieval.contracts.item_states import OPEN, STATE_FIELDS, ItemState, StateOutcome, StateUpdate
 from retrieval.errors import IndexUnavailable
 from retrieval.files import shortage
 from retrieval.index.embedded.database import BUSY_TIMEOUT_S, KEYS_PER_QUERY, connect, transaction, translated
+from retrieval.index.embedded.filter_columns import STATE_COLUMNS, StateColumns
 from retrieval.index.filters import Filter, utc_now
 from retrieval.index.port import NAME_STAMP
 
@@ -33,6 +36,13 @@ CREATE TABLE IF NOT EXISTS meta (openings INTEGER NOT NULL);
 INSERT INTO meta SELECT 0 WHERE NOT EXISTS (SELECT * FROM meta);
 """
 COLUMNS = ", ".join(f"{name}, {name}_version" for name in STATE_FIELDS)
+# values, then versions, of the fields in filter columns
+FILTERED = ", ".join(
+    (
+        *(f"status = '{OPEN}'" if name == "status" else name for name in STATE_COLUMNS),
+        *(f"ifnull({name}_version, -1)" for name in STATE_COLUMNS),
+    )
+)
 WRITE = f"REPLACE INTO states (item_id, {COLUMNS}) VALUES ({', '.join('?' * (1 + 2 * len(STATE_FIELDS)))})"
 
 
@@ -111,16 +121,26 @@ class StateDatabase:
         with self._read_lock, translated(self.path, REMEDY):
             return int(self._reader.execute("SELECT openings FROM meta").fetchone()[0])
 
-    def after(self, sequence: int) -> Iterator[tuple[int, list[ItemState]]]:
+    def columns_after(self, sequence: int) -> Iterator[tuple[int, StateColumns]]:
         """Yield batches of the states that were written after a sequence number, each with the number to continue from."""
-        query = f"SELECT sequence, item_id, {COLUMNS} FROM states WHERE sequence > ? ORDER BY sequence LIMIT ?"
+        query = f"SELECT sequence, item_id, {FILTERED} FROM states WHERE sequence > ? ORDER BY sequence LIMIT ?"
         while True:
             with self._read_lock, translated(self.path, REMEDY):
                 rows = self._reader.execute(query, (sequence, STATES_PER_STEP)).fetchall()
             if not rows:
                 return
             sequence = rows[-1][0]
-            yield sequence, [_state(row[1:]) for row in rows]
+            yield sequence, _columns([row[1:] for row in rows])
+
+    def columns_of(self, item_ids: Sequence[str]) -> StateColumns:
+        """Return the states of these items; items without a state are left out."""
+        rows: list[Sequence[Any]] = []
+        for start in range(0, len(item_ids), KEYS_PER_QUERY):
+            batch = item_ids[start : start + KEYS_PER_QUERY]
+            query = f"SELECT item_id, {FILTERED} FROM states WHERE item_id IN ({','.join('?' * len(batch))})"
+            with self._read_lock, translated(self.path, REMEDY):
+                rows += self._reader.execute(query, batch).fetchall()
+        return _columns(rows)
 
     def close(self) -> None:
         """Close the connections."""
@@ -171,6 +191,14 @@ def _states_of(connection: sqlite3.Connection, item_ids: Iterable[str]) -> dict[
         query = f"SELECT item_id, {COLUMNS} FROM states WHERE item_id IN ({','.join('?' * len(batch))})"
         states |= {row[0]: _state(row) for row in connection.execute(query, batch)}
     return states
+
+
+def _columns(rows: Sequence[Sequence[Any]]) -> StateColumns:
+    """Return the columns of rows of item_id and FILTERED."""
+    fields = len(STATE_COLUMNS)
+    values = np.array([row[1 : 1 + fields] for row in rows], dtype=np.float64).reshape(-1, fields)  # (N, 4), None as NaN
+    versions = np.array([row[1 + fields :] for row in rows], dtype=np.int64).reshape(-1, fields)  # (N, 4)
+    return StateColumns([row[0] for row in rows], versions, values)
 
 
 def _state(row: Sequence[Any]) -> ItemState:

@@ -128,7 +128,7 @@ class VectorView:
                 self.vectors.add(vectors)
                 self.columns.append(items)
                 if self._states is not None and self._states_to:  # else catch_up_states() reads all states
-                    self.columns.set_states(self._states.of_items(item.item_id for item in items).values())
+                    self.columns.set_states(self._states.columns_of([item.item_id for item in items]))
             checkpoint()
         self.commit_seq = snapshot.commit_seq()
 
@@ -137,7 +137,7 @@ class VectorView:
         if self._states is None or self._states.sequence() == self._states_to:
             return
         with self._states_lock:
-            for sequence, states in self._states.after(self._states_to):
+            for sequence, states in self._states.columns_after(self._states_to):
                 with self.lock.writing():
                     self.columns.set_states(states)
                 self._states_to = sequence
