@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -45,8 +45,35 @@ class _Line:
     deletion: bool
 
 
-class _Busy(Exception):
+class Busy(Exception):
     """The server was too busy for some operations; they may be sent again."""
+
+
+def retry_while_busy(send: Callable[[], None]) -> None:
+    """Call a function until it does not raise Busy, with growing waits; raise its last Busy after ATTEMPTS calls."""
+    attempts = Retrying(
+        retry=retry_if_exception_type(Busy),
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_random_exponential(multiplier=FIRST_WAIT_S, max=MAX_WAIT_S),
+        reraise=True,
+    )
+    attempts(send)
+
+
+def send_bulk(client: OpenSearch, url: str, index: str, body: str, params: dict[str, Any]) -> list[dict[str, Any]]:
+    """Send bulk lines, and return the server's answer to each operation.
+
+    Raises:
+        Busy: the server refuses the request for now.
+        IndexUnavailable: the server does not answer.
+    """
+    with opensearch_errors(url):
+        try:
+            return list(client.bulk(body=body, index=index, params=params)["items"])
+        except TransportError as error:
+            if error.status_code in BUSY:
+                raise Busy(f"status {error.status_code}") from error
+            raise
 
 
 class _Delivery:
@@ -123,15 +150,9 @@ class BulkWriter:
         return delivery.report()
 
     def _send_all(self, delivery: _Delivery) -> None:
-        attempts = Retrying(
-            retry=retry_if_exception_type(_Busy),
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_random_exponential(multiplier=FIRST_WAIT_S, max=MAX_WAIT_S),
-            reraise=True,
-        )
         try:
-            attempts(self._send, delivery)
-        except _Busy as busy:
+            retry_while_busy(lambda: self._send(delivery))
+        except Busy as busy:
             raise IndexUnavailable(
                 f"OpenSearch at {self._url} is too busy: {len(delivery.pending)} entries refused {ATTEMPTS} times ({busy}); "
                 "try again later"
@@ -172,16 +193,11 @@ class BulkWriter:
             self._client.indices.put_settings(index=self._index, body={"index": {"gc_deletes": period}})
 
     def _send(self, delivery: _Delivery) -> None:
-        with opensearch_errors(self._url):
-            try:
-                answer = self._client.bulk(body=delivery.body, index=self._index, params={"request_timeout": self._timeout_s})
-            except TransportError as error:
-                if error.status_code in BUSY:
-                    raise _Busy(f"status {error.status_code}") from error
-                raise
+        params = {"request_timeout": self._timeout_s}
+        results = send_bulk(self._client, self._url, self._index, delivery.body, params)
         pending: list[int] = []
         busy_ids: dict[str, str] = {}
-        for place, result in zip(delivery.pending, answer["items"], strict=True):
+        for place, result in zip(delivery.pending, results, strict=True):
             (response,) = result.values()
             item_id = delivery.lines[place].item_id
             if response["status"] in BUSY:
@@ -192,7 +208,7 @@ class BulkWriter:
                 delivery.outcomes[place] = self._outcome(delivery.lines[place].deletion, response)
         delivery.pending = pending
         if pending:
-            raise _Busy(next(iter(busy_ids.values())))
+            raise Busy(next(iter(busy_ids.values())))
 
     def _outcome(self, deletion: bool, response: dict[str, Any]) -> Outcome | str:
         match response["status"]:

@@ -14,13 +14,13 @@ from typing import Any
 from opensearchpy import OpenSearch
 from opensearchpy.exceptions import NotFoundError, RequestError, TransportError
 from opensearchpy.helpers import scan
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from retrieval.contracts.documents import DELETED_FIELD
 from retrieval.contracts.item_states import OPEN, STATUSES, ItemState, Outcome, StateOutcome, StateUpdate
 from retrieval.contracts.items import epoch_ms
 from retrieval.errors import IndexUnavailable
 from retrieval.index.filters import Filter, utc_now
+from retrieval.index.opensearch.bulk import BUSY, Busy, retry_while_busy, send_bulk
 from retrieval.index.opensearch.client import opensearch_errors
 from retrieval.index.opensearch.mapping import EPOCH_MILLIS
 from retrieval.index.opensearch.responses import check_searches
@@ -29,12 +29,11 @@ logger = logging.getLogger(__name__)
 
 ROW_FIELDS = ("ends_at", "current_price", "bid_count")  # fields of a state that the document of a lot may have, too
 UPDATES_PER_REQUEST = 1_000
-ATTEMPTS, FIRST_WAIT_S, MAX_WAIT_S = 7, 0.1, 10.0
-CONFLICT_RETRIES = 5
+CONFLICT, CONFLICT_RETRIES = 409, 5  # status of an update beside another one of the same state, and attempts of the server
 PAGE = 10_000  # ids of a page of changes
 TOP_PAGE = 100  # ids of a page of the items with the most bids
+TOP_PAGE = 100  # ids of a page of the items with the most bids
 REFRESH = "500ms"  # a bid counts in searches after at most this time
-BUSY = (409, 429, 502, 503, 504)
 CLOSED = [status for status in STATUSES if status != OPEN]
 
 # Painless. `row` is null if the update says nothing about the row, and {} if the lot was deleted.
@@ -172,8 +171,11 @@ class StateIndex:
         """
         ids = list(rows)
         for start in range(0, len(ids), UPDATES_PER_REQUEST):
-            actions = [(item_id, _row_parameters(rows[item_id], force)) for item_id in ids[start : start + UPDATES_PER_REQUEST]]
-            self._write(actions, create=False)
+            with opensearch_errors(self._url):  # most items of a night have no state, and need no update
+                body, params = {"ids": ids[start : start + UPDATES_PER_REQUEST]}, {"_source": "false"}
+                with_state = [doc["_id"] for doc in _present(self._client.mget(index=self._name, body=body, params=params)["docs"])]
+            if with_state:
+                self._write([(item_id, _row_parameters(rows[item_id], force)) for item_id in with_state], create=False)
 
     def take_all_rows(self, lots: str) -> None:
         """Note what the rows of an index say, for all states, because the index goes live."""
@@ -205,33 +207,23 @@ class StateIndex:
             docs = answer["hits"]["hits"]
         return {doc["_id"]: ItemState(doc["_id"], *(doc["_source"][field] for field in fields)) for doc in docs}
 
-    def changes(self, filters: Filter, timeout_s: float) -> StateChanges | None:
-        """Return the lots whose state and row differ on the filters; None if there is no state at all."""
+    def changes(self, filters: Filter, timeout_s: float) -> StateChanges:
+        """Return the lots whose state and row differ on the filters."""
         by_row, by_state = state_conditions(filters, "row"), state_conditions(filters, "live")
         has_row = {"exists": {"field": "row_version"}}
         excluded = {"bool": {"filter": [has_row, by_row], "must_not": [by_state]}}
         added = {"bool": {"filter": [has_row, by_state], "must_not": [by_row]}}
         pages = self._search([_ids_body(excluded), _ids_body(added)], timeout_s)
-        if not pages[0]["_shards"]["total"]:
-            return None
         return StateChanges(*(self._all_ids(query, page, timeout_s) for query, page in zip((excluded, added), pages, strict=True)))
 
     def most_bids(self, filters: Filter, timeout_s: float) -> Iterator[list[str]]:
         """Yield pages of the ids of items that match the filters by their state, those with the most bids first."""
         query = {"bool": {"filter": [state_conditions(filters, "live"), {"exists": {"field": "live.bid_count"}}]}}
-        after: list[Any] = []
-        while True:
-            body: dict[str, Any] = {
-                "size": 100,
-                "query": query,
-                "_source": False,
-                "sort": [{"live.bid_count": "desc"}, {"item_id": "asc"}],
-            }
-            hits = self._search([{**body, **({"search_after": after} if after else {})}], timeout_s)[0]["hits"]["hits"]
-            if not hits:
-                return
+        best_first = [{"live.bid_count": "desc"}, {"item_id": "asc"}]
+        body: dict[str, Any] = {"size": TOP_PAGE, "query": query, "_source": False, "sort": best_first}
+        while hits := self._search([body], timeout_s)[0]["hits"]["hits"]:
             yield [hit["_id"] for hit in hits]
-            after = hits[-1]["sort"]
+            body = {**body, "search_after": hits[-1]["sort"]}
 
     def stamp(self, field: str, timeout_s: float) -> int:
         """Return the sum of a counter, "changes" or "openings", of all states; 0 without states."""
@@ -283,39 +275,27 @@ class StateIndex:
             for item_id, parameters in actions
         ]
         answers: dict[int, dict[str, Any]] = {}
-        attempts = Retrying(
-            retry=retry_if_exception_type(_Busy),
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_random_exponential(multiplier=FIRST_WAIT_S, max=MAX_WAIT_S),
-            reraise=True,
-        )
         try:
-            attempts(self._send, lines, answers)
-        except _Busy as busy:
+            retry_while_busy(lambda: self._send(lines, answers))
+        except Busy as busy:
             raise IndexUnavailable(f"OpenSearch at {self._url} is too busy for states ({busy}); send them again later") from busy
         return [answers[place] for place in range(len(lines))]
 
     def _send(self, lines: Sequence[str], answers: dict[int, dict[str, Any]]) -> None:
         pending = [place for place in range(len(lines)) if place not in answers]
-        with opensearch_errors(self._url):
-            try:
-                body = "".join(lines[place] for place in pending)
-                results = self._client.bulk(body=body, index=self._name, params={"require_alias": "false"})["items"]
-            except TransportError as error:
-                if error.status_code in BUSY:
-                    raise _Busy(f"status {error.status_code}") from error
-                raise
+        body = "".join(lines[place] for place in pending)
+        results = send_bulk(self._client, self._url, self._name, body, {})
         busy = ""
         for place, result in zip(pending, results, strict=True):
             answer = result["update"]
-            if answer["status"] in BUSY:
+            if answer["status"] in (*BUSY, CONFLICT):
                 busy = str(answer.get("error", {}).get("reason", answer["status"]))
             elif answer["status"] >= 500 or answer["status"] == 400:
                 raise IndexUnavailable(f"OpenSearch at {self._url} does not take states: {answer.get('error')}")
             else:
                 answers[place] = answer
         if busy:
-            raise _Busy(busy)
+            raise Busy(busy)
 
     def rows_of(self) -> str | None:
         """Return the name of the index whose rows the states know; None if there is no state."""
@@ -336,10 +316,6 @@ class StateIndex:
             except RequestError as error:
                 if error.error != "resource_already_exists_exception":  # another process was quicker
                     raise
-
-
-class _Busy(Exception):
-    """The server was too busy for some updates; they may be sent again."""
 
 
 def state_conditions(filters: Filter, part: str = "") -> dict[str, Any]:
