@@ -140,3 +140,16 @@ def test_the_states_are_no_index_that_an_operator_sees_or_drops(opensearch_url: 
         index = store.create("0123456789ab", 16)
         index.update_states([StateUpdate("lot-0", 1, {"bid_count": 1})])
         assert [summary.name for summary in store.list_indices()] == [index.name]
+
+
+def test_a_newer_row_counts_in_an_index_of_several_shards(opensearch_url: str) -> None:
+    for store in opensearch_store(opensearch_url):
+        assert isinstance(store, OpenSearchStore)
+        several = OpenSearchStore(opensearch_url, alias=store._alias, shards=2)
+        index = several.create("0123456789ab", 16)
+        index.update_states([StateUpdate("lot-0", 5, {"current_price": 5.0, "bid_count": 5})])
+        index.upsert([item_of("lot-0", 9, {"current_price": 9.0})])
+        index.refresh()
+        filters = Filter(now=NOW)
+        for candidates in (index.semantic(axis(0), 5, filters), index.hybrid("lot", axis(0), 5, filters)):
+            assert [one.document["current_price"] for one in candidates] == [9.0]

@@ -40,7 +40,7 @@ from retrieval.index.opensearch.queries import (
     top_body,
 )
 from retrieval.index.opensearch.responses import check_answer, check_documents, check_refresh, check_searches, retry_read
-from retrieval.index.opensearch.states import NO_CHANGES, StateIndex, row_fields
+from retrieval.index.opensearch.states import StateIndex, row_fields
 from retrieval.index.port import REBUILD, Candidate, TopField
 from retrieval.index.ranking import add_ranks, fuse_candidates, rank_by_cosine, sort_by_score
 from retrieval.text.spelling import can_be_misspelt
@@ -58,7 +58,7 @@ GLOBAL_WORD_WEIGHTS = "dfs_query_then_fetch"
 T = TypeVar("T")
 # because a failed shard must not look like an answer with fewer hits
 NO_PARTIAL_RESULTS = {"allow_partial_search_results": "false"}
-ALWAYS = {**NO_PARTIAL_RESULTS, "version": "true"}  # parameters of every search; versions are compared with those of states
+WITH_VERSION = {"version": True}  # part of every body, because versions of rows are compared with those of states
 
 
 class OpenSearchIndex:
@@ -307,7 +307,7 @@ class OpenSearchIndex:
         lines = [
             line
             for body, kind in zip(bodies, (GLOBAL_WORD_WEIGHTS, "query_then_fetch"), strict=True)
-            for line in ({"search_type": kind, **NO_PARTIAL_RESULTS}, body)
+            for line in ({"search_type": kind, **NO_PARTIAL_RESULTS}, {**body, **WITH_VERSION})
         ]
         answers = self._read(lambda limits: check_searches(self._client.msearch(index=self._name, body=lines, params=limits)))
         keyword, semantic = (self._candidates(answer["hits"]["hits"], filters) for answer in answers)
@@ -315,7 +315,7 @@ class OpenSearchIndex:
 
     def _matching(self, filters: Filter) -> Query:
         """Return the query for the lots that match the filters by their states."""
-        return filter_query(filters, self._states.changes(filters, self._timeout_s) or NO_CHANGES)
+        return filter_query(filters, self._states.changes(filters, self._timeout_s))
 
     def _most_bids(self, k: int, matching: Query, filters: Filter, known: set[str]) -> list[Candidate]:
         """Return matching items whose states have the most bids, without the known ones; k of them are enough."""
@@ -333,11 +333,8 @@ class OpenSearchIndex:
 
     def _search(self, body: Mapping[str, Any], **params: str) -> dict[str, Any]:
         def send(limits: dict[str, Any]) -> dict[str, Any]:
-            return check_answer(
-                self._client.search(
-                    index=self._name, body=body, params={**NO_PARTIAL_RESULTS, **params, **limits, "version": "true"}
-                )
-            )
+            params_of_all = {**NO_PARTIAL_RESULTS, **params, **limits}
+            return check_answer(self._client.search(index=self._name, body={**body, **WITH_VERSION}, params=params_of_all))
 
         return self._read(send)
 
