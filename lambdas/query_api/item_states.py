@@ -33,7 +33,7 @@ UNAUTHORIZED = {
 
 
 class StateResult(BaseModel):
-    """What became of one update."""
+    """The outcome of one update."""
 
     item_id: str
     outcome: Outcome = Field(
@@ -44,7 +44,7 @@ class StateResult(BaseModel):
 
 
 class StateResults(BaseModel):
-    """What became of each update, in their order."""
+    """The outcomes of updates, in their order."""
 
     results: list[StateResult]
 

@@ -1,4 +1,4 @@
-"""What validation chooses: towers with or without photos, and hybrid or keyword search.
+"""Choose by validation: towers with or without photos, and hybrid or keyword search.
 
 Systems are compared query by query. A part is stored only if its mean gain is above the gain's standard error, as for tunings.
 """

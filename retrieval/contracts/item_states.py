@@ -80,7 +80,7 @@ class ItemState:
 
 @dataclass(frozen=True, slots=True)
 class StateOutcome:
-    """What became of an update.
+    """The outcome of an update.
 
     Attributes:
         item_id: id of the item.

@@ -193,13 +193,8 @@ class ItemDatabase:
 
     def known(self, item_ids: Sequence[str]) -> set[str]:
         """Return those of the ids that an item has."""
-        ids: set[str] = set()
-        for start in range(0, len(item_ids), KEYS_PER_QUERY):
-            batch = item_ids[start : start + KEYS_PER_QUERY]
-            query = f"SELECT item_id FROM lots WHERE item_id IN ({','.join('?' * len(batch))})"
-            with self._read_lock, translated(self.path):
-                ids.update(item_id for (item_id,) in self._reader.execute(query, batch))
-        return ids
+        with self._read_lock, translated(self.path):
+            return {item_id for (item_id,) in rows_of_items(self._reader, "SELECT item_id FROM lots", item_ids)}
 
     def damaged_count(self) -> int:
         """Return the number of damaged rows that were found by reads, without items that were written again since."""
@@ -408,6 +403,13 @@ def damaged(path: Path, reason: object, remedy: str = REBUILD) -> IndexUnavailab
 def connect(path: Path) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?mode=rw"  # mode=rw does not create an empty database if the file is missing
     return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+
+
+def rows_of_items(connection: sqlite3.Connection, select: str, item_ids: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a SELECT without its WHERE whose item_id is among these ids, however many ids there are."""
+    for start in range(0, len(item_ids), KEYS_PER_QUERY):
+        batch = item_ids[start : start + KEYS_PER_QUERY]
+        yield from connection.execute(f"{select} WHERE item_id IN ({','.join('?' * len(batch))})", batch)
 
 
 @contextmanager

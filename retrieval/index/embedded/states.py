@@ -13,7 +13,7 @@ import numpy as np
 from retrieval.contracts.item_states import OPEN, STATE_FIELDS, ItemState, StateOutcome, StateUpdate
 from retrieval.errors import IndexUnavailable
 from retrieval.files import shortage
-from retrieval.index.embedded.database import BUSY_TIMEOUT_S, KEYS_PER_QUERY, connect, transaction, translated
+from retrieval.index.embedded.database import BUSY_TIMEOUT_S, connect, rows_of_items, transaction, translated
 from retrieval.index.embedded.filter_columns import STATE_COLUMNS, StateColumns
 from retrieval.index.filters import Filter, utc_now
 from retrieval.index.port import NAME_STAMP
@@ -134,12 +134,8 @@ class StateDatabase:
 
     def columns_of(self, item_ids: Sequence[str]) -> StateColumns:
         """Return the states of these items; items without a state are left out."""
-        rows: list[Sequence[Any]] = []
-        for start in range(0, len(item_ids), KEYS_PER_QUERY):
-            batch = item_ids[start : start + KEYS_PER_QUERY]
-            query = f"SELECT item_id, {FILTERED} FROM states WHERE item_id IN ({','.join('?' * len(batch))})"
-            with self._read_lock, translated(self.path, REMEDY):
-                rows += self._reader.execute(query, batch).fetchall()
+        with self._read_lock, translated(self.path, REMEDY):
+            rows = [*rows_of_items(self._reader, f"SELECT item_id, {FILTERED} FROM states", item_ids)]
         return _columns(rows)
 
     def close(self) -> None:
@@ -185,12 +181,8 @@ def _is_sound(path: Path) -> bool:
 
 
 def _states_of(connection: sqlite3.Connection, item_ids: Iterable[str]) -> dict[str, ItemState]:
-    ids, states = list(item_ids), dict[str, ItemState]()
-    for start in range(0, len(ids), KEYS_PER_QUERY):
-        batch = ids[start : start + KEYS_PER_QUERY]
-        query = f"SELECT item_id, {COLUMNS} FROM states WHERE item_id IN ({','.join('?' * len(batch))})"
-        states |= {row[0]: _state(row) for row in connection.execute(query, batch)}
-    return states
+    rows = rows_of_items(connection, f"SELECT item_id, {COLUMNS} FROM states", [*item_ids])
+    return {row[0]: _state(row) for row in rows}
 
 
 def _columns(rows: Sequence[Sequence[Any]]) -> StateColumns:
