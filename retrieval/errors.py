@@ -97,6 +97,10 @@ class RankerUnavailable(GavelError):
     """The re-ranker does not answer, or not in time, or returns invalid scores."""
 
 
+class SearchIncomplete(GavelError):
+    """A search was answered without one of its components where only a whole answer counts."""
+
+
 class FeedbackUnavailable(GavelError):
     """Interactions of buyers cannot be stored, read or erased."""
 

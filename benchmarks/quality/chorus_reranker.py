@@ -31,6 +31,7 @@ from retrieval.evaluation.metrics import evaluate_per_query
 from retrieval.evaluation.significance import compare_paired
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.ranker.xgboost_ranker import BoosterRanker
+from retrieval.search.context import UNHURRIED
 from retrieval.search.service import SearchModels, SearchService
 
 MEASURES = ("recall@10", "ndcg@10", "mrr")
@@ -75,7 +76,7 @@ def run_fold(
     )
     assert report.choice is not None
     ranker, now = BoosterRanker.load(booster), catalog_moment(catalog)
-    service = SearchService(store, SearchModels(lambda tower_id: encoder, lambda tower_id: ranker))
+    service = SearchService(store, SearchModels(lambda tower_id: encoder, lambda tower_id: ranker), UNHURRIED)
     systems = [System(BM25, service, "keyword"), System(HYBRID, service, "hybrid"), System(RERANKED, service, "hybrid", True)]
     qrels = catalog.qrels("test")
     per_query = {system.name: evaluate_per_query(qrels.grades, search_run(system, qrels.queries, now)) for system in systems}

@@ -56,7 +56,8 @@ from retrieval.index.embedded.segments import embedded_spec
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.filters import utc_now
 from retrieval.progress import Progress
-from retrieval.search.service import Mode, SearchLimits, SearchModels, SearchService
+from retrieval.search.context import UNHURRIED
+from retrieval.search.service import Mode, SearchModels, SearchService
 
 KEYWORD, ZERO_SHOT, ZERO_SHOT_HYBRID, TRAINED, HYBRID = "BM25", "zero-shot", "BM25 + zero-shot", "trained", "hybrid"
 DEPTH = 200
@@ -69,7 +70,6 @@ MEASURES: Mapping[str, Any] = {
 COLUMNS = (*MEASURES, JUDGED_NDCG)
 AIMS = {"recall@10": (0.15, 0.20), "recall@50": (0.35, 0.45), "recall@200": (0.50, 0.60), "mrr": (0.45, 0.55)}
 QUERIES_PER_FILE = 250
-PATIENCE_S = 600.0  # no search is cut short
 
 BAG_OF_DOCUMENTS = "github.com/dtunkelang/bag-of-documents: 22,458 test queries of us, large, among 1.2 million products"
 BASELINES = (
@@ -315,8 +315,7 @@ class _Comparison:
             folder = self._index(name, release)
             store = self._open(folder)
             encoder = RememberingEncoder(QueryEncoder.load(tower))
-            limits = SearchLimits(retrieve_timeout_s=PATIENCE_S, deadline_s=PATIENCE_S)
-            service = SearchService(store, SearchModels(lambda _, encoder=encoder: encoder), limits)  # type: ignore[misc]
+            service = SearchService(store, SearchModels(lambda _, encoder=encoder: encoder), UNHURRIED)  # type: ignore[misc]
             for system, mode in systems[name].items():
                 yield system, self._search(System(system, service, mode), folder.name, queries)
             store.close()

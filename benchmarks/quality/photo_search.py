@@ -32,6 +32,7 @@ from retrieval.contracts.items import Item
 from retrieval.encoders.photos import read_photo
 from retrieval.errors import InvalidInput
 from retrieval.index.embedded.store import EmbeddedStore
+from retrieval.search.context import UNHURRIED
 from retrieval.search.service import SearchModels, SearchRequest, SearchService
 
 DEPTH = 10
@@ -133,7 +134,7 @@ def main(
         store = EmbeddedStore(Path(scratch))
         build_corpus(catalog, split, release, store)
         encoders = partial(load_encoder, workspace.settings), partial(load_image_encoder, workspace.settings)
-        service = SearchService(store, SearchModels(encoders[0], load_image_encoder=encoders[1]))
+        service = SearchService(store, SearchModels(encoders[0], load_image_encoder=encoders[1]), UNHURRIED)
         questions = read_questions(catalog, split)
         quality = measure(service, questions, (PHOTO, BOTH, WORDS))
     title = f"{catalog.name}, {split}: {len(questions)} photos among {service.live().index.count()} lots, tower {folder.name}"

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,7 +31,8 @@ from retrieval.index.embedded.segments import embedded_spec
 from retrieval.index.filters import utc_now
 from retrieval.index.port import IndexStore
 from retrieval.progress import Progress, ProgressCounter
-from retrieval.search.service import MAX_INTERACTIONS, SearchLimits, SearchModels, SearchService
+from retrieval.search.context import UNHURRIED
+from retrieval.search.service import MAX_INTERACTIONS, SearchModels, SearchService
 
 K = 10
 WARM_UP = 20
@@ -110,7 +111,7 @@ def run_benchmark(
     service = SearchService(
         store,
         SearchModels(_NoEncoder, load_buyer_tower=lambda _: buyer_tower),
-        SearchLimits(retrieve_timeout_s=60, deadline_s=120, cached_queries=0, cached_answers_s=0),  # buyers are repeated
+        replace(UNHURRIED, cached_queries=0),  # buyers are repeated
     )
     index = service.live().index
     plain: Any = faiss.read_index(str(folder / index.name / GRAPH_FILE))

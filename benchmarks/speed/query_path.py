@@ -8,7 +8,7 @@ On OpenSearch, a bare k-NN request of opensearch-py with the same vector and siz
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from opensearchpy import OpenSearch
@@ -23,8 +23,9 @@ from retrieval.index.port import Candidate, IndexStore
 from retrieval.progress import Progress, ProgressCounter
 from retrieval.ranker.features import feature_matrix
 from retrieval.ranker.port import Ranker
+from retrieval.search.context import UNHURRIED
 from retrieval.search.live_index import ActiveIndex, Encoder
-from retrieval.search.service import SearchLimits, SearchModels, SearchRequest, SearchService, retrieve
+from retrieval.search.service import SearchModels, SearchRequest, SearchService, retrieve
 
 CANDIDATES, K = 50, 10
 WARM_UP = 20
@@ -100,7 +101,7 @@ def run_benchmark(
     service = SearchService(
         store,
         SearchModels(lambda _: encoder, lambda _: ranker),
-        SearchLimits(rerank_candidates=CANDIDATES, retrieve_timeout_s=60, deadline_s=120, cached_queries=0),
+        replace(UNHURRIED, rerank_candidates=CANDIDATES, cached_queries=0),
     )
     live, times = service.live(), _Times()
     timed: list[Callable[[str], None]] = [

@@ -6,7 +6,7 @@ import shlex
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +23,8 @@ from processing.training.step_cache import StepCache, StepResult
 from retrieval.config.settings import Settings
 from retrieval.errors import IndexMissing, InvalidInput
 from retrieval.ranker.features import FEATURES_HASH
-from retrieval.search.service import SearchAnswer, SearchLimits, SearchModels, SearchRequest, SearchService
+from retrieval.search.context import UNHURRIED
+from retrieval.search.service import SearchAnswer, SearchModels, SearchRequest, SearchService
 
 CATALOGS = ("synthetic", "grocery")
 EXAMPLES_SHOWN = 4
@@ -231,9 +232,8 @@ def measure_systems(
             store = EmbeddedStore(Path(folder) / str(number), tuning=partial(load_tuning, settings))
             build_corpus(catalog, split, release, store)
             encoder, ranker = partial(load_encoder, settings), partial(load_ranker, settings)
-            services[name] = SearchService(
-                store, SearchModels(encoder, ranker), SearchLimits(rerank_candidates=settings.candidates)
-            )
+            limits = replace(UNHURRIED, rerank_candidates=settings.candidates)
+            services[name] = SearchService(store, SearchModels(encoder, ranker), limits)
         both = services[TEXT_PHOTO]
         systems = [
             System(KEYWORD, both, "keyword"),

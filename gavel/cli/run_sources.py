@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +20,8 @@ from retrieval.errors import InvalidInput
 from retrieval.evaluation.metrics import Run
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.progress import ProgressCounter
-from retrieval.search.service import Mode, SearchLimits, SearchModels, SearchService
+from retrieval.search.context import UNHURRIED
+from retrieval.search.service import Mode, SearchModels, SearchService
 
 MARK = ":"  # <report>:<system>
 
@@ -82,9 +84,8 @@ class ReleaseRun:
         build_corpus(judged.catalog, judged.split, release, store)
         encoder = RememberingEncoder(load_encoder(settings, manifest.tower_id))
         ranker = load_ranker(settings, manifest.tower_id) if rerank and mode == "hybrid" else None
-        service = SearchService(
-            store, SearchModels(lambda _: encoder, lambda _: ranker), SearchLimits(rerank_candidates=settings.candidates)
-        )
+        limits = replace(UNHURRIED, rerank_candidates=settings.candidates)
+        service = SearchService(store, SearchModels(lambda _: encoder, lambda _: ranker), limits)
         stack.callback(lambda: service.live().index.close())
         self.name = f"{manifest.release_id} {mode}{', re-ranked' if ranker else ''}"
         self._system = System(self.name, service, mode, ranker is not None)

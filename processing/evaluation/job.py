@@ -37,7 +37,8 @@ from retrieval.index.hybrid_tuning import Tuning
 from retrieval.index.port import IndexStore
 from retrieval.progress import PhaseProgress, ProgressCounter, ignore_phases
 from retrieval.ranker.port import Ranker
-from retrieval.search.service import Mode, SearchLimits, SearchModels, SearchService
+from retrieval.search.context import UNHURRIED, SearchLimits
+from retrieval.search.service import Mode, SearchModels, SearchService
 
 KEYWORD, SEMANTIC, HYBRID, RERANKED = "BM25", "semantic", "hybrid", "hybrid, re-ranked"
 EXPANDED, HYBRID_EXPANDED, CROSS_ENCODED = "BM25 + RM3", "hybrid + RM3", "hybrid, cross-encoded"
@@ -46,7 +47,6 @@ LATENCY_QUERIES = 200
 CANDIDATES = 50
 TESTED_MEASURES = ("ndcg@10", "recall@50")
 SPACE_POINTS = 3_000
-PATIENCE_S = 600.0  # no search of an evaluation is cut short: times are measured, not limited
 ENCODED_ITEMS = 32  # items that are encoded to measure the time of one
 IN_MEMORY = ("hnsw.faiss", "bm25-*/*")  # the snapshots that a search reads as a whole
 INPUT = CONTAINER / "input"
@@ -237,13 +237,7 @@ def _corpora(plan: Plan, folder: Path, phases: PhaseProgress) -> Iterator[tuple[
     store = EmbeddedStore(folder / "tower", tuning=lambda _: Tuning.load(plan.tower))
     published = build_corpus(plan.catalog, plan.split, plan.release, store)
     models = SearchModels(lambda _: tower, partial(_ranker, plan.booster))
-    limits = SearchLimits(
-        rerank_candidates=plan.candidates,
-        cross_encoder_candidates=plan.cross_encoder_candidates,
-        cross_encoder_timeout_s=PATIENCE_S,
-        retrieve_timeout_s=PATIENCE_S,
-        deadline_s=PATIENCE_S,
-    )
+    limits = replace(UNHURRIED, rerank_candidates=plan.candidates, cross_encoder_candidates=plan.cross_encoder_candidates)
     size, item_ms = _index_size(published, folder / "tower"), _item_ms(plan)
     yield SEMANTIC, _corpus(store, size, models, limits, item_ms)
     if plan.query_expansion:

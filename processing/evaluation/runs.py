@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from catalog.folder import CatalogFolder
 from processing.evaluation.corpus import catalog_moment, open_grades
 from retrieval.contracts.items import query_text
+from retrieval.errors import SearchIncomplete
 from retrieval.evaluation.metrics import MEASURES, evaluate
 from retrieval.index.filters import Filter
 from retrieval.progress import Progress, ProgressCounter
@@ -93,13 +94,22 @@ def search_run(
 
     Returns:
         query_id -> at most `depth` item ids, best first.
+
+    Raises:
+        SearchIncomplete: a search was answered without one of its components, so its answer is not the system's.
     """
     run: dict[str, list[str]] = {}
     live = system.service.live()
     live.encoder.encode([query_text(query) for query in queries.values()])  # in batches, for an encoder with a cache
     for query_id, query in queries.items():
         request = SearchRequest(query, min(SERVED, depth), system.mode, Filter(now=now), system.rerank)
-        item_ids = dict.fromkeys(result.item_id for result in system.service.search(request).results)
+        answer = system.service.search(request)
+        if answer.failed_components:
+            raise SearchIncomplete(
+                f"{system.name}: {query!r} was answered without {', '.join(answer.failed_components)}, so nothing is measured; "
+                "the log says why"
+            )
+        item_ids = dict.fromkeys(result.item_id for result in answer.results)
         if depth > SERVED:
             vector = live.encoder.encode([query_text(query)])[0]  # (D,)
             item_ids |= dict.fromkeys(candidate.item_id for candidate in retrieve(live.index, request, vector, depth))

@@ -34,6 +34,7 @@ from retrieval.errors import InvalidInput
 from retrieval.files import replace_file
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.progress import PhaseProgress, Progress, ignore_phases
+from retrieval.search.context import UNHURRIED
 from retrieval.search.service import Encoder, SearchModels, SearchService
 
 MIN_SHARE = 0.98  # required share of the full query tower's Recall@50
@@ -169,7 +170,7 @@ def measure_query_towers(
 
 
 def _service(store: EmbeddedStore, encoder: Encoder) -> SearchService:
-    return SearchService(store, SearchModels(lambda tower_id: encoder))
+    return SearchService(store, SearchModels(lambda tower_id: encoder), UNHURRIED)
 
 
 def _check(catalog: CatalogFolder, tower: Path, release: Path) -> int | None:

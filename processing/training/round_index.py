@@ -15,6 +15,7 @@ from retrieval.errors import IndexMissing, ReleaseError
 from retrieval.index.embedded.segments import embedded_spec
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.progress import Progress
+from retrieval.search.context import UNHURRIED
 from retrieval.search.service import SearchModels, SearchService
 
 INDEX_TYPES = ("flat", "hnsw")
@@ -91,7 +92,8 @@ def measure_index_types(
     stores = {index_type: open_store(folder, index_type) for index_type in INDEX_TYPES}
     try:
         systems = [
-            System(name, SearchService(store, SearchModels(lambda tower_id: encoder)), "semantic") for name, store in stores.items()
+            System(name, SearchService(store, SearchModels(lambda tower_id: encoder), UNHURRIED), "semantic")
+            for name, store in stores.items()
         ]
         return measure(catalog, split, systems, progress)
     finally:

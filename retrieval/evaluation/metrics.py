@@ -12,11 +12,12 @@ from retrieval.index.fusion import reciprocal_rank_fusion
 RELEVANT_GRADE = 2  # lowest relevant grade; grades are 0 to 3
 DEPTHS = (1, 5, 10, 20, 50, 100, 200, 1000)
 MAX_DEPTH = DEPTHS[-1]
+MRR_RANKS = 50  # so that the mean reciprocal rank of a run does not depend on how deep the run is
 EXPONENTIAL_GAINS = {1: 1, 2: 3, 3: 7}  # grade -> 2^grade - 1
 
 
 def measures_at(depths: Iterable[int], *, exponential_gain: bool = False) -> dict[str, Any]:
-    """Return all measures at these depths, then those of a whole run.
+    """Return all measures at these depths, then the reciprocal rank within the first 50 ranks and the precision of a whole run.
 
     Args:
         depths: numbers of ranks, >= 1.
@@ -35,7 +36,7 @@ def measures_at(depths: Iterable[int], *, exponential_gain: bool = False) -> dic
     if exponential_gain:
         kinds["ndcg_exp"] = nDCG(gains=EXPONENTIAL_GAINS)
     at_depths = {f"{name}@{k}": kind @ k for name, kind in kinds.items() for k in sorted(set(depths))}
-    return {**at_depths, "mrr": RR(rel=RELEVANT_GRADE), "map": AP(rel=RELEVANT_GRADE)}
+    return {**at_depths, "mrr": RR(rel=RELEVANT_GRADE) @ MRR_RANKS, "map": AP(rel=RELEVANT_GRADE)}
 
 
 ALL_MEASURES: Mapping[str, Any] = measures_at(DEPTHS)

@@ -63,6 +63,10 @@ class SearchLimits:
         )
 
 
+# for measurements: on a busy machine, too, no search leaves out a step for lack of time
+UNHURRIED = SearchLimits(cross_encoder_timeout_s=600.0, retrieve_timeout_s=600.0, deadline_s=600.0)
+
+
 def new_circuits() -> dict[str, Circuit]:
     """Return component -> circuit for a service. Each index operation has its own, so slow k-NN cannot stop keyword search."""
     return {

@@ -15,15 +15,18 @@ from small_tower import save_small_cross_encoder, save_small_item_tower
 from catalog.folder import Click, Qrels, SplitData, write_catalog
 from catalog.synthetic import generate
 from processing.evaluation import job as job
-from processing.evaluation.corpus import catalog_moment, sample_items, split_items
+from processing.evaluation.corpus import build_corpus, catalog_moment, sample_items, split_items
 from processing.evaluation.job import HYBRID, KEYWORD, SEMANTIC, Plan, evaluate_to_folder, evaluate_tower, main
 from processing.evaluation.plots import plot_space
 from processing.evaluation.report import load_run, run_path, save_run
-from processing.evaluation.runs import RememberingEncoder, summarise_ms
+from processing.evaluation.runs import RememberingEncoder, System, measure, summarise_ms
 from retrieval.contracts.release import load_release
-from retrieval.errors import InvalidInput, RankerUnavailable, ReleaseError, TowerMismatch
+from retrieval.errors import InvalidInput, RankerUnavailable, ReleaseError, SearchIncomplete, TowerMismatch
+from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.index.fusion import Fusion
 from retrieval.index.hybrid_tuning import FieldBoosts, Tuning
+from retrieval.search.context import UNHURRIED
+from retrieval.search.service import SearchModels, SearchService
 
 
 @pytest.fixture
@@ -241,3 +244,19 @@ def test_optional_steps_stand_beside_the_search_without_them(plan: Plan, tmp_pat
 def test_a_cross_encoder_that_is_not_there_ends_the_evaluation(plan: Plan) -> None:
     with pytest.raises(RankerUnavailable, match="cannot be loaded"):
         evaluate_tower(replace(plan, cross_encoder="/no/where"))
+
+
+class BrokenRanker:
+    """A re-ranker that does not answer."""
+
+    def score(self, features: np.ndarray) -> np.ndarray:
+        raise RankerUnavailable("no answer")
+
+
+def test_an_answer_without_one_of_its_components_is_not_measured(plan: Plan, tmp_path: Path) -> None:
+    store = EmbeddedStore(tmp_path / "index")
+    build_corpus(plan.catalog, plan.split, plan.release, store)
+    service = SearchService(store, SearchModels(lambda _: WordEncoder(), lambda _: BrokenRanker()), UNHURRIED)
+    assert measure(plan.catalog, "test", [System("hybrid", service, "hybrid")])["hybrid"]["recall@50"] > 0
+    with pytest.raises(SearchIncomplete, match="re-ranked: 'red vase' was answered without rerank"):
+        measure(plan.catalog, "test", [System("re-ranked", service, "hybrid", rerank=True)])

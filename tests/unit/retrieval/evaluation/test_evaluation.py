@@ -28,6 +28,12 @@ def test_mrr_is_the_reciprocal_rank_of_the_first_relevant_lot() -> None:
     assert evaluate({"q": {"a": 2, "b": 1}}, {"q": ["b", "x", "a"]})["mrr"] == pytest.approx(1 / 3)
 
 
+@pytest.mark.parametrize(("rank", "mrr"), [(50, 1 / 50), (51, 0.0)])
+def test_mrr_counts_fifty_ranks_however_deep_the_run(rank: int, mrr: float) -> None:
+    run = [f"x{n}" for n in range(1, rank)] + ["a"] + [f"y{n}" for n in range(100)]
+    assert evaluate({"q": {"a": 2}}, {"q": run})["mrr"] == pytest.approx(mrr)
+
+
 def test_ndcg_discounts_gains_by_the_logarithm_of_the_rank() -> None:
     got = evaluate({"q": {"a": 3, "b": 1}}, {"q": ["b", "a"]})["ndcg@10"]
     assert got == pytest.approx((1 + 3 / math.log2(3)) / (3 + 1 / math.log2(3)))
