@@ -3,10 +3,10 @@
 from aws_cdk import Aws, Duration
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
-from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from infra.acknowledgements import acknowledge
+from infra.queues import queue_with_dead_letters
 from infra.removal import removal_policy
 from infra.stage import Stage
 
@@ -42,12 +42,8 @@ class ItemStore(Construct):
         self.towers = self._bucket("Towers")
         self.releases = self._bucket("Releases")
         self.events = self._bucket("Events", expires=True)
-        self.dead_letters = self._queue("DeadLetters", retention_period=Duration.days(14))
-        self.arrivals = self._queue(
-            "Arrivals",
-            visibility_timeout=VISIBILITY,
-            retention_period=Duration.days(4),
-            dead_letter_queue=sqs.DeadLetterQueue(queue=self.dead_letters, max_receive_count=DELIVERIES),
+        self.arrivals, self.dead_letters = queue_with_dead_letters(
+            self, "Arrivals", "DeadLetters", stage=stage, visibility_timeout=VISIBILITY, deliveries=DELIVERIES
         )
         self._announce_arrivals()
         self._tell_eventbridge()
@@ -77,28 +73,6 @@ class ItemStore(Construct):
         if not logged:
             acknowledge(bucket, {"S1": "This bucket receives the access logs; logging it into itself would never end."})
         return bucket
-
-    def _queue(
-        self,
-        id: str,
-        *,
-        retention_period: Duration,
-        visibility_timeout: Duration | None = None,
-        dead_letter_queue: sqs.DeadLetterQueue | None = None,
-    ) -> sqs.Queue:
-        queue = sqs.Queue(
-            self,
-            id,
-            encryption=sqs.QueueEncryption.SQS_MANAGED,
-            enforce_ssl=True,
-            removal_policy=removal_policy(self._stage),
-            retention_period=retention_period,
-            visibility_timeout=visibility_timeout,
-            dead_letter_queue=dead_letter_queue,
-        )
-        if id == "DeadLetters":
-            acknowledge(queue, {"SQS3": "This queue is the dead-letter queue of the arrivals."})
-        return queue
 
     def _announce_arrivals(self) -> None:
         """Let S3 notify the queue of new objects.

@@ -13,6 +13,7 @@ from constructs import Construct
 from infra.bulk_indexer import PROBE_EVERY, BulkIndexer
 from infra.buyer_events import BuyerEvents
 from infra.event_stream import EventStream
+from infra.item_states import ItemStates
 from infra.item_store import ItemStore
 from infra.nightly_batch import NightlyBatch
 from infra.query_api import QueryApi
@@ -23,6 +24,7 @@ from infra.vector_index import VectorIndex
 NAMESPACE = "Gavel"
 RUN_BOOK = "docs/operations.md"
 MAX_WAITING_S = 900  # age of a part in the queue
+MAX_STATE_AGE_S = 60  # age of a state, such as a bid, in the queue
 MAX_UNDELIVERED_S = 1_800  # age of an event on its way to S3: six times Firehose's buffer time
 MAX_THROTTLED = 10  # refused requests to the table of buyers' interactions per minute
 MAX_ERRORS = 0.01  # share of requests
@@ -58,6 +60,7 @@ class StageMonitoring(Construct):
         api: QueryApi,
         events: EventStream,
         buyers: BuyerEvents,
+        states: ItemStates,
         guards: Sequence[cloudwatch.Alarm],
     ) -> None:
         super().__init__(scope, id)
@@ -71,13 +74,15 @@ class StageMonitoring(Construct):
         self._alarm("events-undelivered", events.age(Duration.minutes(5)), MAX_UNDELIVERED_S, 3)
         self._alarm("buyers-throttled", buyers.throttles(MINUTE), MAX_THROTTLED, 5)
         self._watch_indexing(store, releases, self._logged(indexer, "Refused", "part indexed", "$.refused"))
+        self._alarm("states-waiting", _age(states.queue), MAX_STATE_AGE_S, 3)
+        self._alarm("states-dead-letters", _visible(states.dead_letters), 1)
         recall = self._logged(indexer, "Recall", "index probed", "$.recall", statistic="min", period=PROBE_EVERY)
         self._alarm("index-recall", recall, MIN_RECALL, 2, comparison_operator=BELOW, treat_missing_data=BREACHING)
         self._watch_nights(rebuild)
         self._watch_opensearch(domain)
         for guard in guards:
             guard.add_alarm_action(self._tell)
-        self._dashboard(api, store, [releases, indexed, recall], domain)
+        self._dashboard(api, store, states, [releases, indexed, recall], domain)
         self._budget()
 
     def _alarm(
@@ -164,8 +169,7 @@ class StageMonitoring(Construct):
 
     def _watch_indexing(self, store: ItemStore, releases: cloudwatch.Metric, refused: cloudwatch.Metric) -> None:
         self._alarm("dead-letters", _visible(store.dead_letters), 1)
-        age = store.arrivals.metric_approximate_age_of_oldest_message(statistic="max", period=MINUTE)
-        self._alarm("parts-waiting", age, MAX_WAITING_S, 5)
+        self._alarm("parts-waiting", _age(store.arrivals), MAX_WAITING_S, 5)
         hours = self._stage.release_age_hours
         self._alarm("items-refused", refused, 1)
         self._alarm("release-age", releases, 1, hours, comparison_operator=BELOW, treat_missing_data=BREACHING)
@@ -196,7 +200,7 @@ class StageMonitoring(Construct):
         free = _domain_metric(domain, "FreeStorageSpace", "min")  # in MiB
         self._alarm("index-disk", free, gib * 1024 * MIN_FREE_SHARE, comparison_operator=BELOW)
 
-    def _dashboard(self, api: QueryApi, store: ItemStore, logged: list[cloudwatch.Metric], domain: str) -> None:
+    def _dashboard(self, api: QueryApi, store: ItemStore, states: ItemStates, logged: list[cloudwatch.Metric], domain: str) -> None:
         latencies = [api.api.metric_latency(statistic=s, label=f"API {s}") for s in ("p50", "p99")]
         latencies += [api.function.metric_duration(statistic="p99", label="function p99")]
         domain_latency = [_domain_metric(domain, "SearchLatency", "p99"), _domain_metric(domain, "JVMMemoryPressure", "max")]
@@ -207,6 +211,7 @@ class StageMonitoring(Construct):
             "Requests and errors": [api.api.metric_count(), api.api.metric_client_error(), api.api.metric_server_error()],
             "Cold starts": [_cold_starts(api)],
             "Parts that wait, dead letters": [_visible(store.arrivals), _visible(store.dead_letters)],
+            "States that wait, dead letters": [_visible(states.queue), _visible(states.dead_letters)],
             "Releases, lots indexed, recall": logged,
             "OpenSearch": domain_latency,
             "Lots in OpenSearch": [_domain_metric(domain, "SearchableDocuments", "max")],
@@ -256,6 +261,10 @@ def _cold_starts(api: QueryApi) -> cloudwatch.Metric:
 
 def _visible(queue: sqs.IQueue) -> cloudwatch.Metric:
     return queue.metric_approximate_number_of_messages_visible(statistic="max", period=MINUTE)
+
+
+def _age(queue: sqs.IQueue) -> cloudwatch.Metric:
+    return queue.metric_approximate_age_of_oldest_message(statistic="max", period=MINUTE)
 
 
 def _domain_metric(domain: str, name: str, statistic: str) -> cloudwatch.Metric:

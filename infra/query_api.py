@@ -25,6 +25,7 @@ CORS_HEADERS = ["Content-Type", "X-Api-Key", "Authorization", "X-Amz-Date", "X-A
 MANAGED_RULES = ("AWSManagedRulesCommonRuleSet", "AWSManagedRulesKnownBadInputsRuleSet", "AWSManagedRulesAmazonIpReputationList")
 PHOTO_TYPES = ["image/jpeg", "image/png", "image/webp"]  # bodies passed on as binary, see lambdas/query_api/image_search.py
 PHOTO_PATH = "/search/image"
+STATES_PATH = "/items/state"  # up to 1,000 states, from callers with an IAM signature
 EVENTS_PATH = "/events"
 WRITE_SHARE = 0.5  # share of a key's rate and burst for events and erasures, which leave the rest to searches
 RATE_WINDOW_S = 300  # WAF's default
@@ -279,17 +280,15 @@ def _matches(field: dict[str, object], text: str, where: str) -> dict[str, objec
 
 
 def _refuse_bodies_but_photos(priority: int) -> dict[str, object]:
-    """Return the rule that blocks requests labelled by the body rules, except on the route whose body is a photo."""
+    """Return the rule that blocks requests labelled by the body rules, except on the routes whose body is a photo or long."""
     labelled = [{"labelMatchStatement": {"scope": "LABEL", "key": f"{LABELS}{label}"}} for label in BODY_RULES.values()]
-    of_photos = _matches({"uriPath": {}}, PHOTO_PATH, "ENDS_WITH")
+    other = [{"notStatement": {"statement": _matches({"uriPath": {}}, path, "ENDS_WITH")}} for path in (PHOTO_PATH, STATES_PATH)]
     name = "BodiesButPhotos"
     return {
         "name": name,
         "priority": priority,
         "action": {"block": {}},
-        "statement": {
-            "andStatement": {"statements": [{"orStatement": {"statements": labelled}}, {"notStatement": {"statement": of_photos}}]}
-        },
+        "statement": {"andStatement": {"statements": [{"orStatement": {"statements": labelled}}, *other]}},
         "visibilityConfig": _visibility(name),
     }
 

@@ -10,6 +10,7 @@ from infra.bulk_indexer import BulkIndexer
 from infra.buyer_events import BuyerEvents
 from infra.event_stream import EventStream
 from infra.index_operations import IndexOperations
+from infra.item_states import ItemStates
 from infra.item_store import ItemStore
 from infra.monitoring import StageMonitoring
 from infra.network import Network
@@ -104,6 +105,8 @@ class Serving(Stack):
         self.operations = IndexOperations(
             self, "IndexOperations", stage=stage, network=storage.network, index=storage.index, settings=base
         )
+        self.states = ItemStates(self, "ItemStates", stage=stage, network=storage.network, index=storage.index, settings=base)
+        self.states.add_routes(self.api.api)
         self.snapshot = QuerySnapshot(self, "QuerySnapshot", stage=stage, api=self.api)
         self.events.allow_put(self.api.role)
         storage.buyers.allow_use(self.api.role)
@@ -121,6 +124,9 @@ class Serving(Stack):
             IndexReader=self.operations.read.function_arn,
             IndexOperator=self.operations.change.function_arn,
             EventsStream=self.events.name,
+            StatesQueue=self.states.queue.queue_url,
+            StatesDeadLetters=self.states.dead_letters.queue_url,
+            StatesFunction=self.states.function.function_arn,
             **({"ApiKeyId": self.api.key.key_id} if self.api.key else {}),
             **({"RerankerEndpoint": self.reranker.name} if self.reranker else {}),
         )
@@ -163,6 +169,7 @@ class Monitoring(Stack):
             api=serving.api,
             events=serving.events,
             buyers=storage.buyers,
+            states=serving.states,
             guards=serving.reranker.alarms if serving.reranker else [],
         )
 

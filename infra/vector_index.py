@@ -55,6 +55,23 @@ READER: dict[str, Any] = {
         }
     ],
 }
+STATE_WRITER: dict[str, Any] = {  # writes states, and deletions into the live index
+    "cluster_permissions": ["cluster_composite_ops"],
+    "index_permissions": [
+        {"index_patterns": ["{alias}-states"], "allowed_actions": ["create_index", "indices:admin/mappings/get"]},
+        {
+            "index_patterns": ["{alias}*"],
+            "allowed_actions": [
+                "read",
+                "write",
+                "indices:admin/get",
+                "indices:admin/mappings/get",
+                "indices:admin/aliases/get",
+                "indices:admin/refresh*",
+            ],
+        },
+    ],
+}
 OPERATOR = {  # writes deletions alone, into the index that goes live
     "cluster_permissions": ["cluster_composite_ops"],
     "index_permissions": [
@@ -112,7 +129,7 @@ class VectorIndex(Construct):
             scope: construct that holds the mapping, in the stack of the role.
             id: id of the mapping in the scope; OpenSearch's role is named after it.
             role: IAM role that gets the permissions.
-            permissions: WRITER, READER or OPERATOR.
+            permissions: WRITER, READER, STATE_WRITER or OPERATOR.
         """
         index_permissions = [
             {**given, "index_patterns": [pattern.format(alias=self.alias) for pattern in given["index_patterns"]]}

@@ -94,7 +94,8 @@ def reopen(item_id: ItemIdArgument, version: Version = None, as_json: Json = Fal
 def _update(item_id: str, fields: dict[str, Any], version: int | None, as_json: bool) -> None:
     from gavel.workspace.wiring import search_service
 
-    (outcome,) = search_service(Settings.from_env()).update_states([parse_state(item_id, {**fields, "version": version})])
+    index = search_service(Settings.from_env()).live().index
+    (outcome,) = index.update_states([parse_state(item_id, {**fields, "version": version})])
     if as_json:
         print_json({"item_id": outcome.item_id, "outcome": outcome.outcome, **fields})
         return

@@ -172,7 +172,7 @@ def page_and_api(
     )
     # innermost: requests that other middleware refuses need no slot, and refusals by the queue get the others' headers
     app.user_middleware.append(Middleware(QueueMiddleware, queues=queues))
-    app.include_router(item_states_router(service.update_states, service.delete_item, os.environ.get(WRITE_TOKEN, "")))
+    app.include_router(item_states_router(lambda: service.live().index, os.environ.get(WRITE_TOKEN, "")))
     app.include_router(events_router(event_sink(settings), service.record_interactions, lists))
     add_page(app, lambda: service, PhotoFiles(workspace, photos), currency)
     monitoring.watch(app, limits.hosts)

@@ -1,7 +1,7 @@
-"""Routes that write lots and their states, for the systems of the seller, which hold the write token."""
+"""Routes that write states of lots, for the systems of the seller, which hold a token or, on AWS, sign with IAM."""
 
 import hmac
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -12,9 +12,11 @@ from pydantic import BaseModel, Field
 from lambdas.query_api.problems import BAD_BODY, document
 from lambdas.query_api.questions import ItemId
 from lambdas.query_api.strict_route import StrictRoute
+from retrieval.contracts.documents import Deletion
 from retrieval.contracts.item_states import Outcome, StateOutcome, StateUpdate, parse_state
 from retrieval.contracts.items import epoch_ms, require_id
 from retrieval.errors import InvalidInput, InvalidQuery
+from retrieval.index.port import VectorIndex
 
 MAX_STATES = 1_000
 WRITE_TOKEN = "GAVEL_WRITE_TOKEN"  # variable with the token; a secret, so no field of Settings
@@ -49,18 +51,17 @@ class StateResults(BaseModel):
     results: list[StateResult]
 
 
-def item_states_router(
-    update: Callable[[Sequence[StateUpdate]], list[StateOutcome]], delete: Callable[[str, int], Outcome], token: str
-) -> APIRouter:
+def item_states_router(index: Callable[[], VectorIndex], token: str | None) -> APIRouter:
     """Return the router of the routes that write.
 
     Args:
-        update: carries out updates, such as SearchService.update_states().
-        delete: deletes an item at a version, such as SearchService.delete_item().
-        token: token that callers must send; empty refuses every call.
+        index: returns the live index, whose acknowledged updates are durable.
+        token: token that callers must send; empty refuses every call. None checks nobody, because API Gateway did.
     """
 
     def check_token(request: Request) -> None:
+        if token is None:
+            return
         if not token:
             raise HTTPException(HTTPStatus.FORBIDDEN, f"this server takes no states; start it with {WRITE_TOKEN}")
         kind, _, sent = request.headers.get("authorization", "").partition(" ")
@@ -83,7 +84,7 @@ def item_states_router(
             state = parse_state(require_id("item_id", item_id), body)
         except InvalidInput as error:
             raise InvalidQuery(str(error)) from error
-        return _result(update([state])[0])
+        return _result(index().update_states([state])[0])
 
     @router.post("/items/state", response_model_exclude_defaults=True)
     def set_states(
@@ -95,11 +96,11 @@ def item_states_router(
         states: list[StateUpdate] = []
         for one in body:
             try:
-                states.append(_read(one, now))
+                states.append(read_state(one, now))
                 results.append(None)
             except InvalidInput as error:
                 results.append(StateResult(item_id=str(one.get("item_id", ""))[:512], outcome="refused", reason=str(error)))
-        outcomes = iter(update(states))
+        outcomes = iter(index().update_states(states))
         return StateResults(results=[result or _result(next(outcomes)) for result in results])
 
     @router.delete("/items/{item_id:path}", response_model_exclude_defaults=True)
@@ -109,16 +110,27 @@ def item_states_router(
     ) -> StateResult:
         """Delete a lot. A row of an older version does not bring it back; a later row does."""
         version = epoch_ms(datetime.now(UTC)) if version is None else version
-        return StateResult(item_id=item_id, outcome=delete(item_id, version))
+        live = index()
+        report = live.upsert([Deletion(require_id("item_id", item_id), version)])
+        live.refresh()
+        return StateResult(item_id=item_id, outcome="stale" if report.stale else "applied")
 
     return router
 
 
-def _read(one: Mapping[str, Any], now: datetime) -> StateUpdate:
-    fields = {name: value for name, value in one.items() if name != "item_id"}
-    if "item_id" not in one:
-        raise InvalidInput("item_id is missing")
-    return parse_state(one["item_id"], fields, now)
+def read_state(state: Any, now: datetime) -> StateUpdate:
+    """Read one of several updates.
+
+    Args:
+        state: object with an item_id and the fields that parse_state() takes.
+        now: time of arrival, the version of an update without one.
+
+    Raises:
+        InvalidInput: it is no such object; the message names the fault.
+    """
+    if not isinstance(state, Mapping) or "item_id" not in state:
+        raise InvalidInput(f"a state is an object with an item_id, not {str(state)[:100]}")
+    return parse_state(state["item_id"], {name: value for name, value in state.items() if name != "item_id"}, now)
 
 
 def _result(outcome: StateOutcome) -> StateResult:

@@ -8,9 +8,9 @@ from typing import Any
 
 from retrieval.buyers.history_store import BuyerStore, NoBuyerStore, parse_buyer_id
 from retrieval.buyers.vector import BuyerVector, unit_vector
-from retrieval.contracts.documents import Deletion, Vector, visible_fields
+from retrieval.contracts.documents import Vector, visible_fields
 from retrieval.contracts.events import Interaction
-from retrieval.contracts.item_states import ItemState, Outcome, StateOutcome, StateUpdate
+from retrieval.contracts.item_states import ItemState
 from retrieval.contracts.items import EPOCH, query_text, require_id
 from retrieval.deadline import uncounted
 from retrieval.errors import GavelError, InvalidQuery, NoQueryEncoder, TowerError, UnknownItem
@@ -235,33 +235,6 @@ class SearchService:
         """
         item_id = require_id("item_id", item_id)
         return self.live().index.states([item_id]).get(item_id)
-
-    def update_states(self, updates: Sequence[StateUpdate]) -> list[StateOutcome]:
-        """Carry out updates of items' states, in order, and return the outcome of each; acknowledged updates are durable.
-
-        Raises:
-            IndexUnavailable: the index does not answer; earlier updates may have been carried out, and all may be sent again.
-        """
-        return self.live().index.update_states(updates)
-
-    def delete_item(self, item_id: str, version: int) -> Outcome:
-        """Delete an item; a row of an older version does not bring it back.
-
-        Args:
-            item_id: id of the item; it need not be known.
-            version: version of the deletion, such as its time in ms since 1970.
-
-        Returns:
-            "applied", or "stale" if the item has a row of a newer version.
-
-        Raises:
-            InvalidQuery: item_id is not a valid id.
-            IndexUnavailable: the index does not answer.
-        """
-        index = self.live().index
-        report = index.upsert([Deletion(require_id("item_id", item_id), version)])
-        index.refresh()
-        return "stale" if report.stale else "applied"
 
     def similar(self, item_id: str, k: int = 10, filters: Filter | None = None) -> SearchAnswer:
         """Return the items nearest to an item by its stored vector, without the item itself. Its own auction may have ended.

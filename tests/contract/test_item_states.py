@@ -44,7 +44,7 @@ def service(tmp_path: Path) -> SearchService:
 @pytest.fixture
 def client(service: SearchService) -> Iterator[TestClient]:
     app = create_app(lambda: service)
-    app.include_router(item_states_router(service.update_states, service.delete_item, TOKEN))
+    app.include_router(item_states_router(lambda: service.live().index, TOKEN))
     with TestClient(app, headers=BEARER) as client:
         yield client
 
@@ -122,7 +122,7 @@ def test_writing_needs_the_token_and_reading_does_not(client: TestClient, header
 
 def test_without_a_token_no_server_takes_states(service: SearchService) -> None:
     app = create_app(lambda: service)
-    app.include_router(item_states_router(service.update_states, service.delete_item, ""))
+    app.include_router(item_states_router(lambda: service.live().index, ""))
     answer = TestClient(app).patch("/items/v1/state", json={"bid_count": 1}, headers={"Authorization": "Bearer "})
     assert (answer.status_code, answer.json()["type"]) == (403, "forbidden")
     assert "GAVEL_WRITE_TOKEN" in answer.json()["detail"]
