@@ -6,6 +6,7 @@ from typing import Any
 
 from gavel.aws.account import DeployedStage, aws_errors, client
 from gavel.aws.buckets import Bucket
+from gavel.aws.dead_letters import DEAD_LETTERS
 from gavel.aws.towers import current_tower
 
 NIGHTS = 7
@@ -39,7 +40,7 @@ class StageStatus:
         stage: name of the stage.
         nights: the latest nights, at most 7, newest first.
         jobs: running processing jobs, each with "job" (name), "status" and "minutes".
-        dead_letters: approximate number of messages about parts that could not be indexed.
+        dead_letters: approximate number of messages about parts that could not be indexed, and states that could not be taken.
         tower_id: current tower; None before there is one.
         live: record of the newest live night; None before the first.
         endpoint: status of the re-rank endpoint; None if the stage has none.
@@ -60,7 +61,7 @@ def stage_status(stage: DeployedStage) -> StageStatus:
         stage=stage.name,
         nights=_nights(stage.output("EmbedDayMachine")),
         jobs=_jobs(),
-        dead_letters=_waiting(stage.output("ArrivalsDeadLetters")),
+        dead_letters=sum(_waiting(stage.output(output)) for output in DEAD_LETTERS),
         tower_id=current_tower(stage),
         live=_live(Bucket(stage.output("ReleasesBucket"))),
         endpoint=_endpoint(stage.outputs.get("RerankerEndpoint")),

@@ -256,7 +256,7 @@ def renew_snapshot(stage: Stage = "dev", as_json: Json = False) -> None:
 
 @aws_app.command()
 def redrive(stage: Stage = "dev", as_json: Json = False) -> None:
-    """Send the dead letters of the indexer back to its queue, after the reason was mended."""
+    """Send the dead letters of the indexer and of states back to their queues, after the reason was mended."""
     from gavel.aws import dead_letters
     from gavel.aws.account import deployed_stage
 

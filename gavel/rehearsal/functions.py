@@ -103,7 +103,11 @@ class Functions:
     def _deliver(self, mapping: EventSourceMapping, messages: list[Any]) -> set[str]:
         """Call the function with a batch and return the ids of failed messages."""
         source = {"eventSource": "aws:sqs", "eventSourceARN": mapping.event_source_arn}
-        event = {"Records": [{"messageId": message.id, "body": message.body, **source} for message in messages]}
+        records = [
+            {"messageId": message.id, "body": message.body, "attributes": {"SentTimestamp": str(message.sent_timestamp)}, **source}
+            for message in messages
+        ]
+        event = {"Records": records}
         account, region = mapping.function_arn.split(":")[4], mapping.function_arn.split(":")[3]
         result = self._call(get_backend(account, region).get_function(mapping.function_arn), event)
         if result.failed:

@@ -29,6 +29,7 @@ from retrieval.errors import GavelError
 QUERY = "red vase"
 BUYER = "rehearsal"
 K = 5
+BIDS, PRICE = 77, 1.5
 WAIT_S = 300.0  # a rebuild takes minutes on a slow or busy machine
 POLL_S = 0.2
 PART_SIZES = (1_000, 5_000)  # items; the job writes parts of 5,000 at most
@@ -99,6 +100,7 @@ class Journey:
         self.step("the snapshot of the query function", self.check_snapshot)
         self.step("tell what was clicked, and find it in the bucket of events", self.send_click)
         self.step("lots for that buyer; forgotten, popular and fresh ones", self.retrieve_and_erase)
+        self.step("a bid by message, a price by event, a withdrawal by request", self.send_states)
         for items in PART_SIZES:
             self.step(f"a part of {items:,} more lots, until a search finds it", partial(self.measure_part, items, towers[1]))
         self.step("a part by hand", self.send_by_hand)
@@ -211,6 +213,30 @@ class Journey:
         if log.rejects or [(event.query, event.event_type) for event in log.clicks] != [(QUERY, "view")]:
             raise RehearsalFailed(f"the bucket of events holds {log}, one click was sent")
 
+    def send_states(self) -> None:
+        """Send a bid to the queue, a price as an event and a withdrawal to the API; lot and search must show them, and then not."""
+        _, answer = self._search()
+        item_id = answer["results"][0]["item_id"]
+        bid = json.dumps({"item_id": item_id, "bid_count": BIDS})
+        self.cloud.client("sqs").send_message(QueueUrl=self.stage.output("StatesQueue"), MessageBody=bid)
+        event = {"Source": f"gavel.{self.stage.name}", "DetailType": "Item State"}
+        detail = json.dumps({"item_id": item_id, "current_price": PRICE})
+        self.cloud.client("events").put_events(Entries=[{**event, "Detail": detail}])
+        self._poll(lambda: self._state_of(item_id) == (BIDS, PRICE), f"lot {item_id} did not show its bid and price")
+        withdraw = proxy_event(f"/items/{item_id}/state", {}, json.dumps({"status": "withdrawn"}), "PATCH")
+        status, outcome = self._call(withdraw, "StatesFunction")
+        if (status, outcome) != (200, {"item_id": item_id, "outcome": "applied"}):
+            raise RehearsalFailed(f"the withdrawal of lot {item_id} was answered {status}: {outcome}")
+        _, answer = self._search()
+        if item_id in [result["item_id"] for result in answer["results"]]:
+            raise RehearsalFailed(f"lot {item_id} is withdrawn, and a search finds it")
+        self._call(proxy_event(f"/items/{item_id}/state", {}, json.dumps({"status": "open"}), "PATCH"), "StatesFunction")
+
+    def _state_of(self, item_id: str) -> tuple[int | None, float | None]:
+        """Return bids and price of a lot."""
+        _, answer = self._call(proxy_event(f"/items/{item_id}", {}))
+        return answer["fields"].get("bid_count"), answer["fields"].get("current_price")
+
     def retrieve_and_erase(self) -> None:
         """Check that lots are retrieved by the buyer's click, and by popularity and freshness after the buyer is erased."""
         for source, erased in (("history", 1), ("popular_and_fresh", 0)):
@@ -287,11 +313,11 @@ class Journey:
         """Send GET /search as the page does."""
         return self._call(proxy_event("/search", {"q": QUERY, "k": str(K)}))
 
-    def _call(self, event: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Invoke the alias of the API with a request, as API Gateway does."""
-        answer = self._invoke(self.stage.output("SearchFunction"), event)
+    def _call(self, event: dict[str, Any], function: str = "SearchFunction") -> tuple[int, dict[str, Any]]:
+        """Invoke a function of the API, named by its output, with a request, as API Gateway does."""
+        answer = self._invoke(self.stage.output(function), event)
         if answer["isBase64Encoded"]:
-            raise RehearsalFailed(f"the query function answered bytes: {answer}")
+            raise RehearsalFailed(f"{function} answered bytes: {answer}")
         return int(answer["statusCode"]), json.loads(answer["body"])
 
     def _invoke(self, function: str, event: dict[str, Any]) -> dict[str, Any]:

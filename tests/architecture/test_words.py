@@ -49,6 +49,7 @@ WORDS = {
 }
 ELSEWHERE = {  # names of the standard library, of other packages, of AWS and of HTTP
     "ArrivalsDeadLetters",
+    "StatesDeadLetters",
     "DeadLetterQueue",
     "FileNotFoundError",
     "ModuleNotFoundError",

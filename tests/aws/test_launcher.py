@@ -43,11 +43,12 @@ class Stage:
         self.embed_day = self.machine("EmbedDay", embed_day(PLACES, JobSize(LADDER, 1, 2)))
         self.find_day = self.machine("FindDay", find_day(PLACES, self.embed_day))
         self.rebuild = self.machine("Rebuild", {"StartAt": "Done", "States": {"Done": {"Type": "Succeed"}}})
-        self.dead_letters = boto3.client("sqs").create_queue(QueueName="dead")["QueueUrl"]
+        dead = (boto3.client("sqs").create_queue(QueueName=name)["QueueUrl"] for name in ("dead", "dead-states"))
+        self.dead_letters, dead_states = dead
         buckets = {"NewItemsBucket": "new-items", "EmbeddingsBucket": "embeddings"}
         buckets |= {"TowersBucket": "towers", "ReleasesBucket": "releases"}
         self.deploy("Storage", **buckets, ArrivalsDeadLetters=self.dead_letters)
-        self.deploy("Serving", ApiUrl="https://x")
+        self.deploy("Serving", ApiUrl="https://x", StatesDeadLetters=dead_states)
         started = {"FindDayMachine": self.find_day, "EmbedDayMachine": self.embed_day, "RebuildMachine": self.rebuild}
         self.deploy("Batch", **started, JobRole=ROLES["job"], TrainingRole=ROLES["training"])
 

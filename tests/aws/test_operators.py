@@ -32,7 +32,7 @@ class Account:
         self.s3, self.sqs, self.calls, self.refusals = boto3.client("s3"), boto3.client("sqs"), [], {}
         for bucket in ("towers", "releases", "embeddings"):
             self.s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
-        self.dead = self.sqs.create_queue(QueueName="dead")["QueueUrl"]
+        self.dead, self.dead_states = (self.sqs.create_queue(QueueName=name)["QueueUrl"] for name in ("dead", "dead-states"))
         self.outputs = {"ApiUrl": "http://127.0.0.1:9/v1/", **ARNS}
         self.moves = []
         for tower_id in (TOWER, TOWER_BEFORE):
@@ -41,7 +41,8 @@ class Account:
 
     def deploy(self, **serving):
         storage = {"TowersBucket": "towers", "ReleasesBucket": "releases", "EmbeddingsBucket": "embeddings"}
-        stacks = {"Storage": {**storage, "ArrivalsDeadLetters": self.dead}, "Serving": {**self.outputs, **serving}, "Batch": {}}
+        serving = {**self.outputs, "StatesDeadLetters": self.dead_states, **serving}
+        stacks = {"Storage": {**storage, "ArrivalsDeadLetters": self.dead}, "Serving": serving, "Batch": {}}
         for stack, outputs in stacks.items():
             body = {"Resources": {"Topic": {"Type": "AWS::SNS::Topic"}}, "Outputs": {k: {"Value": v} for k, v in outputs.items()}}
             boto3.client("cloudformation").create_stack(StackName=f"Gavel-dev-{stack}", TemplateBody=json.dumps(body))
@@ -229,13 +230,14 @@ def test_an_index_is_dropped_only_when_that_is_meant(account, gavel):
     assert account.calls == [(ARNS["IndexOperator"], {"operation": "drop", "index": BEFORE})]
 
 
-def test_dead_letters_go_back_to_their_queue(account, gavel):
+def test_dead_letters_of_parts_and_states_go_back_to_their_queues(account, gavel):
     account.deploy()
-    assert json.loads(gavel("redrive", "--json")[1]) == {"messages": 0, "task": None}
+    assert json.loads(gavel("redrive", "--json")[1]) == {"messages": 0, "tasks": []}
     assert account.moves == []
     account.sqs.send_message(QueueUrl=account.dead, MessageBody="part")
-    assert json.loads(gavel("redrive", "--json")[1]) == {"messages": 1, "task": "handle"}
-    assert [arn.rpartition(":")[2] for arn in account.moves] == ["dead"]
+    account.sqs.send_message(QueueUrl=account.dead_states, MessageBody="{}")
+    assert json.loads(gavel("redrive", "--json")[1]) == {"messages": 2, "tasks": ["handle", "handle"]}
+    assert [arn.rpartition(":")[2] for arn in account.moves] == ["dead", "dead-states"]
 
 
 @pytest.mark.parametrize("command", [["indices"], ["search", "vase"], ["rollback"], ["redrive"], ["drop-index", "x", "--yes"]])

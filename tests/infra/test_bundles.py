@@ -18,12 +18,12 @@ IMAGES_OWN = {"torch", "torchvision"}  # what the job's container has
 COMPILED = re.compile(r"\.(cpython-312-x86_64-linux-gnu|abi3)\.so$")
 
 
-@pytest.fixture(params=["query_api", "bulk_indexer", "index_operations"])
+@pytest.fixture(params=["query_api", "bulk_indexer", "index_operations", "item_states"])
 def bundled(request) -> Path:
     return bundle(ROOT, request.param, BUNDLES)
 
 
-@pytest.fixture(params=["query_api", "bulk_indexer", "index_operations", "job"])
+@pytest.fixture(params=["query_api", "bulk_indexer", "index_operations", "item_states", "job"])
 def wheels(request) -> Path:
     """A bundle of a Lambda, or the packages of the embedding job."""
     return bundle_packages(ROOT, BUNDLES) if request.param == "job" else bundle(ROOT, request.param, BUNDLES)

@@ -95,3 +95,12 @@ def test_the_operators_function_refuses_what_is_no_operation_and_tells_that_the_
         called = call("index_operations", event)
         assert called.failed
         assert kind in called.log
+
+
+def test_the_function_of_states_hands_messages_back_while_the_index_is_out_of_reach_and_answers_requests(call):
+    message = {"eventSource": "aws:sqs", "messageId": "m-0", "body": "{}", "attributes": {"SentTimestamp": "1795982400000"}}
+    called = call("item_states", {"Records": [message]})
+    assert called.failed
+    assert "IndexUnavailable" in called.log
+    called = call("item_states", proxy_event("/items/v1/state", {}, '{"bid_count": "many"}', "PATCH"))
+    assert (called.answer["statusCode"], json.loads(called.answer["body"])["type"]) == (400, "invalid_query")

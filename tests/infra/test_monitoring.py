@@ -56,8 +56,12 @@ def test_an_alarm_says_where_its_run_book_is(stage):
         assert alarm["AlarmDescription"] == f"docs/operations.md#{name}"
 
 
-def test_both_dead_letter_queues_are_watched_from_the_first_message(stage):
-    for name, queue in (("dead-letters", "ItemStoreDeadLetters"), ("schedule-dead-letters", "NightlyBatchDeadLetters")):
+def test_every_dead_letter_queue_is_watched_from_the_first_message(stage):
+    for name, queue in (
+        ("dead-letters", "ItemStoreDeadLetters"),
+        ("schedule-dead-letters", "NightlyBatchDeadLetters"),
+        ("states-dead-letters", "ItemStatesDeadLetters"),
+    ):
         alarm = alarms(stage)[name]
         assert (alarm["Threshold"], alarm["ComparisonOperator"]) == (1, "GreaterThanOrEqualToThreshold")
         assert queue in json.dumps(alarm["Dimensions"])

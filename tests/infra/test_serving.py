@@ -5,12 +5,16 @@ import json
 from conftest import synthesise
 
 from infra.bulk_indexer import CARDS, PART_RECEIPTS, RECEIPTS, REJECTS
+from infra.item_states import BATCH, DETAIL_TYPE, WRITES
+from infra.item_states import TIMEOUT as STATES_TIMEOUT
+from infra.item_states import VISIBILITY as STATES_VISIBILITY
 from infra.item_store import DELIVERIES, INDEXED_SUFFIXES, INDEXER_TIMEOUT, VISIBILITY
-from infra.query_api import PHOTO_PATH
+from infra.query_api import PHOTO_PATH, STATES_PATH
 from lambdas.index_operations.handler import READ_ONLY
 from lambdas.query_api.app import create_app
 from lambdas.query_api.events import ShownList, events_router
 from lambdas.query_api.image_search import PHOTO_TYPES
+from lambdas.query_api.item_states import item_states_router
 from retrieval.config.settings import EVENTS_KEYS, ScoringParameters, Settings
 from retrieval.contracts.release import INDEX_REJECTS_FILE, RECEIPT_FILE, IndexedPart
 from retrieval.contracts.tower_card import CARD_FILE
@@ -23,7 +27,19 @@ def function(stage, handler):
     return found
 
 
+def mapping_of(stage, construct):
+    """The mapping of a queue to the function of a construct."""
+    mappings = stage.properties("AWS::Lambda::EventSourceMapping")
+    (found,) = [mapping for mapping in mappings if construct in json.dumps(mapping["FunctionName"])]
+    return found
+
+
 def methods(stage):
+    """Methods of buyers and pages: all but preflights, and the routes that write lots."""
+    return [method for method in all_methods(stage) if "ItemStates" not in json.dumps(method["Integration"].get("Uri"))]
+
+
+def all_methods(stage):
     return {
         (method["HttpMethod"], json.dumps(method["ResourceId"])): method
         for method in stage.properties("AWS::ApiGateway::Method")
@@ -32,13 +48,13 @@ def methods(stage):
 
 
 def test_parts_are_indexed_one_at_a_time_and_failures_named_one_by_one(stage):
-    (mapping,) = stage.properties("AWS::Lambda::EventSourceMapping")
+    mapping = mapping_of(stage, "BulkIndexer")
     assert mapping["BatchSize"] == 1
     assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
 
 
 def test_the_queue_leaves_the_function_a_place_for_the_state_machines(stage):
-    (mapping,) = stage.properties("AWS::Lambda::EventSourceMapping")
+    mapping = mapping_of(stage, "BulkIndexer")
     indexer = function(stage, "lambdas.bulk_indexer.handler.handler")
     assert mapping["ScalingConfig"]["MaximumConcurrency"] == stage.stage.indexer_concurrency
     assert "ReservedConcurrentExecutions" not in indexer, "an account whose quota is ten could not reserve it"
@@ -120,6 +136,18 @@ def test_the_snapshot_is_renewed_with_permissions_on_the_query_function_alone(st
 def test_no_method_is_open(stage):
     assert len(methods(stage)) == 13
     assert all(method["ApiKeyRequired"] for method in methods(stage))
+    writing = [method for method in all_methods(stage) if method not in methods(stage)]
+    assert [method["AuthorizationType"] for method in writing] == ["AWS_IAM"] * len(WRITES)
+
+
+def test_states_wait_in_a_queue_and_events_of_the_stage_go_there(stage):
+    mapping = mapping_of(stage, "ItemStates")
+    assert "ItemStatesQueue" in json.dumps(mapping["EventSourceArn"])
+    assert (mapping["BatchSize"], mapping["FunctionResponseTypes"]) == (BATCH, ["ReportBatchItemFailures"])
+    assert "MaximumBatchingWindowInSeconds" not in mapping, "a bid would wait for it"
+    assert STATES_VISIBILITY.to_seconds() >= 6 * STATES_TIMEOUT.to_seconds(), "as AWS advises"
+    (rule,) = [rule for rule in stage.properties("AWS::Events::Rule") if "ItemStates" in json.dumps(rule["Targets"])]
+    assert rule["EventPattern"] == {"source": [f"gavel.{stage.stage.name}"], "detail-type": [DETAIL_TYPE]}
 
 
 def test_a_key_has_a_rate_a_burst_and_a_daily_quota(stage):
@@ -184,11 +212,12 @@ def method(stage, path, verb):
 def test_every_operation_of_the_app_has_its_route_and_no_other(stage):
     app = create_app(lambda: None)
     app.include_router(events_router(EventStream("")))
+    app.include_router(item_states_router(lambda: None, token=None))
     described = app.openapi()["paths"]
     operations = {(path, verb.upper()) for path, verbs in described.items() for verb in verbs}
     routes = resources(stage)
     deployed = {
-        (path, m["HttpMethod"]) for path, name in routes.items() for m in methods(stage) if m["ResourceId"] == {"Ref": name}
+        (path, m["HttpMethod"]) for path, name in routes.items() for m in all_methods(stage) if m["ResourceId"] == {"Ref": name}
     }
     assert deployed == operations
 
@@ -235,18 +264,19 @@ def test_prod_has_a_firewall_of_managed_rules_before_the_api(dev, prod):
     assert len(prod.properties("AWS::WAFv2::WebACLAssociation")) == 1
 
 
-def test_the_firewall_lets_photos_pass_and_no_other_body_that_looks_wrong(prod):
+def test_the_firewall_lets_photos_and_many_states_pass_and_no_other_body_that_looks_wrong(prod):
     (acl,) = prod.properties("AWS::WAFv2::WebACL")
     common, own = acl["Rules"][0], acl["Rules"][-1]
     counted = {rule["Name"] for rule in common["Statement"]["ManagedRuleGroupStatement"]["RuleActionOverrides"]}
     assert "SizeRestrictions_BODY" in counted
     assert own["Action"] == {"Block": {}}
-    labelled, elsewhere = own["Statement"]["AndStatement"]["Statements"]
+    labelled, *elsewhere = own["Statement"]["AndStatement"]["Statements"]
     labels = {one["LabelMatchStatement"]["Key"].rsplit(":", 1)[1] for one in labelled["OrStatement"]["Statements"]}
     assert {label.lower() for label in labels} == {rule.lower() for rule in counted}, "what is only counted must be refused here"
-    match = elsewhere["NotStatement"]["Statement"]["ByteMatchStatement"]
-    assert (match["SearchString"], match["PositionalConstraint"]) == (PHOTO_PATH, "ENDS_WITH")
-    assert PHOTO_PATH in resources(prod)
+    matches = [statement["NotStatement"]["Statement"]["ByteMatchStatement"] for statement in elsewhere]
+    assert {match["PositionalConstraint"] for match in matches} == {"ENDS_WITH"}
+    assert [match["SearchString"] for match in matches] == [PHOTO_PATH, STATES_PATH]
+    assert {PHOTO_PATH, STATES_PATH} <= resources(prod).keys()
 
 
 def test_photos_reach_the_function_as_bytes_and_no_other_body_does(stage):
@@ -269,7 +299,7 @@ def test_without_origins_there_is_no_preflight(tmp_path):
 
 def test_the_reader_cannot_write_and_the_writer_stays_within_the_alias(stage):
     given = {access["Role"]: access["Permissions"] for access in stage.properties("Custom::IndexAccess")}
-    assert set(given) == {"gavel_reader", "gavel_writer", "gavel_operator"}
+    assert set(given) == {"gavel_reader", "gavel_writer", "gavel_statewriter", "gavel_operator"}
     (read,) = given["gavel_reader"]["index_permissions"]
     assert read == {
         "index_patterns": ["auction-items*"],
@@ -277,6 +307,9 @@ def test_the_reader_cannot_write_and_the_writer_stays_within_the_alias(stage):
     }
     (write,) = given["gavel_writer"]["index_permissions"]
     assert write["index_patterns"] == ["auction-items*"]
+    creates, writes_states = given["gavel_statewriter"]["index_permissions"]
+    assert (creates["index_patterns"], writes_states["index_patterns"]) == (["auction-items-states"], ["auction-items*"])
+    assert not {"indices:admin/aliases", "indices:admin/delete", "create_index"} & set(writes_states["allowed_actions"])
     (operate,) = given["gavel_operator"]["index_permissions"]
     assert operate["index_patterns"] == ["auction-items*"]
     assert not {"indices_all", "indices:admin/create", "create_index"} & set(operate["allowed_actions"])
