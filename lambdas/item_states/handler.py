@@ -1,7 +1,7 @@
 """Take states of lots on AWS: bids, new ends and withdrawals, from a queue and from the API's routes that write.
 
 A message of the queue is one state, {"item_id": "v1", "bid_count": 7, …}, a list of up to 1,000 of them, or an event of EventBridge
-whose `detail` is either. Without a version the time at which SQS received the message counts, also when it is delivered again. A
+whose `detail` is one. Without a version the time at which SQS received the message counts, also when it is delivered again. A
 message with a state that cannot be read, or while the index does not answer, is delivered again and in the end becomes a dead
 letter; the other states of the message count all the same, and may be sent twice.
 
