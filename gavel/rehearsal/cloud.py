@@ -16,6 +16,7 @@ from botocore.session import Session
 from moto.apigateway.models import Method as RestMethod
 from moto.awslambda.models import LambdaVersion
 from moto.core.config import default_user_config
+from moto.events.models import Rule
 from moto.logs.models import LogGroup
 from moto.s3.models import FakeBucket
 from moto.sagemaker.exceptions import ValidationError
@@ -145,6 +146,7 @@ def running(domain: Domain, work: Path) -> Iterator[Cloud]:
         running.enter_context(as_on_aws(run_job, principals.credentials))
         running.enter_context(patch.object(FakeBucket, "create_from_cloudformation_json", _bucket_with_notifications()))
         running.enter_context(patch.object(RestMethod, "create_from_cloudformation_json", _method_without_backend()))
+        running.enter_context(patch.object(Rule, "send_to_targets", _events_for_patterns_alone()))
         running.enter_context(patch.object(FakeEndpoint, "cloudformation_name_type", staticmethod(lambda: "EndpointName")))
         running.enter_context(patch.object(FakeEndpointConfig, "validate_instance_type", _check_instance_type))
         running.enter_context(patch.object(cloudformation_responses, "get_stack_from_s3_url", _template_here()))
@@ -194,6 +196,17 @@ def _method_without_backend() -> Any:
         return create(cls, resource_name, cloudformation_json, *rest, **kwargs)
 
     return classmethod(created)
+
+
+def _events_for_patterns_alone() -> Any:
+    """Keep events from rules that have only a schedule, to which moto sends every event."""
+    send = Rule.send_to_targets
+
+    def sent(rule: Rule, event: Any, transform_input: bool = True) -> None:
+        if rule.event_pattern.get_pattern():
+            send(rule, event, transform_input)
+
+    return sent
 
 
 def _filter(queue: Mapping[str, Any]) -> dict[str, Any]:
