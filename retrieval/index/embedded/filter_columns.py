@@ -183,10 +183,10 @@ class FilterColumns:
             mask &= column("listed_at") >= epoch_ms(filters.listed_after)
         if filters.has_photo is not None:
             mask &= column("has_image") == filters.has_photo
-        for conditions, wanted in ((filters.attributes, True), (filters.not_attributes, False)):
+        for conditions, must_hold in ((filters.attributes, True), (filters.not_attributes, False)):
             for condition in conditions:
                 matching = self._attributes.matches(condition, len(self))
-                mask &= (matching if vector_ids is None else matching[vector_ids]) == wanted
+                mask &= (matching if vector_ids is None else matching[vector_ids]) == must_hold
         if blocked_ids := [self._vector_ids[item_id] for item_id in blocked.items if item_id in self._vector_ids]:
             if vector_ids is None:
                 mask[blocked_ids] = False
