@@ -111,10 +111,10 @@ def _filter(number: int, rng: np.random.Generator) -> Filter:
     """Return a filter for the `number`-th question: none, one of each kind, or several at once, in turns."""
     kinds: list[dict[str, Any]] = [
         {},
-        {"category": f"category-{rng.integers(CATEGORIES)}"},
-        {"brand": f"brand-{rng.integers(BRANDS)}"},
+        {"categories": (f"category-{rng.integers(CATEGORIES)}",)},
+        {"brands": (f"brand-{rng.integers(BRANDS)}",)},
         {"min_price": 20.0, "max_price": float(rng.uniform(30, 200))},
         {"min_seller_rating": float(rng.uniform(2, 4.5))},
-        {"category": f"category-{rng.integers(CATEGORIES)}", "max_price": 80.0},
+        {"categories": (f"category-{rng.integers(CATEGORIES)}",), "max_price": 80.0},
     ]
     return Filter(now=NOW, **kinds[number % len(kinds)])

@@ -81,8 +81,8 @@ def _allowed(question: Question, entry: IndexedItem) -> bool:
     filters, lot = question.filters, entry.document
     return (
         lot["ends_at"] > NOW.timestamp() * 1000
-        and filters.category in (None, lot["category"])
-        and filters.brand in (None, lot["brand"])
+        and (not filters.categories or lot["category"] in filters.categories)
+        and (not filters.brands or lot["brand"] in filters.brands)
         and (filters.min_price is None or lot["current_price"] >= filters.min_price)
         and (filters.max_price is None or lot["current_price"] <= filters.max_price)
         and (filters.min_seller_rating is None or lot["seller_rating"] >= filters.min_seller_rating)

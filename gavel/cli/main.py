@@ -36,8 +36,9 @@ from gavel.workspace.console import show_answer
 from gavel.workspace.entry import EXIT_CUT, run_command, say
 from gavel.workspace.options import Json, QueryTower, Seed, print_json
 from retrieval.config.settings import QueryExpansion, Settings
+from retrieval.contracts.items import parse_time
 from retrieval.errors import GavelError
-from retrieval.index.filters import Filter, parse_attribute_filters
+from retrieval.index.filters import BlockList, Filter, parse_attribute_filters
 from retrieval.index.fusion import Fusion
 from retrieval.search.diversification import Diversity
 from retrieval.search.service import Mode, SearchRequest, SearchService
@@ -132,8 +133,14 @@ def search(
             "if the tower's training recommends it."
         ),
     ] = None,
-    category: Annotated[str | None, typer.Option(help="Only this category.")] = None,
-    brand: Annotated[str | None, typer.Option(help="Only this brand.")] = None,
+    category: Annotated[
+        list[str] | None, typer.Option(help="Only this category, and those below it; may be repeated, for any of them.")
+    ] = None,
+    not_category: Annotated[list[str] | None, typer.Option(help="Not this category; may be repeated.")] = None,
+    brand: Annotated[list[str] | None, typer.Option(help="Only this brand; may be repeated, for any of them.")] = None,
+    not_brand: Annotated[list[str] | None, typer.Option(help="Not this brand; may be repeated.")] = None,
+    seller: Annotated[list[str] | None, typer.Option(help="Only this seller; may be repeated, for any of them.")] = None,
+    not_seller: Annotated[list[str] | None, typer.Option(help="Not this seller; may be repeated.")] = None,
     min_price: Annotated[float | None, typer.Option(help="Only lots at this price or above.")] = None,
     max_price: Annotated[float | None, typer.Option(help="Only lots at this price or below.")] = None,
     min_seller_rating: Annotated[float | None, typer.Option(help="Only sellers rated at least this, 0 to 5.")] = None,
@@ -141,6 +148,13 @@ def search(
         list[str] | None,
         typer.Option(help="Only lots with this attribute, as colour:red, or size:40..44 for numbers; may be repeated."),
     ] = None,
+    not_attribute: Annotated[list[str] | None, typer.Option(help="No lots with this attribute; may be repeated.")] = None,
+    min_bids: Annotated[int | None, typer.Option(help="Only lots with so many bids or more.")] = None,
+    max_bids: Annotated[int | None, typer.Option(help="Only lots with so many bids or fewer.")] = None,
+    has_photo: Annotated[bool | None, typer.Option("--has-photo/--no-photo", help="Only lots with a photo, or without.")] = None,
+    listed_after: Annotated[str | None, typer.Option(help="Only lots listed then or later, as 2026-11-21T20:00:00Z.")] = None,
+    ends_after: Annotated[str | None, typer.Option(help="Only lots whose auction ends then, later or never.")] = None,
+    ends_before: Annotated[str | None, typer.Option(help="Only lots whose auction ends then or earlier.")] = None,
     rerank: Annotated[bool, typer.Option(help="Let the re-ranker order the answer.")] = True,
     fusion: Annotated[
         str, typer.Option(help="rrf, min_max or l2, with optional weights, such as min_max:0.7,0.3; as tuned by default.")
@@ -164,7 +178,25 @@ def search(
     from gavel.workspace.wiring import recommended_mode, search_service
 
     settings, fused = Settings.from_env(), Fusion.parse(fusion) if fusion else None
-    conditions = parse_attribute_filters(attribute or ())
+    filters = Filter(
+        categories=tuple(category or ()),
+        brands=tuple(brand or ()),
+        sellers=tuple(seller or ()),
+        min_price=min_price,
+        max_price=max_price,
+        min_seller_rating=min_seller_rating,
+        min_bids=min_bids,
+        max_bids=max_bids,
+        has_photo=has_photo,
+        listed_after=parse_time("listed_after", listed_after),
+        ends_after=parse_time("ends_after", ends_after),
+        ends_before=parse_time("ends_before", ends_before),
+        attributes=parse_attribute_filters(attribute or ()),
+        not_attributes=parse_attribute_filters(not_attribute or ()),
+        blocked=BlockList(
+            sellers=frozenset(not_seller or ()), categories=frozenset(not_category or ()), brands=frozenset(not_brand or ())
+        ),
+    )
     diversify = Diversity(diversity, most_per_brand, most_per_seller, most_per_category)
     tower_kind = query_tower or settings.query_tower
     settings = replace(
@@ -178,14 +210,6 @@ def search(
     mode = mode or ("hybrid" if photo or fused else recommended_mode(settings))
 
     def run_query(text: str) -> None:
-        filters = Filter(
-            category=category,
-            brand=brand,
-            min_price=min_price,
-            max_price=max_price,
-            min_seller_rating=min_seller_rating,
-            attributes=conditions,
-        )
         request = SearchRequest(text, k, mode, filters, rerank, fusion=fused, diversity=diversify)
         _answer(service, request, as_json, photo)
 

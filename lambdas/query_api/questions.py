@@ -1,10 +1,10 @@
 """HTTP requests with the limits that the OpenAPI document shows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     AfterValidator,
@@ -16,16 +16,17 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    model_validator,
 )
 
 from retrieval.contracts.attributes import MAX_NAME_CHARS, MAX_VALUE_CHARS
 from retrieval.contracts.events import EventType, Interaction
-from retrieval.contracts.items import MAX_ID_BYTES, MAX_PRICE, MAX_SELLER_RATING, MAX_TITLE_CHARS, require_id
+from retrieval.contracts.items import MAX_BID_COUNT, MAX_ID_BYTES, MAX_PRICE, MAX_SELLER_RATING, MAX_TITLE_CHARS, require_id
 from retrieval.index.filters import AttributeFilter, BlockList, Filter, parse_attribute_filters
 from retrieval.index.fusion import Fusion
 from retrieval.search.diversification import MAX_PER_LABEL, Diversity
 from retrieval.search.recommendations import Exclude, RankingOptions
-from retrieval.search.request import MAX_ATTRIBUTE_FILTER_VALUES, MAX_ATTRIBUTE_FILTERS, MAX_BLOCKED
+from retrieval.search.request import MAX_ATTRIBUTE_FILTER_VALUES, MAX_ATTRIBUTE_FILTERS, MAX_BLOCKED, MAX_FILTER_VALUES
 from retrieval.search.response import RankBy
 from retrieval.search.service import MAX_INTERACTIONS, MAX_K, MAX_OFFSET, MAX_QUERIES, MAX_QUERY_CHARS, Mode, SearchRequest
 
@@ -47,7 +48,8 @@ Price = Annotated[float, Field(ge=0, le=MAX_PRICE, allow_inf_nan=False)]
 Name = Annotated[str, Field(max_length=MAX_TITLE_CHARS)]
 AttributeName = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)]
 AttributeText = Annotated[str, Field(min_length=1, max_length=MAX_VALUE_CHARS)]
-Moment = Annotated[AwareDatetime, BeforeValidator(_check_is_text)]  # without the check a number would be read as a time
+# strict models take texts, too; without the check a number would be read as a time
+Moment = Annotated[AwareDatetime, BeforeValidator(_check_is_text), Field(strict=False)]
 Cap = Annotated[int, Field(ge=1, le=MAX_PER_LABEL)]
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES), AfterValidator(partial(require_id, "item_id"))]
 BuyerId = Annotated[
@@ -62,13 +64,48 @@ BuyerId = Annotated[
 ]
 
 
+def _as_list(value: Any) -> Any:
+    """Return the list of a label that is sent alone; None is the empty list."""
+    return [] if value is None else [value] if isinstance(value, str) else value
+
+
+def _write_condition(parameter: str, value: Any) -> str:
+    """Return the value of a parameter such as `attr.colour` as a condition on an attribute, such as "colour:red"."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError(f"{parameter[:MAX_NAME_CHARS]}: write a text or a number, or a list of them")
+    name = parameter.partition(".")[2].replace(":", " ")
+    return f"{name}:{value if isinstance(value, str) else f'{value:.15g}'}"
+
+
+Names = Annotated[list[Name], BeforeValidator(_as_list), Field(max_length=MAX_FILTER_VALUES)]
+Blocks = Annotated[list[Name], BeforeValidator(_as_list), Field(max_length=MAX_BLOCKED)]
+
+
 class Filters(BaseModel):
-    """Filters of the answer. Lots whose auction has ended are always left out."""
+    """Filters of the answer. Lots whose auction has ended are always left out.
+
+    Conditions on attributes have names of their own, too: `attr.colour=red` is `attribute=colour:red`.
+    """
 
     model_config = ConfigDict(extra="forbid")
+    repeatable_prefixes: ClassVar[Mapping[str, str]] = {"attr.": "attribute", "not_attr.": "not_attribute"}
 
-    category: Name | None = Field(None, description="Only lots of this category.")
-    brand: Name | None = Field(None, description="Only lots of this brand.")
+    category: Names = Field(
+        default=[],
+        description="Only lots of this category, and of the categories below it: `Watches` also holds `Watches > Wrist`. Several "
+        "allow any of them.",
+    )
+    not_category: Blocks = Field(default=[], description="No lots of this category, nor of those below it; several leave out all.")
+    brand: Names = Field(default=[], description="Only lots of this brand; several allow any of them.")
+    not_brand: Blocks = Field(default=[], description="No lots of this brand; several leave out all.")
+    seller: Names = Field(default=[], description="Only lots of this seller, written as in the lots; several allow any of them.")
+    not_seller: Blocks = Field(default=[], description="No lots of this seller; several leave out all.")
+    min_bids: int | None = Field(None, ge=0, le=MAX_BID_COUNT, description="Only lots with so many bids or more.")
+    max_bids: int | None = Field(None, ge=0, le=MAX_BID_COUNT, description="Only lots with so many bids or fewer.")
+    has_photo: bool | None = Field(None, description="`true`: only lots with a photo; `false`: only lots without one.")
+    listed_after: Moment | None = Field(None, description="Only lots that were listed then or later.")
+    ends_after: Moment | None = Field(None, description="Only lots whose auction ends then, later or never.")
+    ends_before: Moment | None = Field(None, description="Only lots whose auction ends then or earlier.")
     min_price: Price | None = Field(None, description="Only lots with a current price from here on.")
     max_price: Price | None = Field(None, description="Only lots with a current price up to here.")
     min_seller_rating: float | None = Field(None, ge=0, le=MAX_SELLER_RATING, allow_inf_nan=False)
@@ -77,9 +114,30 @@ class Filters(BaseModel):
         max_length=MAX_ATTRIBUTE_FILTERS,
         description="Only lots with this attribute: `colour:red`, or a range of numbers: `size:40..44`, `size:40..`, `size:..44`. "
         "May be repeated: several values of one attribute allow any of them, and all attributes must match. Case makes no "
-        "difference, nor do spaces and marks of the name.",
+        "difference, nor do spaces and marks of the name. `attr.colour=red` and `attr.size=40..44` are the same conditions.",
         examples=[["colour:red"]],
     )
+    not_attribute: list[AttributeText] = Field(
+        default=[],
+        max_length=MAX_ATTRIBUTE_FILTERS,
+        description="No lots with this attribute, written likewise: `colour:red`; or as `not_attr.colour=red`.",
+        examples=[["colour:red"]],
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_attribute_names(cls, sent: Any) -> Any:
+        """Write parameters such as `attr.colour` as values of `attribute`."""
+        if not isinstance(sent, Mapping):
+            return sent
+        values = dict(sent)
+        for prefix, field in cls.repeatable_prefixes.items():
+            named = {name: values.pop(name) for name in list(values) if name.startswith(prefix)}
+            pairs = [(name, value) for name, one in named.items() for value in (one if isinstance(one, list) else [one])]
+            if pairs:
+                conditions = [_write_condition(name, value) for name, value in pairs]
+                values[field] = [*(values.get(field) or []), *conditions]
+        return values
 
     def to_filter(self) -> Filter:
         """Convert to the filters of the core.
@@ -88,12 +146,26 @@ class Filters(BaseModel):
             InvalidQuery: an attribute is not written as `name:value`.
         """
         return Filter(
-            category=self.category,
-            brand=self.brand,
+            categories=tuple(self.category),
+            brands=tuple(self.brand),
+            sellers=tuple(self.seller),
             min_price=self.min_price,
             max_price=self.max_price,
             min_seller_rating=self.min_seller_rating,
+            min_bids=self.min_bids,
+            max_bids=self.max_bids,
+            has_photo=self.has_photo,
+            listed_after=self.listed_after,
+            ends_after=self.ends_after,
+            ends_before=self.ends_before,
             attributes=parse_attribute_filters(self.attribute),
+            not_attributes=parse_attribute_filters(self.not_attribute),
+            blocked=self._blocked(),
+        )
+
+    def _blocked(self) -> BlockList:
+        return BlockList(
+            sellers=frozenset(self.not_seller), categories=frozenset(self.not_category), brands=frozenset(self.not_brand)
         )
 
 
@@ -145,15 +217,17 @@ class BlockLists(Filters):
 
     def to_filter(self) -> Filter:
         """Convert to the filters of the core."""
-        blocked = BlockList(
-            items=frozenset(self.blocked_items),
-            sellers=frozenset(self.blocked_sellers),
-            categories=frozenset(self.blocked_categories),
-            brands=frozenset(self.blocked_brands),
-        )
         filters = super().to_filter()
         conditions = (_to_attribute_filter(name, condition) for name, condition in self.attributes.items())
-        return replace(filters, blocked=blocked, attributes=(*filters.attributes, *conditions))
+        return replace(filters, attributes=(*filters.attributes, *conditions))
+
+    def _blocked(self) -> BlockList:
+        return BlockList(
+            items=frozenset(self.blocked_items),
+            sellers=frozenset([*self.blocked_sellers, *self.not_seller]),
+            categories=frozenset([*self.blocked_categories, *self.not_category]),
+            brands=frozenset([*self.blocked_brands, *self.not_brand]),
+        )
 
 
 def _describe_product_id(schema: dict[str, Any]) -> None:

@@ -23,31 +23,36 @@ class StrictRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return FastAPI's handler with the checks before it."""
-        answer, repeatable = super().get_route_handler(), self._repeatable()
+        answer, (repeatable, prefixes) = super().get_route_handler(), self._repeatable()
 
         async def check_and_answer(request: Request) -> Response:
-            self._check_parameters(request, repeatable)
+            self._check_parameters(request, repeatable, prefixes)
             if self.body_field is not None:
                 _check_content_type(request)
             return await answer(_StrictRequest(request.scope, request.receive))
 
         return check_and_answer
 
-    def _repeatable(self) -> dict[str, bool]:
-        """Return query parameter -> True if it takes several values."""
+    def _repeatable(self) -> tuple[dict[str, bool], tuple[str, ...]]:
+        """Return query parameter -> True if it takes several values, and the beginnings of further parameters that do."""
         repeatable: dict[str, bool] = {}
+        prefixes: list[str] = []
         for field in self.dependant.query_params:
             model = field.field_info.annotation
             infos = model.model_fields if isclass(model) and issubclass(model, BaseModel) else {field.alias: field.field_info}
             repeatable |= {name: get_origin(info.annotation) is list for name, info in infos.items()}
-        return repeatable
+            prefixes += getattr(model, "repeatable_prefixes", ())
+        return repeatable, tuple(prefixes)
 
-    def _check_parameters(self, request: Request, repeatable: dict[str, bool]) -> None:
+    def _check_parameters(self, request: Request, repeatable: dict[str, bool], prefixes: tuple[str, ...]) -> None:
         route = f"{request.method} {self.path_format}"
         for name, times in Counter(name for name, _ in request.query_params.multi_items()).items():
             shown = name[:MAX_NAME_CHARS]
+            if name.startswith(prefixes):
+                continue
             if name not in repeatable:
-                takes = f"takes {', '.join(repeatable)}" if repeatable else "takes no query parameters"
+                names = [*repeatable, *(f"{prefix}NAME" for prefix in prefixes)]
+                takes = f"takes {', '.join(names)}" if names else "takes no query parameters"
                 raise HTTPException(HTTPStatus.BAD_REQUEST, f"{shown}: there is no such parameter; {route} {takes}")
             if times > 1 and not repeatable[name]:
                 raise HTTPException(HTTPStatus.BAD_REQUEST, f"{shown}: given {times} times; give it once")

@@ -3,7 +3,7 @@
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +15,8 @@ from retrieval.contracts.item_states import OPEN
 from retrieval.contracts.items import epoch_ms
 from retrieval.errors import InvalidQuery
 from retrieval.text.analysis import fold_label, fold_name
+
+FLOAT32_FIELDS = frozenset({"current_price", "seller_rating"})  # as in opensearch.mapping, so that limits exclude the same items
 
 _RANGE = re.compile(r"(-?\d{1,20}(?:\.\d{1,20})?)?\.\.(-?\d{1,20}(?:\.\d{1,20})?)?", re.ASCII)
 
@@ -31,7 +33,7 @@ class BlockList:
     Attributes:
         items: ids of items.
         sellers: sellers; compared after Unicode composition, with case.
-        categories: categories; case, Unicode composition and invisible characters do not matter.
+        categories: categories, with the categories below them; case, Unicode composition and invisible characters do not matter.
         brands: brands; compared like categories.
     """
 
@@ -99,8 +101,9 @@ class Filter:
     """Conditions on the items of an answer. An item whose auction has ended never matches.
 
     Attributes:
-        category: required category; case, Unicode composition, invisible characters and surrounding white space do not matter.
-        brand: required brand; compared like the category.
+        categories: allowed categories, with the categories below them, see CategoryPath; case, Unicode composition, invisible
+            characters and surrounding white space do not matter. Empty allows any.
+        brands: allowed brands; compared like categories, but without levels.
         min_price: lowest current price; items without a known price do not match.
         max_price: highest current price, likewise.
         min_seller_rating: lowest seller rating; items without a known rating do not match.
@@ -108,26 +111,80 @@ class Filter:
             without `ends_at` never ends.
         blocked: block list, whose items do not match.
         attributes: conditions on attributes, all of which must hold.
+        not_attributes: conditions on attributes, none of which may hold.
+        min_bids: lowest number of bids; items without a known number do not match.
+        max_bids: highest number of bids, likewise.
+        sellers: allowed sellers; compared after Unicode composition, with case.
+        has_photo: True allows items with a photo alone, False those without one.
+        listed_after: earliest time of listing; items without a known one do not match.
+        ends_after: earliest end of the auction; an item without `ends_at` never ends, and matches.
+        ends_before: latest end of the auction; an item without `ends_at` does not match.
     """
 
-    category: str | None = None
-    brand: str | None = None
+    categories: tuple[str, ...] = ()
+    brands: tuple[str, ...] = ()
     min_price: float | None = None
     max_price: float | None = None
     min_seller_rating: float | None = None
     now: datetime | None = None
     blocked: BlockList = BlockList()
     attributes: tuple[AttributeFilter, ...] = ()
+    not_attributes: tuple[AttributeFilter, ...] = ()
+    sellers: tuple[str, ...] = ()
+    min_bids: int | None = None
+    max_bids: int | None = None
+    has_photo: bool | None = None
+    listed_after: datetime | None = None
+    ends_after: datetime | None = None
+    ends_before: datetime | None = None
 
     def __post_init__(self) -> None:
-        for name in ("category", "brand"):
-            if (value := getattr(self, name)) is not None:
-                value = unicodedata.normalize("NFC", value).strip()  # control characters stay, because check_filters() rejects them
-                object.__setattr__(self, name, value)
+        for name in ("categories", "brands", "sellers"):
+            # control characters stay, because check_filters() rejects them
+            labels = (unicodedata.normalize("NFC", label).strip() for label in getattr(self, name))
+            object.__setattr__(self, name, tuple(dict.fromkeys(labels)))
+
+    @property
+    def state_ranges(self) -> dict[str, tuple[float | None, float | None]]:
+        """Return field of a state -> its lowest and highest value, for the fields that are limited; None for no limit.
+
+        An item without the field is outside every range, but for a lowest `ends_at`.
+        """
+        ends = [None if moment is None else epoch_ms(moment) for moment in (self.ends_after, self.ends_before)]
+        ranges: dict[str, tuple[float | None, float | None]] = {
+            "current_price": (self.min_price, self.max_price),
+            "bid_count": (self.min_bids, self.max_bids),
+            "ends_at": (ends[0], ends[1]),
+        }
+        return {name: limits for name, limits in ranges.items() if limits != (None, None)}
 
     def moment(self) -> datetime:
         """Return `now`, or the current time if it is None."""
         return utc_now() if self.now is None else self.now
+
+
+class CategoryPath:
+    """A category as a filter names it, which holds itself and the categories below it.
+
+    "Watches > Wrist" lies below "Watches"; the blanks around the sign make no difference.
+
+    Args:
+        label: category as typed.
+
+    Attributes:
+        labels: spellings of the category, as fold_label() writes them.
+        prefixes: beginnings of the categories below it.
+    """
+
+    def __init__(self, label: str) -> None:
+        folded = fold_label(label)
+        parts = [part.strip() for part in folded.split(">")] if ">" in folded else [folded]
+        self.labels = tuple(dict.fromkeys(sign.join(parts) for sign in (" > ", ">", " >", "> ")))
+        self.prefixes = tuple(f"{spelling}{sign}" for spelling in self.labels for sign in (" >", ">"))
+
+    def holds(self, category: str) -> bool:
+        """True if a category, as fold_label() writes it, is this one or lies below it."""
+        return category in self.labels or category.startswith(self.prefixes)
 
 
 def parse_attribute_filters(texts: Iterable[str]) -> tuple[AttributeFilter, ...]:
@@ -162,34 +219,43 @@ def matches(filters: Filter, document: Mapping[str, Any]) -> bool:
     """True if an item with this document matches the filters."""
     if is_closed(document, filters):
         return False
-    for name, value in (("category", filters.category), ("brand", filters.brand)):
-        if value is not None and (name not in document or fold_label(document[name]) != fold_label(value)):
-            return False
-    if _is_blocked(filters.blocked, document):
+    blocked = filters.blocked
+    if document.get("item_id") in blocked.items:
         return False
-    terms = document.get(ATTRIBUTE_TERMS_FIELD, ()) if filters.attributes else ()
+    for allowed, forbidden, is_among in (
+        (filters.categories, blocked.categories, _is_in_categories),
+        (filters.brands, blocked.brands, _is_of_brands),
+        (filters.sellers, blocked.sellers, _is_of_sellers),
+    ):
+        if (allowed and not is_among(document, allowed)) or is_among(document, forbidden):
+            return False
+    terms = document.get(ATTRIBUTE_TERMS_FIELD, ()) if filters.attributes or filters.not_attributes else ()
     if not all(condition.matches(terms) for condition in filters.attributes):
         return False
-    price, rating = _number(document, "current_price"), _number(document, "seller_rating")
-    # a missing number is NaN, for which every comparison is false
-    return (
-        (filters.min_price is None or bool(price >= np.float32(filters.min_price)))
-        and (filters.max_price is None or bool(price <= np.float32(filters.max_price)))
-        and (filters.min_seller_rating is None or bool(rating >= np.float32(filters.min_seller_rating)))
-    )
+    if any(condition.matches(terms) for condition in filters.not_attributes):
+        return False
+    if filters.has_photo is not None and bool(document.get("has_image")) != filters.has_photo:
+        return False
+    listed_after = None if filters.listed_after is None else epoch_ms(filters.listed_after)
+    ranges = {**filters.state_ranges, "seller_rating": (filters.min_seller_rating, None), "listed_at": (listed_after, None)}
+    return all(is_in_range(name, document.get(name), *limits) for name, limits in ranges.items())
 
 
-def _is_blocked(blocked: BlockList, document: Mapping[str, Any]) -> bool:
-    """True if an item with this document is on a block list."""
-    if document.get("item_id") in blocked.items or document.get("seller") in blocked.sellers:
-        return True
-    return any(
-        name in document and fold_label(document[name]) in map(fold_label, labels)
-        for name, labels in (("category", blocked.categories), ("brand", blocked.brands))
-    )
+def is_in_range(name: str, value: float | None, low: float | None, high: float | None) -> bool:
+    """True if a field's value is in a range, with the precision of an index; see Filter.state_ranges for a missing value."""
+    if value is None:
+        return (low is None and high is None) or (name == "ends_at" and high is None)
+    number = np.float32 if name in FLOAT32_FIELDS else np.float64
+    return (low is None or bool(number(value) >= number(low))) and (high is None or bool(number(value) <= number(high)))
 
 
-def _number(document: Mapping[str, Any], name: str) -> np.float32:
-    """Return a number of a document with the precision of an index; NaN if it is missing."""
-    value = document.get(name)
-    return np.float32(np.nan if value is None else value)
+def _is_in_categories(document: Mapping[str, Any], categories: Collection[str]) -> bool:
+    return "category" in document and any(CategoryPath(label).holds(fold_label(document["category"])) for label in categories)
+
+
+def _is_of_brands(document: Mapping[str, Any], brands: Collection[str]) -> bool:
+    return "brand" in document and fold_label(document["brand"]) in map(fold_label, brands)
+
+
+def _is_of_sellers(document: Mapping[str, Any], sellers: Collection[str]) -> bool:
+    return document.get("seller") in sellers

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from retrieval.buyers.history_store import MAX_PER_BUYER, parse_buyer_id
 from retrieval.contracts.attributes import MAX_NAME_CHARS, MAX_VALUE_CHARS
 from retrieval.contracts.events import Interaction
-from retrieval.contracts.items import MAX_PRICE, MAX_SELLER_RATING, parse_id, query_text
+from retrieval.contracts.items import MAX_BID_COUNT, MAX_PRICE, MAX_SELLER_RATING, parse_id, query_text
 from retrieval.errors import InvalidInput, InvalidQuery
 from retrieval.index.filters import AttributeFilter, Filter
 from retrieval.index.fusion import Fusion
@@ -24,7 +24,16 @@ MAX_INTERACTIONS = MAX_PER_BUYER
 MAX_QUERIES = 20  # per HTTP request
 MAX_ATTRIBUTE_FILTERS = 20  # conditions on attributes
 MAX_ATTRIBUTE_FILTER_VALUES = 100  # allowed values of one attribute
+MAX_FILTER_VALUES = 100  # categories, brands or sellers of which any is allowed
 MAX_BLOCKED = 1_000  # per kind: items, sellers, categories, brands
+
+LIMITS = {  # numbers of a filter -> the highest that is allowed
+    "min_price": MAX_PRICE,
+    "max_price": MAX_PRICE,
+    "min_seller_rating": MAX_SELLER_RATING,
+    "min_bids": MAX_BID_COUNT,
+    "max_bids": MAX_BID_COUNT,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,21 +131,29 @@ def check_filters(filters: Filter) -> None:
     Raises:
         InvalidQuery: a value is not allowed; the message names it and the limit.
     """
-    for name in ("category", "brand"):
-        check_request_text(getattr(filters, name) or "", name)
-    for name, most in (("min_price", MAX_PRICE), ("max_price", MAX_PRICE), ("min_seller_rating", MAX_SELLER_RATING)):
+    for name in ("categories", "brands", "sellers"):
+        labels = getattr(filters, name)
+        if len(labels) > MAX_FILTER_VALUES:
+            raise InvalidQuery(f"{len(labels)} {name} are allowed by the filters; send at most {MAX_FILTER_VALUES}")
+        for label in labels:
+            check_request_text(label, name)
+    for name, most in LIMITS.items():
         bound = getattr(filters, name)
         if bound is not None and not 0 <= bound <= most:
             raise InvalidQuery(f"{name} is {bound}; allowed are numbers from 0 to {most:.15g}")
-    _check_attributes(filters.attributes)
+    _check_attributes((*filters.attributes, *filters.not_attributes))
     for kind in fields(filters.blocked):
         blocked = getattr(filters.blocked, kind.name)
         if len(blocked) > MAX_BLOCKED:
             raise InvalidQuery(f"{len(blocked)} {kind.name} are blocked; allowed are {MAX_BLOCKED}")
         for label in blocked:
             check_request_text(label, f"blocked {kind.name}")
-    if filters.min_price is not None and filters.max_price is not None and filters.min_price > filters.max_price:
-        raise InvalidQuery(f"min_price {filters.min_price:g} is above max_price {filters.max_price:g}; swap them")
+    for low, high in (("min_price", "max_price"), ("min_bids", "max_bids")):
+        lowest, highest = getattr(filters, low), getattr(filters, high)
+        if lowest is not None and highest is not None and lowest > highest:
+            raise InvalidQuery(f"{low} {lowest:g} is above {high} {highest:g}; swap them")
+    if filters.ends_after is not None and filters.ends_before is not None and filters.ends_after > filters.ends_before:
+        raise InvalidQuery(f"ends_after {filters.ends_after} is later than ends_before {filters.ends_before}; swap them")
 
 
 def _check_attributes(conditions: tuple[AttributeFilter, ...]) -> None:

@@ -17,7 +17,7 @@ KNOWN = {lot.item_id: lot for lot in LOTS}
 def question(tmp_path_factory):
     """One that asks for a category, and has more than one lot to answer it."""
     asked = ask(tmp_path_factory.mktemp("exact") / "index", LOTS, 12)
-    return next(q for q in asked if q.filters.category and len(q.nearest) > 2)
+    return next(q for q in asked if q.filters.categories and len(q.nearest) > 2)
 
 
 def answer(question):
@@ -37,13 +37,13 @@ def test_fewer_lots_another_order_another_score_and_forbidden_lots_are_faults(qu
     assert "lots, not" in fault(question, right[:-1], KNOWN)
     assert fault(question, right[::-1], KNOWN) == "the order is another"
     assert "has the cosine" in fault(question, [replace(right[0], score=right[0].score + 0.01), *right[1:]], KNOWN)
-    other = next(lot for lot in LOTS if lot.document["category"] != question.filters.category)
+    other = next(lot for lot in LOTS if lot.document["category"] not in question.filters.categories)
     forbidden = Candidate(other.item_id, right[0].score, other.document, other.vector)
     assert fault(question, [forbidden, *right[1:]], KNOWN) == f"{other.item_id} must not come"
 
 
 def test_questions_come_with_every_kind_of_filter_and_with_none(tmp_path: Path):
     asked = ask(tmp_path / "index", LOTS, 6)
-    kinds = [(q.filters.category is not None, q.filters.brand is not None, q.filters.min_price is not None) for q in asked]
+    kinds = [(bool(q.filters.categories), bool(q.filters.brands), q.filters.min_price is not None) for q in asked]
     assert len(set(kinds)) == 4
     assert all(len(q.nearest) <= K for q in asked)

@@ -72,7 +72,7 @@ def queries() -> list[Query]:
     generator = np.random.default_rng(13)
     filters = [
         Filter(now=NOW),
-        Filter(category="art", now=NOW),
+        Filter(categories=("art",), now=NOW),
         Filter(now=NOW.replace(hour=1)),
         Filter(min_price=100, max_price=600, min_seller_rating=2.5, now=NOW.replace(hour=1)),
         Filter(now=NOW.replace(hour=1), attributes=parse_attribute_filters(["SIGNED:Yes", "year:1910..1990"])),

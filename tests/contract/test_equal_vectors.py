@@ -95,7 +95,7 @@ def test_a_copy_is_found_when_all_its_equals_have_ended_or_are_filtered_out(
     for _ in range(2):
         nearest = index.semantic(entries[42].vector, 2, EVERYTHING)
         assert {hit.item_id for hit in nearest} == {over[42].item_id, f"other-{(42 % GROUPS) * (OTHERS // GROUPS):04}"}
-        rare = index.semantic(others()[5].vector, 5, Filter(category="rare", now=NOW))
+        rare = index.semantic(others()[5].vector, 5, Filter(categories=("rare",), now=NOW))
         assert [hit.item_id for hit in rare] == [over[42].item_id]
         merge(index, request)
 
@@ -136,4 +136,4 @@ def test_a_sample_is_of_open_lots_that_pass_the_filter_and_the_same_for_a_seed(s
     assert [v.tobytes() for v in drawn] == [v.tobytes() for v in index.sample(10, EVERYTHING, 3)]
     assert [v.tobytes() for v in drawn] != [v.tobytes() for v in index.sample(10, EVERYTHING, 4)]
     assert {vector.tobytes() for vector in index.sample(1_000, EVERYTHING, 0)} == there
-    assert index.sample(0, EVERYTHING, 0) == index.sample(5, Filter(category="none", now=NOW), 0) == []
+    assert index.sample(0, EVERYTHING, 0) == index.sample(5, Filter(categories=("none",), now=NOW), 0) == []

@@ -115,10 +115,10 @@ LOTS = {
 @pytest.mark.parametrize(
     ("filters", "expected"),
     [
-        (Filter(category="watches"), "cheap ill-famed rolex swatch"),
-        (Filter(category="JEWELLERY"), "jewel"),
-        (Filter(category="watch"), ""),
-        (Filter(brand="ROLEX"), "cheap ill-famed jewel rolex"),
+        (Filter(categories=("watches",)), "cheap ill-famed rolex swatch"),
+        (Filter(categories=("JEWELLERY",)), "jewel"),
+        (Filter(categories=("watch",)), ""),
+        (Filter(brands=("ROLEX",)), "cheap ill-famed jewel rolex"),
         (Filter(min_price=900.0), "ill-famed jewel rolex swatch"),
         (Filter(min_price=900.01), ""),
         (Filter(max_price=5.0), "cheap"),
@@ -127,7 +127,7 @@ LOTS = {
         (Filter(min_seller_rating=4.5), "cheap jewel rolex swatch"),
         (Filter(min_seller_rating=0.0), "cheap ill-famed jewel rolex swatch"),
         (Filter(), "bare cheap ill-famed jewel rolex swatch"),
-        (Filter(category="Watches", brand="rolex", min_price=10, max_price=1000, min_seller_rating=4), "rolex"),
+        (Filter(categories=("Watches",), brands=("rolex",), min_price=10, max_price=1000, min_seller_rating=4), "rolex"),
     ],
 )
 def test_filters_let_exactly_their_lots_through(filled: Fill, search: Search, filters: Filter, expected: str) -> None:
@@ -179,7 +179,7 @@ def test_a_price_limit_includes_a_price_that_is_no_binary_fraction(filled: Fill)
 def test_categories_match_without_regard_to_case_in_any_script(filled: Fill) -> None:
     index = filled([lot("a", category="ÉTAGÈRES"), lot("b", category="İstanbul"), lot("c", category="ΣΊΣΥΦΟΣ")])
     for item_id, category in (("a", "étagères"), ("b", "istanbul"), ("c", "σίσυφοσ")):
-        assert ids(index.semantic(axis(0), 5, Filter(category=category, now=NOW))) == [item_id]
+        assert ids(index.semantic(axis(0), 5, Filter(categories=(category,), now=NOW))) == [item_id]
 
 
 def test_a_filter_that_leaves_few_lots_still_fills_k(filled: Fill) -> None:
@@ -187,7 +187,7 @@ def test_a_filter_that_leaves_few_lots_still_fills_k(filled: Fill) -> None:
     index = filled([lot(f"lot-{i:03}", v, brand="rare" if i % 20 == 0 else "common") for i, v in enumerate(vectors)])
     rare = {f"lot-{i:03}" for i in range(0, 400, 20)}
     for query in clustered(5, DIMENSIONS, seed=4):
-        assert set(ids(index.semantic(query, 20, Filter(brand="rare", now=NOW)))) == rare
+        assert set(ids(index.semantic(query, 20, Filter(brands=("rare",), now=NOW)))) == rare
 
 
 @pytest.mark.parametrize("seed", range(3))

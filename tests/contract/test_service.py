@@ -71,9 +71,9 @@ def test_similar_lots_and_buyers_come_from_stored_vectors(store: IndexStore) -> 
 
 FILTERS = [
     Filter(now=NOW),
-    Filter(category="VASES", now=NOW),
-    Filter(category="ΣΊΣΥΦΟΣ", now=NOW),
-    Filter(brand="", now=NOW),
+    Filter(categories=("VASES",), now=NOW),
+    Filter(categories=("ΣΊΣΥΦΟΣ",), now=NOW),
+    Filter(brands=("",), now=NOW),
     Filter(min_price=0.1, now=NOW),
     Filter(max_price=0.1, now=NOW),
     Filter(min_seller_rating=4.1, now=NOW),

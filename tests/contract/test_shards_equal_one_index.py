@@ -65,8 +65,8 @@ def test_a_thousand_random_queries_under_filters_find_the_same_lots_with_the_sam
     chance = np.random.default_rng(5)
     for number in range(1_000):
         lowest, highest = sorted(chance.random(2))
-        category = [None, "watch", "ring"][chance.integers(3)]
-        filters = Filter(category=category, min_price=[None, lowest][number % 2], max_price=highest, now=NOW)
+        categories = [(), ("watch",), ("ring",)][chance.integers(3)]
+        filters = Filter(categories=categories, min_price=[None, lowest][number % 2], max_price=highest, now=NOW)
         k = int(chance.integers(1, 60))
         query = vector(20_000 + number)
         results, expected = sharded.semantic(query, k, filters), whole.semantic(query, k, filters)

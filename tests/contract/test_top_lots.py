@@ -48,7 +48,7 @@ def test_ended_auctions_and_lots_that_a_filter_refuses_do_not_come(filled: Fill)
         ]
     )
     assert ids(index.top("bid_count", 10, EVERYTHING)) == ["dear", "cheap", "other"]
-    assert ids(index.top("bid_count", 10, Filter(category="Vases", max_price=50, now=NOW))) == ["cheap"]
+    assert ids(index.top("bid_count", 10, Filter(categories=("Vases",), max_price=50, now=NOW))) == ["cheap"]
 
 
 def test_a_new_version_of_a_lot_is_ordered_by_its_new_number(filled: Fill) -> None:

@@ -66,6 +66,7 @@ FIELDS = (
     "listed_at",
     "seller",
     ATTRIBUTE_TERMS_FIELD,
+    "has_image",
 )
 FIELD_COLUMNS = ", ".join(f"json_extract(document, '$.{name}')" for name in FIELDS)
 
@@ -100,6 +101,7 @@ class ItemFields:
     listed_at: int | None = None
     seller: str | None = None
     attribute_terms: str | None = None
+    has_image: int | None = None
 
 
 class ItemDatabase:

@@ -1,6 +1,6 @@
 """Store the fields by which items are filtered and ordered in columns by vector id, so that a filter is computed as one mask."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from retrieval.contracts.items import epoch_ms
 from retrieval.index.embedded.attribute_columns import AttributeColumns
 from retrieval.index.embedded.database import ItemFields, RowId
 from retrieval.index.embedded.growing_array import GROWTH
-from retrieval.index.filters import Filter
+from retrieval.index.filters import CategoryPath, Filter
 from retrieval.index.port import Mask, TopField
 from retrieval.text.analysis import fold_label
 
@@ -36,6 +36,7 @@ COLUMNS: Mapping[str, type[np.generic]] = {
     "listed_at": np.float64,
     "status": np.bool_,  # False for an item that is withdrawn or sold
     "live": np.bool_,
+    "has_image": np.bool_,
 }
 # field of a state by which items are filtered or ordered -> cell of an item without it; `status` is True for an open item
 STATE_COLUMNS: Mapping[str, int | float | bool] = {
@@ -81,6 +82,7 @@ class FilterColumns:
         self._columns = dict(self._space)  # used part of each array in _space
         self._vector_ids: dict[str, int] = {}
         self._codes: dict[str, int] = {}
+        self._subcategories: dict[str, int] = {}  # those of _codes that name a category above them, too
         self._sellers: dict[str, int] = {}
         self._attributes = AttributeColumns()
 
@@ -161,34 +163,48 @@ class FilterColumns:
             return self._columns[name] if vector_ids is None else self._columns[name][vector_ids]
 
         mask: Mask = column("live") & column("status") & (column("ends_at") > epoch_ms(filters.moment()))
-        for name, label in (("category", filters.category), ("brand", filters.brand)):
-            if label is not None:
-                mask &= column(name) == self._codes.get(fold_label(label), NO_LABEL - 1)
-        # a missing price or rating is NaN, for which every comparison is false
-        if filters.min_price is not None:
-            mask &= column("current_price") >= np.float32(filters.min_price)
-        if filters.max_price is not None:
-            mask &= column("current_price") <= np.float32(filters.max_price)
-        if filters.min_seller_rating is not None:
-            mask &= column("seller_rating") >= np.float32(filters.min_seller_rating)
-        for condition in filters.attributes:
-            matching = self._attributes.matches(condition, len(self))
-            mask &= matching if vector_ids is None else matching[vector_ids]
         blocked = filters.blocked
-        blocked_codes = {
-            "seller": [self._sellers[name] for name in blocked.sellers if name in self._sellers],
-            "category": [self._codes[label] for label in map(fold_label, blocked.categories) if label in self._codes],
-            "brand": [self._codes[label] for label in map(fold_label, blocked.brands) if label in self._codes],
-        }
-        for name, codes in blocked_codes.items():
-            if codes:
-                mask &= ~np.isin(column(name), codes)
+        for name, codes_of, allowed, forbidden in (
+            ("category", self._category_codes, filters.categories, blocked.categories),
+            ("brand", self._brand_codes, filters.brands, blocked.brands),
+            ("seller", self._seller_codes, filters.sellers, blocked.sellers),
+        ):
+            if allowed:
+                mask &= np.isin(column(name), codes_of(allowed))
+            if forbidden:
+                mask &= ~np.isin(column(name), codes_of(forbidden))
+        for name, (low, high) in filters.state_ranges.items():
+            mask &= _is_in_range(column(name), low, high)
+            if name == "ends_at" and high is not None:
+                mask &= column(name) != NEVER_ENDS
+        if filters.min_seller_rating is not None:
+            mask &= _is_in_range(column("seller_rating"), filters.min_seller_rating, None)
+        if filters.listed_after is not None:
+            mask &= column("listed_at") >= epoch_ms(filters.listed_after)
+        if filters.has_photo is not None:
+            mask &= column("has_image") == filters.has_photo
+        for conditions, must_hold in ((filters.attributes, True), (filters.not_attributes, False)):
+            for condition in conditions:
+                matching = self._attributes.matches(condition, len(self))
+                mask &= (matching if vector_ids is None else matching[vector_ids]) == must_hold
         if blocked_ids := [self._vector_ids[item_id] for item_id in blocked.items if item_id in self._vector_ids]:
             if vector_ids is None:
                 mask[blocked_ids] = False
             else:
                 mask &= ~np.isin(vector_ids, blocked_ids)
         return mask
+
+    def _category_codes(self, categories: Collection[str]) -> list[int]:
+        paths = [CategoryPath(label) for label in categories]
+        codes = [self._codes[label] for path in paths for label in path.labels if label in self._codes]
+        prefixes = tuple(prefix for path in paths for prefix in path.prefixes)
+        return [*codes, *(code for label, code in self._subcategories.items() if label.startswith(prefixes))]
+
+    def _brand_codes(self, brands: Collection[str]) -> list[int]:
+        return [self._codes[label] for label in map(fold_label, brands) if label in self._codes]
+
+    def _seller_codes(self, sellers: Collection[str]) -> list[int]:
+        return [self._sellers[seller] for seller in sellers if seller in self._sellers]
 
     def numbers(self, field: TopField) -> NDArray[np.float64]:
         """Return a field of each vector's item as (N,) float64; NaN for an item without the field."""
@@ -197,7 +213,22 @@ class FilterColumns:
 
     def _row(self, item: ItemFields | DeletedItem) -> tuple[int | float, ...]:
         if isinstance(item, DeletedItem):
-            return (item.row_id, 0, 0, NEVER_ENDS, np.nan, np.nan, NO_LABEL, NO_LABEL, NO_LABEL, np.nan, np.nan, False, False)
+            return (
+                item.row_id,
+                0,
+                0,
+                NEVER_ENDS,
+                np.nan,
+                np.nan,
+                NO_LABEL,
+                NO_LABEL,
+                NO_LABEL,
+                np.nan,
+                np.nan,
+                False,
+                False,
+                False,
+            )
         return (
             item.row_id,
             item.version,
@@ -205,14 +236,31 @@ class FilterColumns:
             NEVER_ENDS if item.ends_at is None else int(item.ends_at),
             np.nan if item.current_price is None else item.current_price,
             np.nan if item.seller_rating is None else item.seller_rating,
-            self._code(item.category),
+            self._category_code(item.category),
             self._code(item.brand),
             NO_LABEL if item.seller is None else self._sellers.setdefault(item.seller, len(self._sellers)),
             np.nan if item.bid_count is None else item.bid_count,
             np.nan if item.listed_at is None else item.listed_at,
             True,
             True,
+            bool(item.has_image),
         )
+
+    def _category_code(self, category: str | None) -> int:
+        code = self._code(category)
+        if category is not None and ">" in category:
+            self._subcategories[fold_label(category)] = code
+        return code
 
     def _code(self, label: str | None) -> int:
         return NO_LABEL if label is None else self._codes.setdefault(fold_label(label), len(self._codes))
+
+
+def _is_in_range(column: NDArray[Any], low: float | None, high: float | None) -> Mask:
+    """Return a (N,) bool mask of the numbers in a range. A missing number is NaN, for which every comparison is false."""
+    mask: Mask = np.ones(len(column), dtype=np.bool_)
+    if low is not None:
+        mask &= column >= column.dtype.type(low)
+    if high is not None:
+        mask &= column <= column.dtype.type(high)
+    return mask

@@ -114,9 +114,10 @@ class StateDatabase:
     def stamp(self, filters: Filter) -> int:
         """Return a number that changes when an update may have made an item match the filters.
 
-        By price, any update may. Otherwise only those count that may have opened an auction: it was over, or not known to be open.
+        By price, bids or end, any update may. Otherwise only those count that may have opened an auction: it was over, or not
+        known to be open.
         """
-        if filters.min_price is not None or filters.max_price is not None:
+        if filters.state_ranges:
             return self.sequence()
         with self._read_lock, translated(self.path, REMEDY):
             return int(self._reader.execute("SELECT openings FROM meta").fetchone()[0])

@@ -242,8 +242,7 @@ class OpenSearchIndex:
 
     def state_stamp(self, filters: Filter) -> int:
         """Return a number that changes when an update of a state may have made an item match the filters."""
-        by_price = filters.min_price is not None or filters.max_price is not None
-        return self._states.stamp("changes" if by_price else "openings", self._timeout_s)
+        return self._states.stamp("changes" if filters.state_ranges else "openings", self._timeout_s)
 
     def sample(self, count: int, filters: Filter, seed: int) -> list[Vector]:
         """Return at most `count` stored (dimensions,) vectors of random matching items; a seed gives the same until a write."""
@@ -383,7 +382,7 @@ class OpenSearchIndex:
         return Candidate(hit["_id"], float(hit.get("_score") or 0.0), document, vector)
 
     def _check_filters(self, filters: Filter | None) -> None:
-        if filters is not None and filters.attributes and not self._has_attributes:
+        if filters is not None and (filters.attributes or filters.not_attributes) and not self._has_attributes:
             raise InvalidQuery(
                 f"index {self._name} was built before lots had attributes, so nothing is filtered by them; {REBUILD}"
             )

@@ -1,12 +1,13 @@
 """Request bodies for searches on OpenSearch, all with the same query for filters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from retrieval.config.settings import scoring_parameters
 from retrieval.contracts.attributes import ATTRIBUTE_TERMS_FIELD
 from retrieval.contracts.documents import DELETED_FIELD, TEXT_FIELD, VECTOR_FIELD, Vector
-from retrieval.index.filters import Filter
+from retrieval.contracts.items import epoch_ms
+from retrieval.index.filters import AttributeFilter, CategoryPath, Filter
 from retrieval.index.opensearch.mapping import SPELLING_FIELD, WORD_FIELDS
 from retrieval.index.opensearch.states import NO_CHANGES, StateChanges, state_conditions
 from retrieval.index.port import OVERFETCH, TopField
@@ -37,26 +38,55 @@ def filter_query(filters: Filter, changes: StateChanges = NO_CHANGES) -> dict[st
         changes: lots whose state and row differ on the filters.
     """
     must: list[dict[str, Any]] = []
-    for name, value in (("category", filters.category), ("brand", filters.brand)):
-        if value is not None:
-            must.append({"term": {name: value}})  # the field's normalizer lower-cases both
+    if filters.categories:
+        must.append(_category_query(filters.categories))
+    must += [_terms(name, values) for name, values in (("brand", filters.brands), ("seller", filters.sellers)) if values]
     if filters.min_seller_rating is not None:
         must.append({"range": {"seller_rating": {"gte": filters.min_seller_rating}}})
-    for condition in filters.attributes:
-        if condition.values:
-            must.append({"terms": {ATTRIBUTE_TERMS_FIELD: condition.terms}})
-        if condition.has_range:
-            low, high = condition.term_range
-            must.append({"range": {ATTRIBUTE_TERMS_FIELD: {"gte": low, "lte": high}}})
+    if filters.listed_after is not None:
+        must.append({"range": {"listed_at": {"gte": epoch_ms(filters.listed_after)}}})
+    must += [_attribute_query(condition) for condition in filters.attributes]
     blocked = filters.blocked
-    lists = {"item_id": blocked.items, "seller": blocked.sellers, "category": blocked.categories, "brand": blocked.brands}
-    blocks = [{"terms": {name: sorted(values)}} for name, values in lists.items() if values]
+    lists = {"item_id": blocked.items, "seller": blocked.sellers, "brand": blocked.brands}
+    blocks = [_terms(name, values) for name, values in lists.items() if values]
+    if blocked.categories:
+        blocks.append(_category_query(blocked.categories))
+    blocks += [_attribute_query(condition) for condition in filters.not_attributes]
+    if filters.has_photo is not None:
+        (must if filters.has_photo else blocks).append({"term": {"has_image": True}})
     by_row = state_conditions(filters)
     by_row["bool"]["must_not"] += _id_terms(changes.excluded)
     if not changes.added:
         return {"bool": {"filter": [*must, *by_row["bool"]["filter"]], "must_not": [*by_row["bool"]["must_not"], *blocks]}}
-    either = {"bool": {"should": [by_row, *_id_terms(changes.added)], "minimum_should_match": 1}}
+    either = _any_of([by_row, *_id_terms(changes.added)])
     return {"bool": {"filter": [*must, either], "must_not": [{"exists": {"field": DELETED_FIELD}}, *blocks]}}
+
+
+def _terms(name: str, values: Collection[str]) -> Query:
+    """Return the query for lots with one of these values; the normalizer of the field folds them as those of the lots."""
+    return {"terms": {name: sorted(values)}}
+
+
+def _category_query(categories: Collection[str]) -> Query:
+    """Return the query for lots of these categories and the categories below them."""
+    paths = [CategoryPath(label) for label in categories]
+    below = [{"prefix": {"category": prefix}} for path in paths for prefix in path.prefixes]
+    return _any_of([_terms("category", [label for path in paths for label in path.labels]), *below])
+
+
+def _attribute_query(condition: AttributeFilter) -> Query:
+    """Return the query for lots whose attributes match a condition."""
+    both: list[Query] = []
+    if condition.values:
+        both.append(_terms(ATTRIBUTE_TERMS_FIELD, condition.terms))
+    if condition.has_range:
+        low, high = condition.term_range
+        both.append({"range": {ATTRIBUTE_TERMS_FIELD: {"gte": low, "lte": high}}})
+    return {"bool": {"filter": both}}
+
+
+def _any_of(queries: Sequence[Query]) -> Query:
+    return {"bool": {"should": [*queries], "minimum_should_match": 1}}
 
 
 def _id_terms(item_ids: Sequence[str]) -> list[dict[str, Any]]:

@@ -32,7 +32,6 @@ UPDATES_PER_REQUEST = 1_000
 CONFLICT, CONFLICT_RETRIES = 409, 5  # status of an update beside another one of the same state, and attempts of the server
 PAGE = 10_000  # ids of a page of changes
 TOP_PAGE = 100  # ids of a page of the items with the most bids
-TOP_PAGE = 100  # ids of a page of the items with the most bids
 REFRESH = "500ms"  # a bid counts in searches after at most this time
 CLOSED = [status for status in STATUSES if status != OPEN]
 
@@ -326,10 +325,16 @@ def state_conditions(filters: Filter, part: str = "") -> dict[str, Any]:
         part: "row" or "live" for documents of states; "" for documents of lots.
     """
     prefix = f"{part}." if part else ""
-    price = {bound: value for bound, value in (("gte", filters.min_price), ("lte", filters.max_price)) if value is not None}
-    must = [{"range": {f"{prefix}current_price": price}}] if price else []
-    # never true for an item without ends_at
+    # conditions that must not hold are never true for an item without ends_at
     must_not: list[dict[str, Any]] = [{"range": {f"{prefix}ends_at": {"lte": epoch_ms(filters.moment())}}}]
+    must: list[dict[str, Any]] = []
+    for name, (low, high) in filters.state_ranges.items():
+        if name == "ends_at" and low is not None:
+            must_not.append({"range": {f"{prefix}ends_at": {"lt": low}}})
+            low = None
+        bounds = {bound: value for bound, value in (("gte", low), ("lte", high)) if value is not None}
+        if bounds:
+            must.append({"range": {f"{prefix}{name}": bounds}})
     if part == "live":
         must_not.append({"terms": {f"{prefix}status": CLOSED}})
     return {"bool": {"filter": must, "must_not": must_not}}
