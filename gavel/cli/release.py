@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from gavel.workspace.console import progress, show_table, show_values
 from gavel.workspace.folders import ROLLBACK_FILE, Workspace, newest_first
@@ -30,7 +31,7 @@ def list_releases(as_json: Json = False) -> None:
     settings = Settings.from_env()
     store = open_store(settings)
     previous = store.previous()
-    indices = [
+    indices: list[dict[str, Any]] = [
         {
             "name": index.name,
             "tower_id": index.tower_id,
@@ -48,23 +49,7 @@ def list_releases(as_json: Json = False) -> None:
     if as_json:
         print_json({"kind": settings.index, "indices": indices, "releases": releases})
         return
-    marks = {True: "live", False: ""}
-    show_table(
-        f"Indices ({settings.index})",
-        ("", "index", "tower", "made", "lots", "open", "MB"),
-        [
-            (
-                marks[bool(index["live"])] or ("before" if index["previous"] else ""),
-                str(index["name"]),
-                str(index["tower_id"] or "not made by Gavel"),
-                _day(index["created"]),
-                *("" if index[name] is None else f"{index[name]:,}" for name in ("lots", "open_lots")),
-                f"{int(str(index['bytes'])) / 1e6:,.1f}",
-            )
-            for index in indices
-        ],
-        right_from=4,
-    )
+    show_values({str(index["name"]): _described(index) for index in indices})  # not a table, which would fold the names
     show_table(
         "Releases",
         ("release", "tower", "embedded", "state", "lots", "MB"),
@@ -121,10 +106,9 @@ def status(as_json: Json = False) -> None:
     show_values(shown)
     rejects = values["last_indexing"]["rejects"] if last is not None else []
     if rejects:
-        title = (
-            f"Refused: the first {REJECTS_SHOWN} of {len(rejects)}; --json has all" if len(rejects) > REJECTS_SHOWN else "Refused"
-        )
-        show_table(title, ("lot", "reason"), [(one["item_id"], one["reason"]) for one in rejects[:REJECTS_SHOWN]], right_from=9)
+        rows = [(escape(one["item_id"]), escape(one["reason"])) for one in rejects[:REJECTS_SHOWN]]
+        more = f": the first {REJECTS_SHOWN} of {len(rejects)}; --json has all" if len(rejects) > REJECTS_SHOWN else ""
+        show_table(f"Refused{more}", ("lot", "reason"), rows, right_from=9)
 
 
 @release_app.command()
@@ -229,6 +213,13 @@ def _last_indexing(folder: Path) -> dict[str, Any]:
     counts = {name: receipt[name] for name in ("indexed", "stale", "refused", "withdrawn") if name in receipt}
     rejects = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     return {"release_id": folder.name, "index": receipt.get("index"), "counts": counts, "rejects": rejects}
+
+
+def _described(index: dict[str, Any]) -> str:
+    mark = "live, " if index["live"] else "live before, " if index["previous"] else ""
+    tower = f"tower {index['tower_id']}" if index["tower_id"] else "not made by Gavel"
+    lots = "damaged" if index["lots"] is None else f"{index['lots']:,} lots, {index['open_lots']:,} of them open"
+    return f"{mark}{tower}, made {_day(index['created'])}, {lots}, {index['bytes'] / 1e6:,.1f} MB"
 
 
 def _state_of(release: dict[str, Any]) -> str:
