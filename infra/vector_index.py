@@ -81,6 +81,7 @@ OPERATOR = {  # writes deletions alone, into the index that goes live
                 "read",
                 "write",
                 "indices:admin/get",
+                "indices:admin/mapping/put",
                 "indices:admin/mappings/get",
                 "indices:admin/aliases/get",
                 "indices:admin/aliases",

@@ -149,6 +149,11 @@ def replace_file(path: Path, content: bytes | str) -> Path:
     return path
 
 
+def former_path(path: Path) -> Path:
+    """Return the path where the content of a file is stored before the file is replaced, such as `a.former.ubj` for `a.ubj`."""
+    return path.with_suffix(f".former{path.suffix}")
+
+
 def commit_folder(building: Path, folder: Path) -> None:
     """Rename a finished folder once all its files are on the disk.
 

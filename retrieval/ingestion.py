@@ -19,6 +19,7 @@ from retrieval.contracts.items import latest_version
 from retrieval.contracts.parts import IndexOp, PartReader
 from retrieval.contracts.release import (
     INDEX_REJECTS_FILE,
+    RECEIPT_FILE,
     IndexedPart,
     Manifest,
     check_part,
@@ -46,6 +47,9 @@ PROGRESS_STEP = 250
 HEAD = 100  # a new index takes the most common length of vectors among the first 100 items of a part
 REASONS_SHOWN = 3
 REASON_CHARS = 300
+
+IndexCheck = Callable[[VectorIndex, VectorIndex], str | None]
+"""Check of an index that is to replace the live one: called with both, returns the reason against it, or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +162,17 @@ def ensure_index(tower_id: str, dimensions: int, store: IndexStore) -> VectorInd
 
 
 def index_release(
-    folder: Path, store: IndexStore, progress: Progress | None = None, *, overwrite: bool = False, force: bool = False
+    folder: Path,
+    store: IndexStore,
+    progress: Progress | None = None,
+    *,
+    overwrite: bool = False,
+    force: bool = False,
+    check: IndexCheck | None = None,
 ) -> ReleaseReport:
-    """Index a whole release from this machine and make it live; write rejected items to INDEX_REJECTS_FILE in its folder.
+    """Index a whole release from this machine and make it live.
+
+    The rejected items are written to INDEX_REJECTS_FILE in the release's folder, and the report to RECEIPT_FILE.
 
     Args:
         folder: folder of the release, `embeddings/<release_id>`.
@@ -168,6 +180,7 @@ def index_release(
         progress: progress of indexing; the unit is operations.
         overwrite: see VectorIndex.upsert().
         force: see publish_release().
+        check: see publish_release().
 
     Raises:
         ReleaseError: the release is unfinished, damaged or empty, or fails one of publish_release()'s checks.
@@ -187,7 +200,9 @@ def index_release(
     counter = _Counter(manifest.items_embedded, progress)
     parts = [ingest_part(part.name, folder / part.name, store, counter.count, overwrite=overwrite) for part in manifest.parts]
     _write_rejects(folder, parts)
-    return publish_release(manifest, store, parts, force=force)
+    report = publish_release(manifest, store, parts, force=force, check=check)
+    _write_receipt(folder, report)
+    return report
 
 
 def _write_rejects(folder: Path, parts: Sequence[IndexedPart]) -> None:
@@ -197,7 +212,21 @@ def _write_rejects(folder: Path, parts: Sequence[IndexedPart]) -> None:
         replace_file(path, lines)
 
 
-def publish_release(manifest: Manifest, store: IndexStore, parts: Sequence[IndexedPart], *, force: bool = False) -> ReleaseReport:
+def _write_receipt(folder: Path, report: ReleaseReport) -> None:
+    try:
+        replace_file(folder / RECEIPT_FILE, report.to_json())
+    except OSError as error:  # the release is live all the same
+        logger.warning("%s; `gavel release status` does not know that the release was indexed", error)
+
+
+def publish_release(
+    manifest: Manifest,
+    store: IndexStore,
+    parts: Sequence[IndexedPart],
+    *,
+    force: bool = False,
+    check: IndexCheck | None = None,
+) -> ReleaseReport:
     """Check the index that holds a release, and make it live unless it is already.
 
     Items that are deleted in the live index stay deleted.
@@ -207,11 +236,12 @@ def publish_release(manifest: Manifest, store: IndexStore, parts: Sequence[Index
         store: store of the indices.
         parts: records of the release's indexed parts.
         force: True publishes even if too many items were rejected, or if the release or its index is too small to replace the live
-            index. Too small are less than MIN_SHARE of the live index's items, or of its open items.
+            index, or against recall and check. Too small are less than MIN_SHARE of the live index's items, or of its open items.
+        check: further check of an index that is to replace the live one.
 
     Raises:
         ReleaseError: no record proves that a part is whole in the index, too many items were rejected, the release or its index is
-            too small, or the recall is below MIN_RECALL. The alias then stays.
+            too small, the recall is below MIN_RECALL, or the check has a reason against it. The alias then stays.
         IndexUnavailable: the index does not answer.
     """
     index = store.find(manifest.tower_id)
@@ -229,14 +259,16 @@ def publish_release(manifest: Manifest, store: IndexStore, parts: Sequence[Index
     index.refresh()
     if not live and not force:
         _check_open(index, open_before)
-    lots, recall = index.count(), _checked_recall(index, live=live)
+    lots, recall = index.count(), _checked_recall(index, live=live, force=force and not live)
     if not live:
+        if not force:
+            _check_swap(index, store, check)
         store.publish(index.name)
         logger.info("index %s is live: %d lots, recall@10 %.3f", index.name, lots, recall)
     return ReleaseReport(index.name, index.tower_id, upserts + deletions, lots, recall, not live)
 
 
-def publish_index(index: VectorIndex, store: IndexStore, *, force: bool = False) -> None:
+def publish_index(index: VectorIndex, store: IndexStore, *, force: bool = False, check: IndexCheck | None = None) -> None:
     """Make an index live that was filled before, such as the one before a rebuild.
 
     Items that are deleted in the live index stay deleted.
@@ -244,17 +276,40 @@ def publish_index(index: VectorIndex, store: IndexStore, *, force: bool = False)
     Args:
         index: index to make live.
         store: store of the indices.
-        force: True publishes an index with less than MIN_SHARE of the live index's open items, too.
+        force: True publishes an index with less than MIN_SHARE of the live index's open items, too, and against recall and check.
+        check: further check of an index that is to replace the live one.
 
     Raises:
-        ReleaseError: the index has too few open items. The alias then stays.
+        ReleaseError: the index has too few open items, its recall is below MIN_RECALL, or the check has a reason against it. The
+            alias then stays.
         IndexUnavailable: the index does not answer.
     """
     open_before, _ = _copy_deletions(index, store)
     index.refresh()
     if not force:
         _check_open(index, open_before)
+        _checked_recall(index, live=False)
+        _check_swap(index, store, check)
     store.publish(index.name)
+
+
+def drop_old_indices(store: IndexStore, keep: int) -> list[str]:
+    """Delete the oldest indices that are not live, and return their names.
+
+    The index that was live before stays, so that a rollback needs no rebuild. Indices that are newer than the live one stay, too,
+    because another process may be filling them.
+
+    Args:
+        store: store of the indices.
+        keep: number of indices beside the live one that stay, >= 1.
+    """
+    live, previous, names = store.live().name, store.previous(), store.names()
+    older = names[names.index(live) + 1 :] if live in names else []
+    surplus = [name for name in older if name != previous][max(0, keep - (previous is not None)) :]
+    for name in surplus:
+        store.drop(name)
+        logger.info("index %s is dropped: %d others stay beside the live one", name, keep)
+    return surplus
 
 
 def rebuild_index(
@@ -264,11 +319,13 @@ def rebuild_index(
     *,
     overwrite: bool = False,
     force: bool = False,
+    check: IndexCheck | None = None,
+    undo: Sequence[Path] = (),
 ) -> ReleaseReport:
     """Build a new index from whole releases of one tower and make it live; the previous index stays as it is.
 
     Items that are deleted in the live index stay deleted. If the new index cannot be finished, it is dropped and the alias stays.
-    Rejected items are written to INDEX_REJECTS_FILE in the folder of their release.
+    Rejected items are written to INDEX_REJECTS_FILE in the folder of their release, and its report to RECEIPT_FILE.
 
     Args:
         folders: folders of the releases, `embeddings/<release_id>`, the oldest first.
@@ -276,15 +333,17 @@ def rebuild_index(
         progress: progress of indexing; the unit is operations.
         overwrite: True takes the version of an item in the latest folder; False the highest version.
         force: True publishes even if too many items were rejected, or the index has less than MIN_SHARE of the live index's open
-            items.
+            items, and against recall and check.
+        check: further check of an index that is to replace the live one.
+        undo: folders of releases whose deletions do not count, because the new index leaves these releases out.
 
     Raises:
         ReleaseError: a release is damaged, the releases are of several towers, the recall is below MIN_RECALL, the new index is too
-            small, or too many items were rejected.
+            small, too many items were rejected, or the check has a reason against the index.
         IndexUnavailable: the index does not answer.
     """
     manifests = [load_release(folder) for folder in folders]
-    tower_id, report = manifests[0].tower_id, UpsertReport()
+    tower_id, report, reports = manifests[0].tower_id, UpsertReport(), list[UpsertReport]()
     counter = _Counter(sum(manifest.items_embedded for manifest in manifests), progress)
     index = store.create(tower_id, manifests[0].dimensions)
     try:
@@ -297,25 +356,32 @@ def rebuild_index(
                 parts.append(_with_source(part.name, lines, _record(index, upserts)))
             _write_rejects(folder, parts)
             _check_parts(manifest, parts, index)
-            report += sum(parts, UpsertReport())
-        open_before, deletions = _copy_deletions(index, store)
+            reports.append(sum(parts, UpsertReport()))
+            report += reports[-1]
+        open_before, deletions = _copy_deletions(index, store, undo)
         report += deletions
         index.refresh()
         if not force:
             _check_rebuilt(index, report, open_before)
-        recall = _checked_recall(index, live=False)
+        recall = _checked_recall(index, live=False, force=force)
+        if not force:
+            _check_swap(index, store, check)
         store.publish(index.name)
     except BaseException:
         with suppress(GavelError):
             store.drop(index.name)
         raise
-    return ReleaseReport(index.name, tower_id, report, index.count(), recall, published=True)
+    result = ReleaseReport(index.name, tower_id, report, index.count(), recall, published=True)
+    for folder, upserts in zip(folders, reports, strict=True):
+        _write_receipt(folder, replace(result, upserts=upserts))
+    return result
 
 
-def _copy_deletions(index: VectorIndex, store: IndexStore) -> tuple[int, UpsertReport]:
+def _copy_deletions(index: VectorIndex, store: IndexStore, undo: Sequence[Path] = ()) -> tuple[int, UpsertReport]:
     """Apply the deletions of the live index to another index. Apply none if no index is live, or it cannot be read.
 
-    A deletion that is older than the item has no effect, because the item was added again since.
+    A deletion that is older than the item has no effect, because the item was added again since. Deletions of the releases in
+    `undo` are left out.
 
     Returns:
         The number of open items in the live index, and a report of the deletions that were carried out.
@@ -323,7 +389,10 @@ def _copy_deletions(index: VectorIndex, store: IndexStore) -> tuple[int, UpsertR
     try:
         live = store.live()
         latest = latest_version()  # the index rejects versions in the future
-        deletions = [replace(deletion, version=min(deletion.version, latest)) for deletion in live.deletions()]
+        undone = {op for folder in undo for op in _deletions_of(folder)}
+        deletions = [
+            replace(deletion, version=min(deletion.version, latest)) for deletion in live.deletions() if deletion not in undone
+        ]
         open_items = live.count(Filter())
     except IndexMissing:
         return 0, UpsertReport()
@@ -333,6 +402,32 @@ def _copy_deletions(index: VectorIndex, store: IndexStore) -> tuple[int, UpsertR
         )
         return 0, UpsertReport()
     return open_items, UpsertReport(deleted_ids=index.upsert(deletions).deleted_ids)
+
+
+def _deletions_of(folder: Path) -> Iterator[Deletion]:
+    """Yield the deletions in the parts of a release that can be read; a damaged part may be the reason for undoing the release."""
+    for part in load_release(folder).parts:
+        with suppress(ReleaseError, OSError):
+            yield from (op for op in PartReader(folder / part.name) if isinstance(op, Deletion))
+
+
+def _check_swap(index: VectorIndex, store: IndexStore, check: IndexCheck | None) -> None:
+    """Run a further check of an index that is to replace the live one, if an index is live and can be read.
+
+    Raises:
+        ReleaseError: the check has a reason against the index.
+    """
+    if check is None:
+        return
+    try:
+        reason = check(index, store.live())
+    except IndexMissing:
+        return
+    except IndexUnavailable as error:
+        logger.warning("%s was not compared with the live index: %s", index.name, error)
+        return
+    if reason:
+        raise ReleaseError(f"{reason}; the alias stays. Add --force to make {index.name} live all the same")
 
 
 def _check_open(index: VectorIndex, open_before: int, rejected: Sequence[tuple[str, str]] = ()) -> None:
@@ -419,9 +514,9 @@ def recall_at_10(index: VectorIndex, probes: Sequence[Vector]) -> float:
     return sum(recalls) / len(recalls) if recalls else 1.0
 
 
-def _checked_recall(index: VectorIndex, *, live: bool) -> float:
+def _checked_recall(index: VectorIndex, *, live: bool, force: bool = False) -> float:
     recall = probe_index(index)
-    if recall < MIN_RECALL:
+    if recall < MIN_RECALL and not force:
         raise ReleaseError(f"{low_recall(index.name, recall)}; {'it is live already' if live else 'it was not published'}")
     return recall
 

@@ -38,7 +38,7 @@ class PublishedIndex:
 
 
 def list_indices(stage: DeployedStage) -> list[dict[str, Any]]:
-    """Return the indices of a stage, each with the fields of retrieval.index.opensearch.store.IndexSummary.
+    """Return the indices of a stage, each with the fields of retrieval.index.port.IndexSummary.
 
     Raises:
         GavelError: the caller may not list, or the domain does not answer.

@@ -22,6 +22,7 @@ from gavel.cli.export import export_app
 from gavel.cli.index import index_app
 from gavel.cli.items import items_app
 from gavel.cli.node import down, up
+from gavel.cli.release import release_app
 from gavel.cli.sanity import sanity
 from gavel.cli.serve import serve
 from gavel.cli.status import status
@@ -45,7 +46,7 @@ from retrieval.search.service import Mode, SearchRequest, SearchService
 
 JOURNEY = {  # panel of `gavel --help` -> its commands, in the order in which a user meets them
     "Start": ("try", "demo", "status", "search", "serve"),
-    "Data": ("catalog", "events", "buyers", "embed", "index", "items", "export"),
+    "Data": ("catalog", "events", "buyers", "embed", "index", "release", "items", "export"),
     "Models": ("train", "adapt", "mine", "distill", "tune", "towers", "encode", "recommend"),
     "Measure": ("evaluate", "compare", "sanity", "bench"),
     "Operate": ("config", "up", "down", "aws", "cost"),
@@ -71,6 +72,7 @@ GROUPS = {
     "export": export_app,
     "index": index_app,
     "items": items_app,
+    "release": release_app,
     "towers": towers_app,
     "tune": tune_app,
 }

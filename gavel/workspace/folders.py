@@ -17,7 +17,7 @@ from retrieval.files import reason_of, replace_file, shortage
 # <home>/feature_towers/<tower_id>/  towers over users and items
 # <home>/rounds/<run>/             training rounds on mined negatives, each with its index
 # <home>/negatives/<tower_id>.parquet  hard negatives mined with a tower
-# <home>/rankers/<tower_id>.ubj    re-ranker trained on a tower's candidates
+# <home>/rankers/<tower_id>.ubj    re-ranker trained on a tower's candidates; <tower_id>.former.ubj is the one before
 # <home>/embeddings/<release_id>/  embedding parts and their manifest
 # <home>/sources/<release_id>.json folders of a release's catalogue files, which also hold its photos
 # <home>/thumbnails/              square thumbnails for the page; may be deleted at any time
@@ -31,6 +31,7 @@ from retrieval.files import reason_of, replace_file, shortage
 # <home>/reports/                  measurements and plots
 # <home>/benches/                  large indices of benchmarks; may be deleted
 RANKER_SUFFIX = ".ubj"
+ROLLBACK_FILE = "rolled-back.json"  # in the folder of a release that a rollback left out; later rebuilds leave it out, too
 
 
 @dataclass(frozen=True)
@@ -233,19 +234,20 @@ class Workspace:
                     f"(there are: {release_ids}); make one with `gavel embed`"
                 )
             given = self.embeddings / given
-        folder = given or _newest(self.embeddings, MANIFESTS, "release", "`gavel embed`")
+        folder = given or next(iter(self._releases()), None)
+        if folder is None:
+            raise InvalidInput(f"there is no release in {self.embeddings} yet; make one with `gavel embed`")
         load_release(folder)  # raises if it is incomplete
         return folder
 
     def whole_releases(self, tower_id: str) -> tuple[list[Path], list[str]]:
-        """Find the complete, undamaged releases of a tower.
+        """Find the complete, undamaged releases of a tower, without those that a rollback left out.
 
         Returns:
             The folders of these releases, the oldest first, and a message for each damaged release of any tower.
         """
-        manifests = sorted(self.embeddings.glob(f"[!.]*/{MANIFESTS}"), key=lambda path: path.stat().st_mtime)
         whole, faults = [], []
-        for folder in dict.fromkeys(path.parent for path in manifests):
+        for folder in reversed(self._releases()):
             try:
                 manifest = load_release(folder)
                 if manifest.tower_id == tower_id and manifest.items_embedded:
@@ -258,8 +260,11 @@ class Workspace:
 
     def release_of(self, tower_id: str) -> Path | None:
         """Return the folder of the newest release of a tower, or None if there is none."""
-        releases = newest_first(self.embeddings, MANIFESTS)
-        return next((folder for folder in releases if load_release(folder).tower_id == tower_id), None)
+        return next((folder for folder in self._releases() if load_release(folder).tower_id == tower_id), None)
+
+    def _releases(self) -> list[Path]:
+        """Return the folders of the releases that no rollback left out, the newest first."""
+        return [folder for folder in newest_first(self.embeddings, MANIFESTS) if not (folder / ROLLBACK_FILE).exists()]
 
     def release_of_tower(self, tower_id: str) -> Path:
         """Return the folder of the newest release of a tower.

@@ -1,5 +1,6 @@
 """Steps from a catalogue to a searchable index on one machine, shared by the commands and the demo."""
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -11,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 from catalog.folder import CatalogFolder
 from gavel.workspace.config_file import configured
 from gavel.workspace.console import Step
-from gavel.workspace.folders import Workspace
+from gavel.workspace.folders import ROLLBACK_FILE, Workspace
 from gavel.workspace.wiring import load_buyers, load_encoder, open_store
 from retrieval.config.settings import Settings
 from retrieval.contracts.item_files import DEFAULT_OPTIONS, ReadingLog, ReadOptions
 from retrieval.contracts.release import load_release
 from retrieval.contracts.tower_card import TowerCard, split_tower_id
 from retrieval.errors import InvalidInput
-from retrieval.files import exclusive
-from retrieval.ingestion import ReleaseReport, index_release, rebuild_index
+from retrieval.files import exclusive, former_path, replace_file
+from retrieval.index.port import VectorIndex, summary_of
+from retrieval.ingestion import ReleaseReport, drop_old_indices, index_release, publish_index, rebuild_index
 from retrieval.search.service import SearchModels, SearchService
 
 logger = logging.getLogger(__name__)
@@ -334,13 +336,22 @@ def measure_fit(workspace: Workspace, release: Path) -> "TowerFit":
 def index(settings: Settings, release: Path, *, progress: Step, overwrite: bool = False, force: bool = False) -> ReleaseReport:
     """Index a release, make it live and return the report; for `overwrite` and `force` see index_release()."""
     with _alone(Workspace(settings), "writes the index"):
-        return index_release(release, open_store(settings), progress, overwrite=overwrite, force=force)
+        store = open_store(settings)
+        report = index_release(
+            release, store, progress, overwrite=overwrite, force=force, check=partial(_quality_objection, settings)
+        )
+        (release / ROLLBACK_FILE).unlink(missing_ok=True)  # whoever names a release that was rolled back brings it back
+        drop_old_indices(store, settings.old_indices)
+        return report
 
 
 def replace_index(settings: Settings, release: Path, *, progress: Step) -> ReleaseReport:
     """Build a new index of one release alone and make it live, whatever the live one holds."""
     with _alone(Workspace(settings), "writes the index"):
-        return rebuild_index([release], open_store(settings), progress, force=True)
+        store = open_store(settings)
+        report = rebuild_index([release], store, progress, force=True)
+        drop_old_indices(store, settings.old_indices)
+        return report
 
 
 def rebuild(
@@ -374,7 +385,119 @@ def rebuild(
             "then build the index with `gavel index --rebuild`; until then it stays as it is"
         )
     with _alone(workspace, "writes the index"):
-        return rebuild_index(releases, store, progress, overwrite=overwrite, force=force), releases
+        check = partial(_quality_objection, settings)
+        report = rebuild_index(releases, store, progress, overwrite=overwrite, force=force, check=check)
+        drop_old_indices(store, settings.old_indices)
+        return report, releases
+
+
+def roll_back_index(settings: Settings, name: str | None, *, force: bool = False) -> str:
+    """Make the index live that was live before, or the one of this name, and return its name.
+
+    Args:
+        settings: settings of workspace and index.
+        name: physical name of the index; None takes the index before.
+        force: see publish_index().
+
+    Raises:
+        InvalidInput: there is no such index, or no index was live before.
+        ReleaseError: see publish_index().
+    """
+    with _alone(Workspace(settings), "writes the index"):
+        store = open_store(settings)
+        live = store.live().name
+        target = name or store.previous()
+        if target is None:
+            others = ", ".join(other for other in store.names() if other != live) or "none"
+            raise InvalidInput(
+                f"no index was live before {live}, or it was dropped; name another index (there are: {others}), or the release to "
+                "go back to, as `gavel release list` shows them"
+            )
+        if summary_of(target, store.list_indices()).tower_id is None:
+            raise InvalidInput(f"{target} was not made by Gavel and cannot be searched")
+        if target != live:
+            publish_index(store.open_index(target), store, force=force, check=partial(_quality_objection, settings))
+        return target
+
+
+def roll_back_release(
+    settings: Settings, release: Path, *, progress: Step, force: bool = False
+) -> tuple[ReleaseReport, list[Path]]:
+    """Build a new index from the releases of a tower up to this one, and make it live; later ones are left out of rebuilds, too.
+
+    Args:
+        settings: settings of workspace and index.
+        release: folder of the release to go back to.
+        progress: called with (items done, items in all).
+        force: see rebuild_index().
+
+    Returns:
+        The report, and the folders of the releases that were left out, the oldest first.
+
+    Raises:
+        InvalidInput: no release of the tower is newer, so there is nothing to go back from.
+        ReleaseError: see rebuild_index().
+    """
+    workspace = Workspace(settings)
+    releases, faults = workspace.whole_releases(load_release(release).tower_id)
+    for fault in faults:
+        logger.warning("a release is left out: %s", fault)
+    by_path = [folder.resolve() for folder in releases]
+    if release.resolve() not in by_path:
+        raise InvalidInput(
+            f"{release} is no whole release of this workspace, or was rolled back itself; `gavel release list` has them"
+        )
+    count = by_path.index(release.resolve()) + 1
+    base, newer = releases[:count], releases[count:]
+    if not newer:
+        raise InvalidInput(
+            f"no release of its tower is newer than {release.name}; name an older one, as `gavel release list` shows them"
+        )
+    with _alone(workspace, "writes the index"):
+        store = open_store(settings)
+        check = partial(_quality_objection, settings)
+        report = rebuild_index(base, store, progress, force=force, check=check, undo=newer)
+        for folder in newer:
+            replace_file(folder / ROLLBACK_FILE, json.dumps({"to": release.name, "index": report.index}) + "\n")
+        drop_old_indices(store, settings.old_indices)
+    return report, newer
+
+
+def roll_back_ranker(settings: Settings, tower_id: str) -> Path | None:
+    """Exchange a tower's re-ranker and the one before; return its path, or None if there was none before.
+
+    Raises:
+        InvalidInput: the tower has no re-ranker, now or before.
+    """
+    workspace = Workspace(settings)
+    path = workspace.ranker(tower_id)
+    former = former_path(path)
+    with _alone(workspace, "trains the re-ranker"):
+        present, before = (file.read_bytes() if file.is_file() else None for file in (path, former))
+        if present is None and before is None:
+            raise InvalidInput(f"tower {tower_id} has no re-ranker to go back from; train one with `gavel train reranker`")
+        if before is not None:
+            replace_file(path, before)
+        else:
+            path.unlink()
+        if present is not None:
+            replace_file(former, present)
+        else:
+            former.unlink()
+    return path if before is not None else None
+
+
+def _quality_objection(settings: Settings, new: VectorIndex, live: VectorIndex) -> str | None:
+    """Compare an index with the live one on the judged val queries of the newest catalogue, if there is any."""
+    from processing.evaluation.index_check import quality_objection
+
+    if not settings.min_quality:
+        return None
+    try:
+        catalog = CatalogFolder.load(Workspace(settings).catalog(None))
+    except InvalidInput:
+        return None  # most workspaces have no catalogue with judgments
+    return quality_objection(new, live, catalog, partial(load_encoder, settings), settings.min_quality)
 
 
 def train_reranker(

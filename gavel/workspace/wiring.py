@@ -1,6 +1,7 @@
 """Choose the adapters of all ports on one machine from the settings."""
 
 import os
+from collections.abc import Hashable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -97,6 +98,15 @@ def load_ranker(settings: Settings, tower_id: str) -> Ranker | None:
     return BoosterRanker.load(path, tower_id)
 
 
+def ranker_stamp(settings: Settings, tower_id: str) -> Hashable:
+    """Return a value that changes when load_ranker() would load another booster."""
+    try:
+        stat = Workspace(settings).ranker(tower_id).stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
 def load_cross_encoder(settings: Settings) -> CrossEncoder | None:
     """Load the cross-encoder of the settings; None if they name none.
 
@@ -151,6 +161,7 @@ def search_service(settings: Settings) -> SearchService:
         settings.tower_id,
         settings.query_tower,
         partial(load_cross_encoder, settings),
+        partial(ranker_stamp, settings),
     )
     store = open_store(replace(settings, request_timeout_s=settings.retrieve_timeout_s))
     return SearchService(store, models, SearchLimits.from_settings(settings), buyer_store(settings))

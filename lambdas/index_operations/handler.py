@@ -15,7 +15,8 @@ from typing import Any
 
 from retrieval.config.settings import Settings
 from retrieval.errors import InvalidInput
-from retrieval.index.opensearch.store import IndexSummary, OpenSearchStore, open_store
+from retrieval.index.opensearch.store import OpenSearchStore, open_store
+from retrieval.index.port import summary_of
 from retrieval.ingestion import publish_index
 
 READ_ONLY = "read"  # alias of the function
@@ -52,7 +53,7 @@ def run(event: dict[str, Any], store: OpenSearchStore, *, read_only: bool = Fals
 def _publish(store: OpenSearchStore, name: str, *, force: bool) -> dict[str, Any]:
     """Point the alias at an index, unless it has far fewer open items than the live one."""
     summaries = store.list_indices()
-    index = _find(summaries, name)
+    index = summary_of(name, summaries)
     live = next((summary.name for summary in summaries if summary.is_live), None)
     if index.tower_id is None:
         raise InvalidInput(f"{name} was not made by Gavel and cannot be searched; `gavel aws indices` shows those that can be")
@@ -64,17 +65,10 @@ def _publish(store: OpenSearchStore, name: str, *, force: bool) -> dict[str, Any
 
 def _drop(store: OpenSearchStore, name: str) -> dict[str, Any]:
     """Delete an index that is not live. The name must be that of one index: OpenSearch takes patterns, too."""
-    index = _find(store.list_indices(), name)
+    index = summary_of(name, store.list_indices())
     store.drop(name)
     logger.info("%s is dropped, it had %s items", name, index.items)
     return {"index": name, "items": index.items}
-
-
-def _find(summaries: list[IndexSummary], name: str) -> IndexSummary:
-    by_name = {summary.name: summary for summary in summaries}
-    if name not in by_name:
-        raise InvalidInput(f"there is no index {name!r}; there are: {', '.join(by_name) or 'none'}")
-    return by_name[name]
 
 
 @cache

@@ -86,6 +86,9 @@ class Settings:
         index_alias: alias that points to the live index.
         index_shards: number of shards of a new index, 1 to 64: processes of an embedded index, primary shards on OpenSearch.
         index_replicas: copies per shard of a new index, >= 0; only for OpenSearch.
+        old_indices: number of indices beside the live one that `gavel index` keeps for a rollback, >= 1; older ones are deleted.
+        min_quality: least share of the live index's nDCG@10 that an index must have on judged val queries to replace it, 0 to 1; 0
+            does not compare them.
         language: language by which a new index stems words in Latin letters; Arabic words are stemmed in every index.
         cors_origins: origins whose pages may read answers of the query API, separated by commas; empty for none.
         towers_uri: folder or s3:// prefix of the tower artefacts, with one sub-folder per tower_id; empty means home/towers.
@@ -131,6 +134,8 @@ class Settings:
     index_alias: str = "auction-items"
     index_shards: int = limited(1, least=1, most=64)
     index_replicas: int = limited(0, least=0)
+    old_indices: int = limited(2, least=1)
+    min_quality: float = limited(0.7, least=0, most=1)
     language: IndexLanguage = "en"
     cors_origins: str = ""
     towers_uri: str = ""

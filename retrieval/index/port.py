@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from retrieval.contracts.documents import Deletion, IndexedItem, UpsertReport, Vector
 from retrieval.contracts.item_states import ItemState, StateOutcome, StateUpdate
+from retrieval.errors import InvalidInput
 from retrieval.index.filters import Filter
 from retrieval.index.fusion import Fusion
 
@@ -43,6 +44,27 @@ class Candidate:
     bm25: float | None = None
     keyword_rank: int | None = None
     semantic_rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSummary:
+    """A physical index of an alias.
+
+    Attributes:
+        name: physical name.
+        tower_id: tower of its vectors; None for an index that Gavel did not make.
+        items: number of items, ended ones included; None likewise, and for an index that cannot be read.
+        open_items: number of items that are still open; None likewise.
+        bytes: size on disk; on OpenSearch that of the primary shards.
+        is_live: True for the index behind the alias.
+    """
+
+    name: str
+    tower_id: str | None
+    items: int | None
+    open_items: int | None
+    bytes: int
+    is_live: bool
 
 
 class VectorIndex(Protocol):
@@ -117,6 +139,9 @@ class VectorIndex(Protocol):
     def sample(self, count: int, filters: Filter, seed: int) -> list[Vector]:
         """Return at most `count` stored (dimensions,) vectors of random matching items; the same ones for the same seed."""
 
+    def newest_update(self) -> int | None:
+        """Return the latest `updated_at` of an item, in ms since 1970; None if no item has one."""
+
     def deletions(self) -> list[Deletion]:
         """Return the deletions of items that were not written again, as far as the index remembers them."""
 
@@ -149,6 +174,22 @@ class IndexStore(Protocol):
     def live_tower(self) -> str | None:
         """Return the tower of the index behind the alias, even if that index is damaged; None if nothing is published."""
 
+    def names(self) -> list[str]:
+        """Return the names of the indices that create() made for this alias, the newest first."""
+
+    def open_index(self, name: str) -> VectorIndex:
+        """Return an index by its physical name.
+
+        Raises:
+            IndexMissing: there is no index of this name.
+        """
+
+    def list_indices(self) -> list[IndexSummary]:
+        """Return a summary of every index of the alias, the newest name of each tower first."""
+
+    def previous(self) -> str | None:
+        """Return the name of the index that was live before the live one; None if none was, or it was dropped."""
+
     def publish(self, name: str) -> None:
         """Point the alias at this index, in one atomic step; the previous index stays for rollback."""
 
@@ -159,6 +200,18 @@ class IndexStore(Protocol):
 def index_name(alias: str, tower_id: str, moment: datetime) -> str:
     """Return the physical name of a new index: <alias>-<tower_id>-<UTC stamp>."""
     return f"{alias}-{tower_id}-{moment:{NAME_STAMP}}"
+
+
+def summary_of(name: str, summaries: Sequence[IndexSummary]) -> IndexSummary:
+    """Return the summary of the index of this name. A pattern, which OpenSearch would take for many indices, is no name.
+
+    Raises:
+        InvalidInput: there is no such index.
+    """
+    by_name = {summary.name: summary for summary in summaries}
+    if name not in by_name:
+        raise InvalidInput(f"there is no index {name!r}; there are: {', '.join(by_name) or 'none'}")
+    return by_name[name]
 
 
 def created_at(name: str) -> datetime | None:

@@ -12,7 +12,7 @@ import xgboost
 from numpy.typing import NDArray
 
 from retrieval.errors import FeatureMismatch, RankerUnavailable
-from retrieval.files import replace_file, shortage
+from retrieval.files import former_path, replace_file, shortage
 from retrieval.ranker.features import FEATURES, FEATURES_HASH
 from retrieval.ranker.parameters import BoosterParameters
 
@@ -59,7 +59,8 @@ class BoosterRanker:
     def save(self, path: Path, tower_id: str = "") -> None:
         """Write the booster with its feature names and their hash, in one step.
 
-        The file ends with a line that has the sha256 of XGBoost's bytes; XGBoost ignores this line.
+        The file ends with a line that has the sha256 of XGBoost's bytes; XGBoost ignores this line. A booster that was there is
+        stored at former_path().
 
         Args:
             path: file to write; its folder is created if it is missing.
@@ -68,7 +69,10 @@ class BoosterRanker:
         self._booster.set_attr(features=json.dumps(FEATURES), features_hash=FEATURES_HASH, tower_id=tower_id or None)
         model = bytes(self._booster.save_raw("ubj"))
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, model + SEAL_START + hashlib.sha256(model).hexdigest().encode())
+        content = model + SEAL_START + hashlib.sha256(model).hexdigest().encode()
+        if path.is_file() and (present := path.read_bytes()) != content:
+            replace_file(former_path(path), present)
+        replace_file(path, content)
 
     @classmethod
     def load(cls, path: Path, tower_id: str = "") -> "BoosterRanker":

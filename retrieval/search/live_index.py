@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -49,6 +49,7 @@ class SearchModels:
         tower_id: id of the only tower to accept; empty accepts the tower of the active index.
         query_tower: kind of query encoder that load_encoder returns, `full` or `small`; /health shows it.
         load_cross_encoder: returns the cross-encoder, which is of no tower; None if there is none.
+        ranker_stamp: tower_id -> a value that changes when load_ranker would load another re-ranker, so that it is loaded again.
     """
 
     load_encoder: Callable[[str], Encoder]
@@ -58,6 +59,7 @@ class SearchModels:
     tower_id: str = ""
     query_tower: str = "full"
     load_cross_encoder: Callable[[], CrossEncoder | None] = lambda: None
+    ranker_stamp: Callable[[str], Hashable] = lambda tower_id: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class ActiveIndex:
         checked_at: time.monotonic() in seconds when the alias was last read.
         complete: True if all models could be loaded. A model that could not is a stand-in that raises at each use.
         cross_encoder: cross-encoder for the best candidates; None if there is none.
+        ranker_stamp: stamp of the re-ranker when it was loaded.
     """
 
     index: VectorIndex
@@ -81,6 +84,7 @@ class ActiveIndex:
     checked_at: float
     complete: bool = True
     cross_encoder: CrossEncoder | None = None
+    ranker_stamp: Hashable = None
 
 
 class _UnusableEncoder:
@@ -155,7 +159,12 @@ class ActiveIndexCache:
             logger.warning("searching on in %s, because the alias cannot be read: %s", active.index.name, error)
             return replace(active, checked_at=time.monotonic())
         if active is not None and active.complete and active.index.name == index.name:
-            return replace(active, index=index, checked_at=time.monotonic())
+            active = replace(active, index=index, checked_at=time.monotonic())
+            stamp = self._models.ranker_stamp(index.tower_id)
+            if stamp != active.ranker_stamp:
+                ranker, complete = self._load_ranker(index.tower_id)
+                active = replace(active, ranker=ranker, ranker_stamp=stamp, complete=complete)
+            return active
         return self._load_models(index)
 
     def _load_models(self, index: VectorIndex) -> ActiveIndex:
@@ -166,17 +175,21 @@ class ActiveIndexCache:
                 f"load tower {index.tower_id} or rebuild the index with `gavel embed` and `gavel index`"
             )
         buyer_tower = self._models.load_buyer_tower(index.tower_id)
-        ranker: Ranker | None
-        try:
-            ranker = self._models.load_ranker(index.tower_id)
-        except RankerUnavailable as error:
-            ranker, complete = _UnusableRanker(str(error)), False
+        stamp = self._models.ranker_stamp(index.tower_id)  # before it is loaded: a later change has another
+        ranker, ranker_loaded = self._load_ranker(index.tower_id)
+        complete = complete and ranker_loaded
         cross_encoder: CrossEncoder | None
         try:
             cross_encoder = self._models.load_cross_encoder()
         except RankerUnavailable as error:
             cross_encoder, complete = _UnusableRanker(str(error)), False
-        return ActiveIndex(index, encoder, ranker, buyer_tower, time.monotonic(), complete, cross_encoder)
+        return ActiveIndex(index, encoder, ranker, buyer_tower, time.monotonic(), complete, cross_encoder, stamp)
+
+    def _load_ranker(self, tower_id: str) -> tuple[Ranker | None, bool]:
+        try:
+            return self._models.load_ranker(tower_id), True
+        except RankerUnavailable as error:
+            return _UnusableRanker(str(error)), False
 
     def _load_encoder(self, tower_id: str) -> tuple[Encoder, bool]:
         try:

@@ -382,7 +382,7 @@ class SearchService:
             return ()
         timeless = replace(request, query=query_text(request.query), filters=replace(request.filters, now=EPOCH))
         stamp = active.index.state_stamp(request.filters)
-        return active.index.name, active.encoder.tower_id, timeless, request.exact_id, stamp
+        return active.index.name, active.encoder.tower_id, active.ranker_stamp, timeless, request.exact_id, stamp
 
     def _cached_answer(self, active: ActiveIndex, key: tuple[object, ...], request: SearchRequest) -> SearchAnswer | None:
         """Return the cached answer of a request, unless one of its items has ended or changed its state since."""

@@ -205,6 +205,13 @@ class ItemDatabase:
         with self._read_lock, translated(self.path):
             return int(self._reader.execute("SELECT count(*) FROM lots").fetchone()[0]) - _count(self._reader, self.damaged)
 
+    def newest_update(self) -> int | None:
+        """Return the latest `updated_at` of a sound item, in ms since 1970; None if no item has one."""
+        query = f"SELECT max(json_extract(document, '$.updated_at')) FROM lots WHERE {IS_SOUND}"
+        with self._read_lock, translated(self.path):
+            newest = self._reader.execute(query).fetchone()[0]
+        return None if newest is None else int(newest)
+
     def deletions(self) -> list[Deletion]:
         """Return the deletions of items that were not written again, oldest first."""
         with self._read_lock, translated(self.path):

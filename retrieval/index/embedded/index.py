@@ -151,6 +151,10 @@ class EmbeddedIndex:
         """Return the number of items that are left out because their rows are damaged."""
         return self._database.damaged_count()
 
+    def newest_update(self) -> int | None:
+        """Return the latest `updated_at` of an item, in ms since 1970; None if no item has one."""
+        return self._database.newest_update()
+
     def deletions(self) -> list[Deletion]:
         """Return the deletions of items that were not written again."""
         with enough_memory(self.name):

@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 SHARDS_FILE = "shards.json"
 MAX_SOCKET_FOLDER = 70  # bytes of the temporary folder's path, so that multiprocessing's socket in it stays below 104
 REMOTE_METHODS = (
-    *("count", "damaged", "deletions", "upsert", "refresh", "prepare", "semantic", "keyword", "top"),
+    *("count", "damaged", "deletions", "newest_update", "upsert", "refresh", "prepare", "semantic", "keyword", "top"),
     *("near_titles", "fetch", "known", "sample", "describe_vectors", "close"),
 )
 
@@ -196,6 +196,10 @@ class ShardedIndex:
     def damaged(self) -> int:
         """Return the number of items that are left out because their rows are damaged."""
         return sum(self._call_all("damaged"))
+
+    def newest_update(self) -> int | None:
+        """Return the latest `updated_at` of an item, in ms since 1970; None if no item has one."""
+        return max((newest for newest in self._call_all("newest_update") if newest is not None), default=None)
 
     def deletions(self) -> list[Deletion]:
         """Return the deletions of items that were not written again."""

@@ -1,6 +1,6 @@
 """Manage a folder of embedded indices, one of them live (docs/adr/0002-embedded-index.md).
 
-root/auction-items.json                      the alias: holds the name of the live index
+root/auction-items.json                      the alias: holds the names of the live index and of the one before
 root/auction-items-<tower_id>-<stamp>/       one physical index
     lots.sqlite                              all acknowledged items and deletions
     lots.json                                checksum of lots.sqlite at publication
@@ -11,10 +11,12 @@ root/auction-items-<tower_id>-<stamp>/       one physical index
 """
 
 import json
+import logging
 import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
@@ -24,12 +26,14 @@ from retrieval.index.embedded.database import damaged
 from retrieval.index.embedded.index import EXACT_BELOW, EmbeddedIndex
 from retrieval.index.embedded.sharding import ShardedIndex, is_sharded
 from retrieval.index.embedded.states import STATES_FILE, mend_states
-from retrieval.index.filters import utc_now
+from retrieval.index.filters import Filter, utc_now
 from retrieval.index.hybrid_tuning import Tuning, untuned
-from retrieval.index.port import index_name
+from retrieval.index.port import IndexSummary, created_at, index_name
 from retrieval.text.languages import DEFAULT_LANGUAGE, check_language
 
 __all__ = ["EmbeddedIndex", "EmbeddedStore"]
+
+logger = logging.getLogger(__name__)
 
 OpenIndex = EmbeddedIndex | ShardedIndex
 
@@ -120,6 +124,45 @@ class EmbeddedStore:
             name = max(folders, key=lambda path: path.name.rpartition("-")[2]).name if folders else None
         return None if name is None else self._tower_of(name)
 
+    def names(self) -> list[str]:
+        """Return the names of the indices that create() made for this alias, the newest first."""
+        others = {path.stem for path in self._root.glob(f"{self._alias}-*.json")}  # aliases whose names begin with this one
+        moments = {path.name: created_at(path.name) for path in self._root.glob(f"{self._alias}-*") if path.is_dir()}
+        own = {
+            name: moment
+            for name, moment in moments.items()
+            if moment is not None and not any(name.startswith(f"{other}-") for other in others)
+        }
+        return sorted(own, key=lambda name: own[name], reverse=True)
+
+    def open_index(self, name: str) -> OpenIndex:
+        """Return an index by its physical name.
+
+        Raises:
+            IndexMissing: there is no index of this name.
+        """
+        return self._open(name)
+
+    def list_indices(self) -> list[IndexSummary]:
+        """Return a summary of every index of the alias, the newest name of each tower first; a damaged one has no counts."""
+        live, summaries = self._live_name(), []
+        for name in sorted(self.names(), reverse=True):
+            counts: tuple[int | None, int | None] = (None, None)
+            try:
+                index = self._open(name)
+                index.refresh()
+                counts = index.count(), index.count(Filter())
+            except IndexUnavailable as error:
+                logger.warning("%s", error)
+            size = sum(path.stat().st_size for path in (self._root / name).rglob("*") if path.is_file())
+            summaries.append(IndexSummary(name, self._tower_of(name), *counts, size, name == live))
+        return summaries
+
+    def previous(self) -> str | None:
+        """Return the name of the index that was live before the live one; None if none was, or it was dropped."""
+        name = self._pointer_to("previous")
+        return name if name in self.names() else None
+
     def publish(self, name: str) -> None:
         """Prepare an index, then point the alias at it in one atomic step; the previous index stays for rollback.
 
@@ -128,7 +171,11 @@ class EmbeddedStore:
         """
         self._open(name).prepare()
         try:
-            replace_file(self._pointer, json.dumps({"live": name}))
+            live, before = self._live_name(), self._pointer_to("previous")
+        except IndexUnavailable:  # a damaged alias is written anew
+            live = before = None
+        try:
+            replace_file(self._pointer, json.dumps({"live": name, "previous": before if live == name else live}))
         except OSError as error:
             raise IndexUnavailable(f"{self._pointer} cannot be written: {reason_of(error)}; the index before stays live") from error
 
@@ -180,9 +227,15 @@ class EmbeddedStore:
         return folder
 
     def _live_name(self) -> str | None:
+        return self._pointer_to("live")
+
+    def _pointer_to(self, which: Literal["live", "previous"]) -> str | None:
+        """Return the name of an index in the alias's file; None if the file is missing, or names no previous index."""
         try:
-            return str(json.loads(self._pointer.read_bytes())["live"])
+            names = json.loads(self._pointer.read_bytes())
+            live, previous = str(names["live"]), names.get("previous")
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise damaged(self._pointer, error) from error
+        return live if which == "live" else None if previous is None else str(previous)

@@ -253,6 +253,12 @@ class OpenSearchIndex:
             else []
         )
 
+    def newest_update(self) -> int | None:
+        """Return the latest `updated_at` of an item, in ms since 1970; None if no item has one."""
+        answer = self._search({"size": 0, "aggs": {"newest": {"max": {"field": "updated_at"}}}})
+        newest = answer["aggregations"]["newest"]["value"]
+        return None if newest is None else int(newest)
+
     def deletions(self) -> list[Deletion]:
         """Return the deletions of items that were not written again; those older than DELETION_RETENTION may be missing."""
         body = {"query": {"exists": {"field": DELETED_FIELD}}, "version": True, "_source": False}

@@ -3,13 +3,13 @@
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from opensearchpy import OpenSearch, Urllib3AWSV4SignerAuth
 from opensearchpy.exceptions import NotFoundError
 
 from retrieval.config.settings import Settings
+from retrieval.contracts.items import EPOCH
 from retrieval.errors import IndexMissing, InvalidInput, InvalidSettings
 from retrieval.index.filters import Filter, utc_now
 from retrieval.index.hybrid_tuning import Tuning, untuned
@@ -18,7 +18,7 @@ from retrieval.index.opensearch.index import OpenSearchIndex
 from retrieval.index.opensearch.mapping import ATTRIBUTES_META, HYBRID_PIPELINE, Engine, index_body, pipeline_name
 from retrieval.index.opensearch.responses import retry_read
 from retrieval.index.opensearch.states import StateIndex, states_name
-from retrieval.index.port import REBUILD, index_name
+from retrieval.index.port import REBUILD, IndexSummary, created_at, index_name
 from retrieval.text.analysis import ANALYSIS
 from retrieval.text.languages import DEFAULT_LANGUAGE, check_language
 
@@ -28,29 +28,9 @@ logger = logging.getLogger(__name__)
 logging.getLogger("opensearch").setLevel(logging.ERROR)  # its warnings are stack traces of errors that are raised anyway
 
 DEFAULT_TIMEOUT_S = 10.0
+PREVIOUS_META = "previous"  # key in `_meta` of an index with the name of the index that was live before it
 PLAIN_BM25 = range(3, 7)  # versions whose BM25 lacks the factor k1 + 1; version 7 is what an OpenSearch 1 or 2 may call itself
 SIGNING_NAME = "es"  # name of Amazon OpenSearch Service in signatures
-
-
-@dataclass(frozen=True, slots=True)
-class IndexSummary:
-    """A physical index of an alias.
-
-    Attributes:
-        name: physical name.
-        tower_id: tower of its vectors; None for an index that Gavel did not make.
-        items: number of items, ended ones included; None likewise.
-        open_items: number of items that are still open; None likewise.
-        bytes: size of the primary shards.
-        is_live: True for the index behind the alias.
-    """
-
-    name: str
-    tower_id: str | None
-    items: int | None
-    open_items: int | None
-    bytes: int
-    is_live: bool
 
 
 class OpenSearchStore:
@@ -120,11 +100,8 @@ class OpenSearchStore:
 
     def find(self, tower_id: str) -> OpenSearchIndex | None:
         """Return the live index if it is of this tower, else the newest index of this tower, else None."""
-        with opensearch_errors(self._url):
-            mappings = self._client.indices.get_mapping(index=f"{self._alias}-*")
-        metas = {name: value["mappings"].get("_meta", {}) for name, value in mappings.items()}
-        start = f"{self._alias}-{tower_id}-"  # another alias may begin with this one
-        names = [name for name, meta in metas.items() if meta.get("tower_id") == tower_id and name.startswith(start)]
+        metas = self._metas()
+        names = [name for name, meta in metas.items() if meta["tower_id"] == tower_id]
         if not names:
             return None
         live = self._live_name()
@@ -184,6 +161,16 @@ class OpenSearchStore:
             mapping = self._client.indices.get_mapping(index=name)
         return self._index(name, mapping[name]["mappings"].get("_meta", {}))
 
+    def names(self) -> list[str]:
+        """Return the names of the indices that create() made for this alias, the newest first."""
+        return sorted(self._metas(), key=lambda name: created_at(name) or EPOCH, reverse=True)
+
+    def previous(self) -> str | None:
+        """Return the name of the index that was live before the live one; None if none was, or it was dropped."""
+        live, metas = self._live_name(), self._metas()
+        name = metas[live].get(PREVIOUS_META) if live in metas else None
+        return name if name in metas else None
+
     def live_tower(self) -> str | None:
         """Return the tower of the index behind the alias; None if nothing is published."""
         name = self._live_name()
@@ -199,6 +186,10 @@ class OpenSearchStore:
         actions: list[dict[str, Any]] = [{"add": {"index": name, "alias": self._alias}}]
         if live not in (None, name):
             actions.insert(0, {"remove": {"index": f"{self._alias}-*", "alias": self._alias}})
+            meta = self._metas().get(name)
+            if meta is not None:
+                with opensearch_errors(self._url):
+                    self._client.indices.put_mapping(index=name, body={"_meta": {**meta, PREVIOUS_META: live}})
         self._states.take_all_rows(name)
         with opensearch_errors(self._url):
             self._client.indices.update_aliases(body={"actions": actions})
@@ -214,6 +205,17 @@ class OpenSearchStore:
             raise InvalidInput(f"index {name} is live behind alias {self._alias!r}; publish another one first")
         with opensearch_errors(self._url):
             self._client.indices.delete(index=name)
+
+    def _metas(self) -> dict[str, dict[str, Any]]:
+        """Return name -> `_meta` of the indices that create() made for this alias; the name of another alias may begin with it."""
+        with opensearch_errors(self._url):
+            mappings = self._client.indices.get_mapping(index=f"{self._alias}-*")
+        metas = {name: dict(value["mappings"].get("_meta", {})) for name, value in mappings.items()}
+        return {
+            name: meta
+            for name, meta in metas.items()
+            if "tower_id" in meta and name.startswith(f"{self._alias}-{meta['tower_id']}-")
+        }
 
     def _live_name(self, *, local: bool = False) -> str | None:
         params = {"local": "true"} if local else {}
