@@ -9,9 +9,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Depends, HTTPException, Path, Query, Request
 from pydantic import BaseModel, Field
 
-from lambdas.query_api.problems import BAD_BODY, document
+from lambdas.query_api.problems import BAD_BODY, BAD_ITEM, document
 from lambdas.query_api.questions import ItemId
 from lambdas.query_api.strict_route import StrictRoute
+from retrieval.contracts.item_puts import ItemPut, PutResult, read_put
 from retrieval.contracts.item_states import Outcome, StateOutcome, StateUpdate, parse_state
 from retrieval.contracts.items import epoch_ms, require_id
 from retrieval.errors import InvalidInput, InvalidQuery
@@ -26,9 +27,17 @@ EXAMPLE = {
     "reserve_met": True,
     "status": "open",
 }
+EXAMPLE_LOT = {
+    "title": "red vase",
+    "category": "vases",
+    "current_price": 10,
+    "ends_at": "2026-11-30T20:05:00Z",
+    "image": "https://shop.example/photos/v1.jpg",
+    "colour": "red",
+}
 UNAUTHORIZED = {
     **document(HTTPStatus.UNAUTHORIZED, {"unauthorized": "send the write token: Authorization: Bearer …"}),
-    **document(HTTPStatus.FORBIDDEN, {"forbidden": f"this server takes no states; start it with {WRITE_TOKEN}"}),
+    **document(HTTPStatus.FORBIDDEN, {"forbidden": f"this server takes no lots or states; start it with {WRITE_TOKEN}"}),
 }
 
 
@@ -43,6 +52,20 @@ class StateResult(BaseModel):
     reason: str = ""
 
 
+class ItemResult(BaseModel):
+    """The outcome of a lot that was put."""
+
+    item_id: str
+    outcome: Outcome = Field(description="`applied`, or `stale`: the index has a newer row or deletion of the lot.")
+    tower_id: str = Field(description="Tower that encoded the lot.")
+    version: int = Field(description="Version of the row, in ms since 1970.")
+    has_photo: bool = Field(description="True if a photo was read and encoded.")
+    photo_faults: list[str] = Field([], description="Why photos cannot be read; the lot was written without them.")
+    timings_ms: dict[str, float] = Field(
+        description="Time spent on the batch that the lot was in: `photo`, `encode`, `index`; and `total`, from arrival to answer."
+    )
+
+
 class StateResults(BaseModel):
     """The outcomes of updates, in their order."""
 
@@ -50,19 +73,23 @@ class StateResults(BaseModel):
 
 
 def item_states_router(
-    update: Callable[[Sequence[StateUpdate]], list[StateOutcome]], delete: Callable[[str, int], Outcome], token: str
+    update: Callable[[Sequence[StateUpdate]], list[StateOutcome]],
+    delete: Callable[[str, int], Outcome],
+    put: Callable[[Sequence[ItemPut]], list[PutResult]],
+    token: str,
 ) -> APIRouter:
     """Return the router of the routes that write.
 
     Args:
         update: carries out updates, such as SearchService.update_states().
         delete: deletes an item at a version, such as SearchService.delete_item().
+        put: encodes and writes whole lots, such as ItemWriter.put().
         token: token that callers must send; empty refuses every call.
     """
 
     def check_token(request: Request) -> None:
         if not token:
-            raise HTTPException(HTTPStatus.FORBIDDEN, f"this server takes no states; start it with {WRITE_TOKEN}")
+            raise HTTPException(HTTPStatus.FORBIDDEN, f"this server takes no lots or states; start it with {WRITE_TOKEN}")
         kind, _, sent = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not hmac.compare_digest(sent.strip().encode(), token.encode()):
             headers = {"WWW-Authenticate": "Bearer"}
@@ -101,6 +128,25 @@ def item_states_router(
                 results.append(StateResult(item_id=str(one.get("item_id", ""))[:512], outcome="refused", reason=str(error)))
         outcomes = iter(update(states))
         return StateResults(results=[result or _result(next(outcomes)) for result in results])
+
+    @router.put("/items/{item_id:path}", response_model_exclude_defaults=True, responses=BAD_ITEM)
+    def put_item(
+        item_id: Annotated[ItemId, Path(examples=["v1"])], body: Annotated[dict[str, Any], Body(examples=[EXAMPLE_LOT])]
+    ) -> ItemResult:
+        """Write a whole lot, new or in place of its row; the next search finds it.
+
+        The body has the fields of a row of an item file, under any name that such a file may use; further fields are attributes.
+        `photo` is a photo in Base64 (else `image` names one, as in item files). `version` is the time of the row in ms; without it
+        `updated_at` counts, and without that the time of arrival. A row that breaks the item contract is refused with 422.
+        """
+        try:
+            lot = read_put(body, item_id)
+        except InvalidInput as error:
+            raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
+        (result,) = put([lot])
+        if result.outcome == "refused":
+            raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, result.reason)
+        return ItemResult.model_validate(result, from_attributes=True)
 
     @router.delete("/items/{item_id:path}", response_model_exclude_defaults=True)
     def delete_item(

@@ -1,6 +1,6 @@
 """States by HTTP: a bidding system sets price, bids, end and status of lots, one by one or a thousand at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from index_lots import axis, lot
 
 from lambdas.query_api.app import create_app
 from lambdas.query_api.item_states import item_states_router
+from retrieval.contracts.item_puts import ItemPut, PutResult
 from retrieval.index.embedded.store import EmbeddedStore
 from retrieval.search.live_index import SearchModels
 from retrieval.search.service import SearchService
@@ -41,10 +42,15 @@ def service(tmp_path: Path) -> SearchService:
     return SearchService(store, SearchModels(lambda tower_id: OneDirection()))
 
 
+def no_puts(puts: Sequence[ItemPut]) -> list[PutResult]:
+    """States alone are written here; test_item_puts.py writes lots."""
+    raise AssertionError(puts)
+
+
 @pytest.fixture
 def client(service: SearchService) -> Iterator[TestClient]:
     app = create_app(lambda: service)
-    app.include_router(item_states_router(service.update_states, service.delete_item, TOKEN))
+    app.include_router(item_states_router(service.update_states, service.delete_item, no_puts, TOKEN))
     with TestClient(app, headers=BEARER) as client:
         yield client
 
@@ -122,7 +128,7 @@ def test_writing_needs_the_token_and_reading_does_not(client: TestClient, header
 
 def test_without_a_token_no_server_takes_states(service: SearchService) -> None:
     app = create_app(lambda: service)
-    app.include_router(item_states_router(service.update_states, service.delete_item, ""))
+    app.include_router(item_states_router(service.update_states, service.delete_item, no_puts, ""))
     answer = TestClient(app).patch("/items/v1/state", json={"bid_count": 1}, headers={"Authorization": "Bearer "})
     assert (answer.status_code, answer.json()["type"]) == (403, "forbidden")
     assert "GAVEL_WRITE_TOKEN" in answer.json()["detail"]
