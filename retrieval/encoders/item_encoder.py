@@ -19,7 +19,6 @@ from retrieval.errors import InvalidInput, TowerError
 # names of inputs and outputs of the ONNX graphs
 TEXT, PHOTO, HAS_PHOTO, CATEGORIES, NUMBERS = "text", "photo", "has_photo", "categories", "numbers"
 ENCODED, ITEM_VECTOR = "encoded", "item_vector"
-Session = onnxruntime.InferenceSession
 
 
 class ItemEncoder:
@@ -33,9 +32,9 @@ class ItemEncoder:
         self,
         card: TowerCard,
         tokenizer: Tokenizer,
-        text: Session,
-        photo: Session | None,
-        fusion: Session,
+        text: onnxruntime.InferenceSession,
+        photo: onnxruntime.InferenceSession | None,
+        fusion: onnxruntime.InferenceSession,
         features: FeatureSpec | None,
     ) -> None:
         self.card = card
@@ -118,6 +117,6 @@ class ItemEncoder:
         return {CATEGORIES: categories, NUMBERS: numbers}
 
 
-def _run(session: Session, inputs: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:
+def _run(session: onnxruntime.InferenceSession, inputs: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:
     output: NDArray[np.float32] = session.run(None, dict(inputs))[0]
     return output
