@@ -123,8 +123,8 @@ def save_small_cross_encoder(folder: Path, outputs: int = 1) -> Path:
     return folder
 
 
-def save_spread_tower(texts: list[str], out: Path) -> Path:
-    """Save a compact text tower with random weights, its query tower exported, for a vocabulary of some texts.
+def save_spread_tower(texts: list[str], out: Path, *, use_image: bool = False) -> Path:
+    """Save a compact tower with random weights for a vocabulary of some texts, its query tower exported.
 
     Returns:
         `out/<tower_id>`.
@@ -139,7 +139,9 @@ def save_spread_tower(texts: list[str], out: Path) -> Path:
 
     tokenizer = train_wordpiece(texts, 500)
     torch.manual_seed(0)
-    towers = TwoTowers(fit_vocabulary(replace(preset("compact"), use_image=False, matryoshka=(64,)), tokenizer.get_vocab_size()))
+    towers = TwoTowers(
+        fit_vocabulary(replace(preset("compact"), use_image=use_image, matryoshka=(64,)), tokenizer.get_vocab_size())
+    )
     with torch.no_grad():  # spread the vectors, as training does: near the middle of a cone everything is alike
         for projection in (towers.query_tower.projection, towers.item_tower.projection):
             projection[3].bias.copy_(-projection[3].weight @ projection[0].bias.relu())

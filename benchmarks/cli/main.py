@@ -283,9 +283,19 @@ def live(
     release: Release = None,
     updates: Annotated[int, typer.Option(min=100, help="Updates of states per second.")] = 5_000,
     seconds: Annotated[float, typer.Option(min=1, help="Length of each phase.")] = 20.0,
+    new_lots: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Instead put so many new lots with photos, one a second, encoded by DistilBERT and ResNet50 with random weights.",
+        ),
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Time bids beside searches, in the index of the settings: when they count, what they cost, what searches take."""
+    if new_lots:
+        _time_new_lots(new_lots, as_json)
+        return
     from benchmarks.speed.fresh_lots import copied_index
     from benchmarks.speed.live_states import LiveStatesResult, run_benchmark
     from benchmarks.speed.many_lots import copy_ids, opensearch_copies
@@ -328,6 +338,26 @@ def live(
             highlight=False,
             soft_wrap=True,
         )
+
+    result.report(as_json, show)
+
+
+def _time_new_lots(count: int, as_json: bool) -> None:
+    from benchmarks.speed.live_items import run_benchmark
+
+    settings = Settings.from_env()
+    with tempfile.TemporaryDirectory(prefix="gavel-live-") as folder:
+        home = replace(settings, home=Path(folder), towers_uri="")
+        result = run_benchmark(home, count, on_phase=lambda phase: notes.print(phase, style="dim"))
+
+    def show() -> None:
+        steps = {
+            "from the row to the answer": result.visible,
+            "photo": result.photo,
+            "encode": result.encode,
+            "index": result.index,
+        }
+        _show_latencies(f"{result.put} new lots of {result.preset}, one a second, beside {result.lots:,} lots, ms", steps)
 
     result.report(as_json, show)
 

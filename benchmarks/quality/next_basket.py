@@ -29,7 +29,7 @@ from catalog.online_retail import Invoices, Months, read_invoices
 from gavel.workspace.console import console, progress, show_table
 from models.config.buyers import BuyerTrainingConfig
 from models.data.baskets import Basket, next_baskets, training_baskets
-from models.towers.features import Features, FeatureSpec
+from models.towers.features import Features
 from models.towers.published import published_towers
 from models.towers.two_towers import TwoTowers
 from models.training.buyers import (
@@ -43,6 +43,7 @@ from models.training.buyers import (
 )
 from processing.evaluation.zero_shot import SentenceEncoder
 from retrieval.contracts.items import item_text
+from retrieval.encoders.feature_spec import FeatureSpec
 from retrieval.evaluation.significance import PairedComparison, compare_paired
 
 POPULARITY, OWN, KNN = "popularity", "own products by frequency", "item-kNN"
@@ -198,7 +199,7 @@ def read_shop(invoices: Invoices, model: str, bought: set[str]) -> Shop:
     rows = [{"category": item.category} for item in invoices.products]
     training_rows = [row for row, item in zip(rows, invoices.products, strict=True) if item.item_id in bought]
     spec = FeatureSpec.fit(training_rows, ["category"], min_count=2)
-    return Shop(encodings, spec.encode(rows), spec, model)
+    return Shop(encodings, Features.of(spec, rows), spec, model)
 
 
 def rankings(

@@ -68,3 +68,16 @@ def image(
     folder = Workspace(Settings.from_env()).tower(tower)
     added = add_image_tower(folder)
     report({"tower_id": folder.name, "image_branch": str(folder / IMAGE_TOWER_FILE), "added": added}, as_json)
+
+
+@export_app.command()
+def item(
+    tower: Annotated[str | None, typer.Argument(help="tower_id; the newest tower by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Add the item tower as ONNX, by which a server encodes single lots; the first lot that is put does the same."""
+    from models.artefacts.tower_files import add_item_encoder
+
+    folder = Workspace(Settings.from_env()).tower(tower)
+    added = add_item_encoder(folder)
+    report({"tower_id": folder.name, "added": added}, as_json)

@@ -16,6 +16,7 @@ from gavel.workspace.console import console
 from gavel.workspace.folders import Workspace
 from gavel.workspace.options import QueryTower
 from gavel.workspace.wiring import recommended_mode
+from processing.command_line import FetchOption, PhotoHostOption
 from retrieval.config.settings import Settings, split_address
 from retrieval.errors import InvalidInput
 from retrieval.search.service import Mode
@@ -61,6 +62,8 @@ def serve(
             "training recommends it."
         ),
     ] = None,
+    fetch: FetchOption = True,
+    photo_hosts: PhotoHostOption = None,
 ) -> None:
     """Serve the search page at /, the API beside it, and the API's description at /docs."""
     if currency and not re.fullmatch("[A-Za-z]{3}", currency):
@@ -96,8 +99,9 @@ def serve(
         if metrics_port:
             listeners.append(stack.enter_context(listen(metrics_host, metrics_port)))
         hosts = None if "*" in (allow_host or []) else [host, *(allow_host or [])]
+        hosts_of_photos = (photo_hosts or []) if fetch else None
         limits = CallerLimits(hosts, settings.writes_per_second, settings.searches_per_second)
-        make_app = partial(page_and_api, settings, photos or [], currency.upper(), limits, workers)
+        make_app = partial(page_and_api, settings, photos or [], currency.upper(), limits, workers, hosts_of_photos)
         if workers > 1:
             if metrics_port:
                 from gavel.web.metrics_files import shared_files
@@ -129,16 +133,22 @@ def _metrics_place(settings: Settings, page_port: int) -> tuple[str, int | None]
 
 
 def page_and_api(
-    settings: Settings, photos: Sequence[Path], currency: str, limits: "CallerLimits | None" = None, workers: int = 1
+    settings: Settings,
+    photos: Sequence[Path],
+    currency: str,
+    limits: "CallerLimits | None" = None,
+    workers: int = 1,
+    photo_hosts: Sequence[str] | None = (),
 ) -> tuple["FastAPI", str]:
     """Create the app of `gavel serve`, and return the app and a line about its index.
 
     Args:
         settings: settings of this process.
-        photos: further folders whose photos may be shown.
+        photos: further folders whose photos may be shown, and named by lots that are put.
         currency: ISO 4217 code of the prices, or empty.
         limits: limits of callers, which each process counts for itself; None sets no limits.
         workers: number of worker processes.
+        photo_hosts: hosts whose photos are fetched although they have no public address; None fetches from no host at all.
 
     Raises:
         IndexMissing: nothing has been indexed yet.
@@ -149,10 +159,11 @@ def page_and_api(
     from gavel.web.page_app import add_page
     from gavel.web.photo_files import PhotoFiles
     from gavel.web.request_queues import QueueMiddleware, request_queues
-    from gavel.workspace.wiring import event_sink, search_service, signing_lists
+    from gavel.workspace.wiring import event_sink, item_writer, search_service, signing_lists
     from lambdas.query_api.app import create_app
     from lambdas.query_api.callers import CallerLimits
     from lambdas.query_api.events import events_router
+    from lambdas.query_api.item_puts import add_item_puts
     from lambdas.query_api.item_states import WRITE_TOKEN, item_states_router
 
     workspace, service, lists = Workspace(settings), search_service(settings), signing_lists(settings)
@@ -172,7 +183,11 @@ def page_and_api(
     )
     # innermost: requests that other middleware refuses need no slot, and refusals by the queue get the others' headers
     app.user_middleware.append(Middleware(QueueMiddleware, queues=queues))
-    app.include_router(item_states_router(lambda: service.live().index, os.environ.get(WRITE_TOKEN, "")))
+    writer = item_writer(settings, service, photos, photo_hosts)
+    token = os.environ.get(WRITE_TOKEN, "")
+    writes = item_states_router(lambda: service.live().index, token, service.forget_answers)
+    add_item_puts(writes, writer.put)
+    app.include_router(writes)
     app.include_router(events_router(event_sink(settings), service.record_interactions, lists))
     add_page(app, lambda: service, PhotoFiles(workspace, photos), currency)
     monitoring.watch(app, limits.hosts)

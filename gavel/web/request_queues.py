@@ -30,10 +30,12 @@ KINDS = {  # path, or its first part -> kind of request; all other requests read
     "buyers": "writes",
 }
 OTHERS = "others"
+PUTS = "puts"
 MIN_SEARCH_SLOTS = 2  # one slow request, such as a large photo, must not block all others
 REMOTE_SEARCH_SLOTS = 40  # where searches wait for another machine
-# PhotoFiles draws one thumbnail at a time; requests wait for it without a thread, as many as a page has photos
-OTHER_SLOTS = {PHOTO_SEARCHES: 24, "photos": 24, "writes": 2, OTHERS: 8}
+# PhotoFiles draws one thumbnail at a time; requests wait for it without a thread, as many as a page has photos. Lots that are put
+# wait in their threads, so that they share batches (gavel/workspace/item_writer.py)
+OTHER_SLOTS = {PHOTO_SEARCHES: 24, "photos": 24, "writes": 2, PUTS: 24, OTHERS: 8}
 
 
 def request_queues(settings: Settings, workers: int = 1) -> "dict[str, Queue]":
@@ -154,7 +156,9 @@ class QueueMiddleware:
             return await self._app(scope, receive, send)
         path = scope["path"].strip("/")
         kind = KINDS.get(path) or KINDS.get(path.partition("/")[0], OTHERS)
-        queue = self._queues["writes" if path.startswith("items/") and scope["method"] != "GET" else kind]
+        if path.startswith("items/") and scope["method"] != "GET":
+            kind = PUTS if scope["method"] == "PUT" else "writes"
+        queue = self._queues[kind]
         body = None if queue.is_full else await self._whole_body(receive)
         if body is None or queue.is_full:  # may have filled up while the body was received
             return await _refuse(queue)(scope, receive, send)

@@ -282,7 +282,7 @@ def _fits(field: Field[Any], value: Any) -> bool:
 def _apply(file: ConfigFile, section: str, default: T, table: Mapping[str, Any]) -> T:
     cls: Any = type(default)
     keys = file_fields(cls)
-    hints = get_type_hints(cls, localns={"FeatureSpec": object})
+    hints = get_type_hints(cls)
     changes = {}
     for key, value in table.items():
         hint = next((f.metadata["fitted"] for f in fields(cls) if f.name == key and f.metadata.get("fitted")), None)

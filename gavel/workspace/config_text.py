@@ -83,7 +83,7 @@ def _settings(section: Section, file: ConfigFile | None) -> Iterator[Setting]:
 
 def _leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
     """Yield (key, value, meaning) of a dataclass: plain keys first, then those of nested dataclasses, as TOML needs."""
-    about, hints = _about(type(values)), get_type_hints(type(values), localns={"FeatureSpec": object})
+    about, hints = _about(type(values)), get_type_hints(type(values))
     shown = list(file_fields(type(values)))
     nested = [name for name in shown if is_dataclass(getattr(values, name))]
     for name in shown:

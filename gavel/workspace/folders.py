@@ -21,6 +21,7 @@ from retrieval.files import reason_of, replace_file, shortage
 # <home>/embeddings/<release_id>/  embedding parts and their manifest
 # <home>/sources/<release_id>.json folders of a release's catalogue files, which also hold its photos
 # <home>/thumbnails/              square thumbnails for the page; may be deleted at any time
+# <home>/item_photos/             photos that came with single lots, by their checksum
 # <home>/photos/                  photos that were fetched from addresses; may be deleted at any time
 # <home>/events/<day>.ndjson       feedback of buyers on lists that were served
 # <home>/events.keys               keys that sign served lists, the newest first
@@ -136,6 +137,11 @@ class Workspace:
     def downloads(self) -> Path:
         """Folder of photos that were fetched from http(s) addresses."""
         return self.settings.home / "photos"
+
+    @property
+    def item_photos(self) -> Path:
+        """Folder of photos that came with single lots."""
+        return self.settings.home / "item_photos"
 
     @property
     def thumbnails(self) -> Path:

@@ -1,26 +1,36 @@
 """Choose the adapters of all ports on one machine from the settings."""
 
+import multiprocessing
 import os
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gavel.workspace.folders import Workspace
+from gavel.workspace.folders import Workspace, newest_first
 from retrieval.buyers.history_store import BuyerStore
 from retrieval.buyers.vector import BuyerTower
 from retrieval.config.settings import EVENTS_KEYS, Settings
-from retrieval.contracts.tower_card import split_tower_id
+from retrieval.contracts.release import MANIFESTS
+from retrieval.contracts.tower_card import ITEM_ENCODER_FILES, TowerCard, split_tower_id
 from retrieval.encoders.query_towers import load_query_tower
-from retrieval.encoders.tower_store import tower_buyers, tower_folder, tower_tuning
+from retrieval.encoders.tower_store import folder_with, tower_buyers, tower_folder, tower_tuning
 from retrieval.encoders.words_only import TOWER_ID as WORDS_ONLY
+from retrieval.errors import TowerError
 from retrieval.feedback.rows import EventSink
 from retrieval.feedback.served_lists import ServedLists, parse_keys
 from retrieval.index.hybrid_tuning import TUNING_FILE, Tuning
 from retrieval.index.port import IndexStore
+from retrieval.processes import end_with_parent
 from retrieval.ranker.port import CrossEncoder, Ranker
 from retrieval.search.image_query import PhotoEncoder, load_image_branch
 from retrieval.search.service import Encoder, Mode, SearchLimits, SearchModels, SearchService
+
+if TYPE_CHECKING:  # photos bring Pillow
+    from gavel.workspace.item_writer import ItemWriter, PutEncoder
 
 
 def open_store(settings: Settings) -> IndexStore:
@@ -149,6 +159,59 @@ def buyer_store(settings: Settings) -> BuyerStore:
     from retrieval.buyers.sqlite_history import BuyerEvents
 
     return BuyerEvents(Workspace(settings).buyers, settings.buyer_events_days)
+
+
+def item_writer(
+    settings: Settings, service: SearchService, photos: Sequence[Path] = (), photo_hosts: Sequence[str] | None = ()
+) -> "ItemWriter":
+    """Create the writer of single lots to the live index of this machine.
+
+    Args:
+        settings: settings of this process.
+        service: search service of the live index.
+        photos: folders whose photos lots may name, besides those of the newest release's files.
+        photo_hosts: hosts whose photos are fetched although they have no public address; None fetches from no host at all.
+    """
+    from gavel.workspace.item_writer import ItemWriter
+    from processing.embedding.downloads import Downloads
+
+    workspace = Workspace(settings)
+    releases = newest_first(workspace.embeddings, MANIFESTS)
+    folders = [folder for folder in (workspace.sources(releases[0].name) if releases else []) if folder.is_dir()]
+    downloads = None if photo_hosts is None else Downloads(workspace.downloads, frozenset(photo_hosts))
+    return ItemWriter(workspace, service, partial(load_item_encoder, settings), photos=[*photos, *folders], downloads=downloads)
+
+
+def load_item_encoder(settings: Settings, tower_id: str) -> "PutEncoder":
+    """Load the item encoder of a tower. A tower on this machine that has none gets one, in a process that imports torch.
+
+    Raises:
+        TowerError: there is no such tower, a file is damaged, or a tower in a bucket has no item encoder.
+    """
+    from retrieval.encoders.item_encoder import ItemEncoder
+    from retrieval.encoders.words_only import WordsOnlyItems
+
+    if tower_id == WORDS_ONLY:
+        return WordsOnlyItems()
+    folder = folder_with(settings.towers, tower_id, settings.home / "cache" / "towers", ITEM_ENCODER_FILES)
+    if not settings.towers.startswith("s3://") and not TowerCard.load(folder).has_item_encoder:
+        context = multiprocessing.get_context("spawn")  # not fork, because a server has threads
+        with ProcessPoolExecutor(1, mp_context=context, initializer=end_with_parent, initargs=(partial(os._exit, 1),)) as process:
+            try:
+                process.submit(_add_item_encoder, folder).result()
+            except BrokenProcessPool as error:
+                raise TowerError(
+                    f"the process that exports the item encoder of tower {folder.name} ended, perhaps for want of memory; "
+                    f"`gavel export item {folder.name}` tries again"
+                ) from error
+    return ItemEncoder.load(folder, split_tower_id(tower_id)[1])
+
+
+def _add_item_encoder(folder: Path) -> None:
+    os.nice(10)  # searches come first
+    from models.artefacts.tower_files import add_item_encoder
+
+    add_item_encoder(folder)
 
 
 def search_service(settings: Settings) -> SearchService:

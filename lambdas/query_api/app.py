@@ -204,12 +204,13 @@ def _add_nearest(app: FastAPI, service: Service) -> None:
 
 
 def _describe(app: FastAPI) -> dict[str, Any]:
-    """Return the OpenAPI description without the status 422 that FastAPI adds, because invalid requests are answered with 400."""
+    """Return the OpenAPI description without the 422 that FastAPI adds, because malformed requests are answered with 400."""
     if app.openapi_schema is None:
         description = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         for path in description["paths"].values():
             for operation in path.values():
-                operation["responses"].pop("422", None)
+                if PROBLEM_TYPE not in operation["responses"].get("422", {}).get("content", {}):
+                    operation["responses"].pop("422", None)
         for unused in ("HTTPValidationError", "ValidationError"):
             description["components"]["schemas"].pop(unused, None)
         app.openapi_schema = description

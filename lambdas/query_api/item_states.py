@@ -30,7 +30,7 @@ EXAMPLE = {
 }
 UNAUTHORIZED = {
     **document(HTTPStatus.UNAUTHORIZED, {"unauthorized": "send the write token: Authorization: Bearer …"}),
-    **document(HTTPStatus.FORBIDDEN, {"forbidden": f"this server takes no states; start it with {WRITE_TOKEN}"}),
+    **document(HTTPStatus.FORBIDDEN, {"forbidden": f"this server takes no lots or states; start it with {WRITE_TOKEN}"}),
 }
 
 
@@ -51,19 +51,24 @@ class StateResults(BaseModel):
     results: list[StateResult]
 
 
-def item_states_router(index: Callable[[], VectorIndex], token: str | None) -> APIRouter:
+def item_states_router(
+    index: Callable[[], VectorIndex],
+    token: str | None,
+    forget_answers: Callable[[], None] = lambda: None,
+) -> APIRouter:
     """Return the router of the routes that write.
 
     Args:
         index: returns the live index, whose acknowledged updates are durable.
         token: token that callers must send; empty refuses every call. None checks nobody, because API Gateway did.
+        forget_answers: called after a deletion, so that no cached answer shows the lot.
     """
 
     def check_token(request: Request) -> None:
         if token is None:
             return
         if not token:
-            raise HTTPException(HTTPStatus.FORBIDDEN, f"this server takes no states; start it with {WRITE_TOKEN}")
+            raise HTTPException(HTTPStatus.FORBIDDEN, f"this server takes no lots or states; start it with {WRITE_TOKEN}")
         kind, _, sent = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not hmac.compare_digest(sent.strip().encode(), token.encode()):
             headers = {"WWW-Authenticate": "Bearer"}
@@ -113,6 +118,7 @@ def item_states_router(index: Callable[[], VectorIndex], token: str | None) -> A
         live = index()
         report = live.upsert([Deletion(require_id("item_id", item_id), version)])
         live.refresh()
+        forget_answers()
         return StateResult(item_id=item_id, outcome="stale" if report.stale else "applied")
 
     return router

@@ -56,7 +56,7 @@ STATUS: tuple[tuple[type[GavelError], HTTPStatus, str], ...] = (
 PUBLIC_DETAIL: tuple[tuple[type[Exception], str], ...] = (
     (IndexMissing, "nothing has been indexed yet; whoever runs this server indexes a release with `gavel index`"),
     (IndexUnavailable, "the index does not answer; try again in a moment"),
-    (TowerError, "the query cannot be encoded right now; try again in a moment, or search by words alone (mode=keyword)"),
+    (TowerError, "query or lot cannot be encoded right now; try again in a moment, or search by words alone (mode=keyword)"),
     (Overloaded, "so many requests wait for their turn that this one would come late; try again in a few seconds"),
     (FeedbackUnavailable, "what buyers did cannot be written, read or erased right now; send the request again in a moment"),
     (Exception, "the server failed, and its log says why; try again, and tell whoever runs it if that does not help"),
@@ -69,7 +69,11 @@ SECURITY_HEADERS = {
     "Cache-Control": "no-store",
 }
 TOO_LARGE_TYPE = "body_too_large"  # the phrase of 413 depends on the version of Python
-HTTP_TYPES = {HTTPStatus.BAD_REQUEST: "invalid_query", HTTPStatus.REQUEST_ENTITY_TOO_LARGE: TOO_LARGE_TYPE}
+HTTP_TYPES = {
+    HTTPStatus.BAD_REQUEST: "invalid_query",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: TOO_LARGE_TYPE,
+    HTTPStatus.UNPROCESSABLE_ENTITY: "invalid_item",
+}
 
 
 class Problem(BaseModel):
@@ -129,6 +133,7 @@ BAD_PHOTO = {
     ),
     **TOO_LARGE,
 }
+BAD_ITEM = document(HTTPStatus.UNPROCESSABLE_ENTITY, {"invalid_item": "current_price must be >= 0 and <= 1000000000000, not -1"})
 NO_FEEDBACK = document(
     HTTPStatus.SERVICE_UNAVAILABLE,
     {"feedback_unavailable": "what buyers did cannot be read right now", "index_unavailable": "the index does not answer"},

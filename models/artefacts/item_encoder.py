@@ -186,7 +186,7 @@ class ItemEncoder:
         encoder = self._tower.feature_encoder
         if encoder is None or items is None:
             return None
-        return encoder.spec.encode([item_row(item) for item in items])
+        return Features.of(encoder.spec, [item_row(item) for item in items])
 
     def _pinned(self, batch: ItemBatch) -> ItemBatch:
         return batch if self._copies is None else batch.map(Tensor.pin_memory)

@@ -1,4 +1,4 @@
-"""Export of the query tower as quantised ONNX, and of the item tower's image branch as float32 ONNX."""
+"""Export of the query tower as quantised ONNX, and of the item tower and its image branch as float32 ONNX."""
 
 import logging
 import re
@@ -7,7 +7,8 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -20,9 +21,13 @@ from torch.nn import functional as F
 
 from models.data.images import normalise, to_unit
 from models.towers.config import TowerConfig
+from models.towers.encoders import ImageEncoder, TextEncoder
+from models.towers.features import Features
 from models.towers.two_towers import ItemTower, QueryTower, TwoTowers
+from retrieval.contracts.tower_card import ITEM_FUSION_FILE, ITEM_PHOTO_FILE, ITEM_TEXT_FILE
 from retrieval.encoders.image_encoder import PHOTO_VECTOR, PIXELS
-from retrieval.encoders.query_encoder import OUTPUT
+from retrieval.encoders.item_encoder import CATEGORIES, ENCODED, HAS_PHOTO, ITEM_VECTOR, NUMBERS, PHOTO, TEXT
+from retrieval.encoders.query_encoder import OUTPUT, TOKEN_INPUTS
 
 QUANTISED_NODES = ("MatMul", "Gemm", "Gather")  # Gather looks up the embeddings of tokens and positions
 BLOCK = 32  # numbers of an activation that share one range, because a single range for all would flatten them
@@ -34,7 +39,6 @@ SHRINKS = np.linspace(1.0, 0.7, 7)  # shares of a block's range that are tried, 
 SCOPES = "pkg.torch.onnx.name_scopes"  # metadata key under which the exporter notes the modules of a node
 FIRST_LAYER = re.compile(r"'[\w.]*\blayers?\.0'")
 ATTENTION_INPUT = re.compile(r"[\w.]*\b(?:[qkv]_lin|query|key|value|q|k|v)'")  # modules of DistilBERT, BERT and RoBERTa, MPNet
-INPUTS = ("input_ids", "attention_mask")
 CONTRIB = "com.microsoft"  # domain of ONNX Runtime's own operators
 
 
@@ -80,27 +84,8 @@ def export_query_tower(tower: QueryTower, path: Path, bits: int = 8) -> None:
 
 def export_float(tower: QueryTower, path: Path) -> None:
     """Write the query tower as float32 ONNX with free batch and length axes; arguments as for export_query_tower()."""
-    training = tower.training
-    device = next(tower.parameters()).device
-    tower.eval().cpu()
-    # two tensors, because the exporter merges inputs that are the same object
-    input_ids, attention_mask = torch.ones(2, 8, dtype=torch.int64), torch.ones(2, 8, dtype=torch.int64)
-    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=tower.text_encoder.max_positions)}
-    try:
-        with _quiet(), torch.no_grad():
-            torch.onnx.export(
-                tower,
-                (input_ids, attention_mask),
-                path,
-                dynamo=True,
-                input_names=list(INPUTS),
-                output_names=[OUTPUT],
-                dynamic_shapes=dict.fromkeys(INPUTS, axes),
-                external_data=False,
-                verbose=False,
-            )
-    finally:
-        tower.train(training).to(device)
+    with _on_cpu(tower):
+        _export(tower, path, _token_inputs(tower.text_encoder), OUTPUT)
 
 
 def export_image_tower(towers: TwoTowers, path: Path) -> None:
@@ -113,29 +98,153 @@ def export_image_tower(towers: TwoTowers, path: Path) -> None:
         towers: towers with an image encoder, on any device; the item tower's mode and device are restored.
         path: the file to write. Its input is pixels (B, S, S, 3) uint8 RGB, not normalised; its output is photo_vector (B, D).
     """
-    item_tower, side = towers.item_tower, towers.config.image_size
-    training = item_tower.training
-    device = next(item_tower.parameters()).device
-    branch = PhotoTower(item_tower.eval().cpu(), towers.config).eval()
-    try:
-        with _quiet(), torch.no_grad():
-            torch.onnx.export(
-                branch,
-                (torch.zeros(2, side, side, 3, dtype=torch.uint8),),
-                path,
-                dynamo=True,
-                input_names=[PIXELS],
-                output_names=[PHOTO_VECTOR],
-                dynamic_shapes={PIXELS: {0: torch.export.Dim("batch")}},
-                external_data=False,
-                verbose=False,
+    with _on_cpu(towers.item_tower):
+        _export(PhotoTower(towers.item_tower, towers.config).eval(), path, _pixel_inputs(towers.config), PHOTO_VECTOR)
+    _clean(path)
+
+
+def export_item_tower(towers: TwoTowers, folder: Path) -> None:
+    """Write the item tower as float32 ONNX with free batch axes: a file for the texts, one for the photos, one that joins them.
+
+    So photos are encoded only of the items that have one. The weights stay float, because vectors of single items must equal those
+    that the embedding job computes.
+
+    Args:
+        towers: the towers, on any device; the item tower's mode and device are restored.
+        folder: folder that gets ITEM_TEXT_FILE, ITEM_FUSION_FILE and, with an image encoder, ITEM_PHOTO_FILE.
+    """
+    tower = towers.item_tower
+    with _on_cpu(tower):
+        _export(tower.text_encoder, folder / ITEM_TEXT_FILE, _token_inputs(tower.text_encoder), ENCODED)
+        if tower.image_encoder is not None:
+            _export(
+                PhotoPart(tower.image_encoder, towers.config).eval(),
+                folder / ITEM_PHOTO_FILE,
+                _pixel_inputs(towers.config),
+                ENCODED,
             )
+        inputs: dict[str, Input] = {TEXT: Input(torch.zeros(2, tower.text_encoder.width))}
+        if tower.image_encoder is not None:
+            inputs |= {PHOTO: Input(torch.zeros(2, tower.image_encoder.width)), HAS_PHOTO: Input(torch.tensor([True, False]))}
+        if tower.feature_encoder is not None:
+            categories, numbers = Features.of(tower.feature_encoder.spec, [{}, {}])
+            inputs |= {CATEGORIES: Input(categories), NUMBERS: Input(numbers)}
+        _export(Fusion(tower).eval(), folder / ITEM_FUSION_FILE, inputs, ITEM_VECTOR)
+    for path in folder.glob("*.onnx"):
+        _clean(path)
+
+
+class Input(NamedTuple):
+    """An input of a graph that is exported.
+
+    Attributes:
+        example: tensor of two or more rows.
+        axes: axis -> its name and largest size, beside the first axis, the batch.
+    """
+
+    example: Tensor
+    axes: Mapping[int, tuple[str, int]] = MappingProxyType({})
+
+
+def _token_inputs(encoder: TextEncoder) -> dict[str, Input]:
+    # a tensor each, because the exporter merges inputs that are the same object
+    examples = torch.ones(2, 8, dtype=torch.int64), torch.ones(2, 8, dtype=torch.int64)
+    return {
+        name: Input(example, {1: ("length", encoder.max_positions)}) for name, example in zip(TOKEN_INPUTS, examples, strict=True)
+    }
+
+
+def _pixel_inputs(config: TowerConfig) -> dict[str, Input]:
+    side = config.image_size
+    return {PIXELS: Input(torch.zeros(2, side, side, 3, dtype=torch.uint8))}
+
+
+@contextmanager
+def _on_cpu(module: nn.Module) -> Iterator[None]:
+    """Put a module into eval mode on the CPU, and restore its mode and device."""
+    training, device = module.training, next(module.parameters()).device
+    module.eval().cpu()
+    try:
+        yield
     finally:
-        item_tower.train(training).to(device)
+        module.train(training).to(device)
+
+
+def _export(module: nn.Module, path: Path, inputs: Mapping[str, Input], output: str) -> None:
+    """Write a module as ONNX; the names of the inputs are those of its arguments."""
+    batch = torch.export.Dim("batch")
+    dims = {name: torch.export.Dim(name, max=most) for each in inputs.values() for name, most in each.axes.values()}
+    axes = {name: {0: batch, **{axis: dims[dim] for axis, (dim, _) in each.axes.items()}} for name, each in inputs.items()}
+    with _quiet(), torch.no_grad():
+        torch.onnx.export(
+            module,
+            (),
+            path,
+            kwargs={name: each.example for name, each in inputs.items()},
+            dynamo=True,
+            input_names=list(inputs),
+            output_names=[output],
+            dynamic_shapes=axes,
+            external_data=False,
+            verbose=False,
+        )
+
+
+def _clean(path: Path) -> None:
+    """Remove the exporter's metadata from a model file, and check the file."""
     graph = onnx.load(path)
     _remove_metadata(graph)
     onnx.save(graph, path)
     onnx.checker.check_model(str(path))
+
+
+class PhotoPart(nn.Module):
+    """The image encoder of an item tower, with the preparation of the pixels."""
+
+    def __init__(self, encoder: ImageEncoder, config: TowerConfig) -> None:
+        super().__init__()
+        self.image_encoder = encoder
+        self.mean, self.std = config.image_mean, config.image_std
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Encode photos (B, S, S, 3) uint8 RGB into (B, width)."""
+        encoded: Tensor = self.image_encoder(normalise(to_unit(pixels), self.mean, self.std))
+        return encoded
+
+
+class Fusion(nn.Module):
+    """The parts of an item tower behind its encoders of texts and photos."""
+
+    def __init__(self, tower: ItemTower) -> None:
+        super().__init__()
+        self.no_image, self.feature_encoder, self.projection = tower.no_image, tower.feature_encoder, tower.projection
+
+    def forward(
+        self,
+        text: Tensor,
+        photo: Tensor | None = None,
+        has_photo: Tensor | None = None,
+        categories: Tensor | None = None,
+        numbers: Tensor | None = None,
+    ) -> Tensor:
+        """Encode B items.
+
+        Args:
+            text: (B, W) encodings of the texts.
+            photo: (B, P) encodings of the photos, any numbers for an item without one; None if the tower has no image encoder.
+            has_photo: (B,) bool, True for the items with a photo; None likewise.
+            categories: (B, C) int64 of FeatureSpec.encode(); None if the tower has no features.
+            numbers: (B, 2 N) float of FeatureSpec.encode(); None likewise.
+
+        Returns:
+            (B, dimensions) float of unit length.
+        """
+        parts = [text]
+        if photo is not None and has_photo is not None:
+            parts.append(torch.where(has_photo.unsqueeze(1), photo, self.no_image))
+        if self.feature_encoder is not None and categories is not None and numbers is not None:
+            parts.append(self.feature_encoder.encode(categories, numbers))
+        return F.normalize(self.projection(torch.cat(parts, dim=1)).float(), dim=1)
 
 
 class PhotoTower(nn.Module):
@@ -179,7 +288,7 @@ def _unknown_features(tower: ItemTower) -> Tensor:
     if encoder is None:
         return torch.zeros(1, 0, device=device)
     training = encoder.training
-    encoded: Tensor = encoder.eval().encode(*encoder.spec.encode([{}]).to(device))
+    encoded: Tensor = encoder.eval().encode(*Features.of(encoder.spec, [{}]).to(device))
     encoder.train(training)
     return encoded
 

@@ -9,12 +9,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from models.artefacts.onnx_export import export_image_tower, export_query_tower
+from models.artefacts.onnx_export import export_image_tower, export_item_tower, export_query_tower
 from models.towers.config import TowerConfig
 from models.towers.two_towers import TwoTowers
-from retrieval.contracts.tower_card import COPY, IMAGE_TOWER_FILE, ITEM_TOWER_FILE, QUERY_TOWER_FILE, TOKENIZER_FILE, TowerCard
+from retrieval.contracts.tower_card import (
+    COPY,
+    IMAGE_TOWER_FILE,
+    ITEM_ENCODER_FILES,
+    ITEM_TOWER_FILE,
+    QUERY_TOWER_FILE,
+    TOKENIZER_FILE,
+    TowerCard,
+)
 from retrieval.errors import NoImageBranch, TowerError
-from retrieval.files import commit_folder, replacing
+from retrieval.files import commit_folder, replace_file, replacing
 
 SHARED_PREFIX = "query_tower.text_encoder."
 
@@ -71,6 +79,30 @@ def add_image_tower(folder: Path) -> bool:
     with replacing(folder / IMAGE_TOWER_FILE) as partial:
         export_image_tower(towers, partial)
     card.with_files(folder, IMAGE_TOWER_FILE).save_again(folder)
+    return True
+
+
+def add_item_encoder(folder: Path) -> bool:
+    """Add the item tower as ONNX to an artefact, so that a server can encode single items; the tower_id stays.
+
+    Args:
+        folder: `towers/<tower_id>`.
+
+    Returns:
+        True if the files were added, False if the artefact has them already.
+
+    Raises:
+        TowerError: a file is missing or damaged.
+    """
+    if TowerCard.load(folder, verify=True).has_item_encoder:
+        return False
+    towers, _ = load_towers(folder)
+    with tempfile.TemporaryDirectory(prefix=".item-", dir=folder) as scratch:
+        export_item_tower(towers, Path(scratch))
+        names = [name for name in ITEM_ENCODER_FILES if (Path(scratch) / name).is_file()]
+        for name in names:
+            replace_file(folder / name, (Path(scratch) / name).read_bytes())
+    TowerCard.load(folder).with_files(folder, *names).save_again(folder)
     return True
 
 

@@ -140,7 +140,7 @@ class TrainingBatches:
         self._photos: PhotoTable | PhotoEncodings | None = None
         if tower.use_image:
             self._photos = PhotoTable.load(items.photos, photo_side(tower), cache)
-        self._features = tower.features.encode([item_row(item) for item in items.records]) if tower.features else None
+        self._features = Features.of(tower.features, [item_row(item) for item in items.records]) if tower.features else None
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, dtype=np.int64))
         self.frequency = StreamingFrequency(max(1_024, 8 * len(items.ids))) if config.log_q else None
         self.batch_size = min(config.batch_size, len(queries.texts))

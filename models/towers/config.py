@@ -5,12 +5,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from retrieval.encoders.feature_spec import FeatureSpec
 from retrieval.errors import InvalidInput, TowerError
-
-if TYPE_CHECKING:
-    from models.towers.features import FeatureSpec
 
 Rgb = tuple[float, float, float]
 PhotoUse = Literal["auto", "always", "never"]
@@ -127,7 +125,7 @@ class TowerConfig:
     shared_text_encoder: bool = False
     vocabulary: int = 30_522
     matryoshka: tuple[int, ...] = ()
-    features: "FeatureSpec | None" = field(default=None, metadata={"fitted": "set features in [training]"})
+    features: FeatureSpec | None = field(default=None, metadata={"fitted": "set features in [training]"})
     hidden_text: float = 0.0
     query_bits: int = 8
 
@@ -187,7 +185,7 @@ class TowerConfig:
                     "image_mean": tuple(values["image_mean"]),
                     "image_std": tuple(values["image_std"]),
                     "matryoshka": tuple(values.get("matryoshka", ())),
-                    "features": _read_features(values.get("features")),
+                    "features": None if (features := values.get("features")) is None else FeatureSpec.from_json(features),
                 }
             )
         except (KeyError, TypeError, InvalidInput) as error:
@@ -260,14 +258,6 @@ PRESETS["multilingual"] = replace(
         trainable="none",
     ),
 )
-
-
-def _read_features(values: Mapping[str, Any] | None) -> "FeatureSpec | None":
-    if values is None:
-        return None
-    from models.towers.features import FeatureSpec  # imports torch, which a list of presets does not need
-
-    return FeatureSpec.from_json(values)
 
 
 def preset(name: str) -> TowerConfig:

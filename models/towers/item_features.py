@@ -7,8 +7,8 @@ from typing import Any
 
 from models.towers.config import TowerConfig
 from models.towers.feature_names import CATEGORIES, ITEM_FEATURE_NAMES, NUMBERS
-from models.towers.features import FeatureSpec, Scale
 from retrieval.contracts.items import Item
+from retrieval.encoders.feature_spec import FeatureSpec, Scale
 
 log = logging.getLogger(__name__)
 

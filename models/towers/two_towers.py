@@ -21,8 +21,9 @@ from torch.nn import functional as F
 
 from models.towers.config import JOINT, TowerConfig
 from models.towers.encoders import TextEncoder
-from models.towers.features import Features, FeatureSpec, FeatureTower
+from models.towers.features import Features, FeatureTower
 from models.towers.joint_encoders import make_image_encoder, make_text_encoder
+from retrieval.encoders.feature_spec import FeatureSpec
 
 MAX_LOGIT_SCALE = math.log(100.0)  # CLIP's bound: a temperature of 0.01
 UNKNOWN_RATE = 0.1  # share of categories and brands that training hides, so that a new brand gets a trained embedding
@@ -127,7 +128,7 @@ class ItemTower(nn.Module):
         Args:
             text: tokens of the B texts, or encodings of the texts by the frozen encoder.
             photos: photos of the items; None if no item has a photo. A tower without an image encoder ignores photos.
-            features: features of the items, as FeatureSpec.encode() returns them; None if all are unknown. A tower without
+            features: features of the items, as Features.of() returns them; None if all are unknown. A tower without
                 features ignores this argument.
 
         Returns:
@@ -158,7 +159,7 @@ class ItemTower(nn.Module):
 
     def _encode_features(self, like: Tensor, features: Features | None) -> Tensor:
         assert self.feature_encoder is not None
-        batch = features or self.feature_encoder.spec.encode([{}] * len(like))
+        batch = features or Features.of(self.feature_encoder.spec, [{}] * len(like))
         return self.feature_encoder.encode(*batch.to(like.device)).to(like.dtype)
 
 

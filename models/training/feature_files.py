@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file, save
 
 from models.config.features import FeatureTrainingConfig
-from models.towers.features import FeatureSpec, Row
+from models.towers.features import Features
 from models.training.features import FeatureTowers
 from retrieval.contracts.documents import Vector
+from retrieval.encoders.feature_spec import FeatureSpec, Row
 from retrieval.errors import TowerError
 from retrieval.files import reason_of, replace_file, sha256_of
 
@@ -106,6 +107,6 @@ def load_feature_towers(folder: Path) -> StoredFeatureTowers:
 @torch.no_grad()
 def _encode(tower: torch.nn.Module, rows: Sequence[Row]) -> Vector:
     spec: FeatureSpec = tower.spec  # type: ignore[assignment]
-    blocks = [tower(*spec.encode(rows[start : start + BLOCK])) for start in range(0, len(rows), BLOCK)]
+    blocks = [tower(*Features.of(spec, rows[start : start + BLOCK])) for start in range(0, len(rows), BLOCK)]
     vectors: Vector = torch.cat(blocks).numpy() if blocks else torch.zeros(0, 0).numpy()
     return vectors

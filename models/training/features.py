@@ -18,11 +18,12 @@ from models.config.features import FeatureTrainingConfig
 from models.data.pair_table import PairTable
 from models.data.sampling_frequency import StreamingFrequency
 from models.data.shuffle import Shuffle
-from models.towers.features import Features, FeatureSpec, FeatureTower, Row
+from models.towers.features import Features, FeatureTower
 from models.training.checkpoints import Checkpoints
 from models.training.loop import EpochRecord, LoopSettings, StepMetrics, TrainingLoop, TrainingTask
 from models.training.losses import info_nce
 from models.training.step import in_batch_metrics
+from retrieval.encoders.feature_spec import FeatureSpec, Row
 from retrieval.progress import Progress, ignore_progress
 
 MAX_SCALE = 100.0  # CLIP's bound on 1 / temperature
@@ -89,7 +90,7 @@ class InteractionData:
     ) -> "InteractionData":
         """Encode the rows with given specs; the other arguments are those of build()."""
         taken = PairTable(pairs, len(users), len(items))
-        return cls(user_spec.encode(users), item_spec.encode(items), user_spec, item_spec, pairs, taken)
+        return cls(Features.of(user_spec, users), Features.of(item_spec, items), user_spec, item_spec, pairs, taken)
 
 
 class FeatureTowers(nn.Module):

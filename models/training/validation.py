@@ -15,6 +15,7 @@ from models.data.encoding_cache import PhotoEncodings, TextTable, encode_frozen,
 from models.data.images import normalise, to_unit
 from models.data.tables import ItemTable, PhotoTable, TokenTable
 from models.towers.config import TowerConfig
+from models.towers.features import Features
 from models.towers.item_features import item_row
 from models.towers.two_towers import Photos, TwoTowers
 from retrieval.contracts.attributes import attribute_text
@@ -130,7 +131,7 @@ class Validation:
         items, qrels = ItemTable.read(catalog.item_files(split), keep_records=True), catalog.qrels(split)
         rows = {item_id: row for row, item_id in enumerate(items.ids)}
         self.config, self._cache = config, cache
-        self._features = config.features.encode([item_row(item) for item in items.records]) if config.features else None
+        self._features = Features.of(config.features, [item_row(item) for item in items.records]) if config.features else None
         self._items: TextTable = TokenTable.build(tokenizer, items.texts, config.max_length)
         self._photos: PhotoTable | PhotoEncodings | None = None
         if config.use_image:

@@ -15,11 +15,11 @@ from catalog.user_items import EntityTable, UserItems, split_interactions
 from models.artefacts.run_record import hash_of, steps_record
 from models.config.features import UsersItemsConfig
 from models.data.pair_table import PairTable
-from models.towers.features import FeatureSpec
 from models.training.checkpoints import CHECKPOINT_SECONDS, Checkpoints
 from models.training.features import FeatureReport, FeatureTowers, InteractionData, train_feature_towers
 from models.training.held_out_ranks import held_out_recall
 from models.training.loop import EpochRecord
+from retrieval.encoders.feature_spec import FeatureSpec
 from retrieval.errors import InvalidInput
 from retrieval.progress import Progress, ignore_progress
 

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from retrieval.contracts.attributes import read_attributes
 from retrieval.contracts.item_columns import MAX_LISTED, Column, ColumnMap, map_columns, require_fields, unique_names
 from retrieval.contracts.items import ALIASES, REQUIRED, AttributeValue, Item, Reject, parse_item
-from retrieval.contracts.table_files import TableFile, open_table
+from retrieval.contracts.table_files import NumberedRow, TableFile, open_table
 from retrieval.contracts.written_values import (
     DATE_ORDERS,
     DECIMAL_SIGNS,
@@ -232,6 +232,27 @@ def numbered_items(
         log.without_items[path.name] = rows
 
 
+def read_item(row: Mapping[str, Any]) -> Item:
+    """Read a row that stands in no file, as if it were the only line of an NDJSON file.
+
+    Raises:
+        InvalidInput: the row breaks the item contract, or has a price or date that can be read in two ways.
+    """
+    log = ReadingLog()
+    plan = _plan_table(_SingleRow(Path("the row"), "ndjson", row=row), DEFAULT_OPTIONS, {})
+    return parse_item(plan.values(row, log.empty_values), attributes=plan.attributes(row, log.attributes_left_out))
+
+
+@dataclass(frozen=True, slots=True)
+class _SingleRow(TableFile):
+    """A row in memory in the place of a file."""
+
+    row: Mapping[str, Any] = field(default_factory=dict)
+
+    def rows(self, names: Sequence[str] | None = None, only: Sequence[str] | None = None) -> Iterator[NumberedRow]:
+        yield 1, self.row
+
+
 def plan_reading(path: Path, options: ReadOptions = DEFAULT_OPTIONS) -> ReadingPlan:
     """Decide how to read a file. Text files are read once for it, row by row; a plan is reused until the file changes.
 
@@ -248,9 +269,12 @@ def plan_reading(path: Path, options: ReadOptions = DEFAULT_OPTIONS) -> ReadingP
 @lru_cache(maxsize=CACHED_FILES)
 def _plan_reading(path: Path, options: ReadOptions, size: int, mtime_ns: int) -> ReadingPlan:
     """Plan as plan_reading() does; the cache recognises a change by size and time."""
-    table = open_table(path, options.encoding)
-    chosen = dict(options.columns)
-    hive = hive_values(path)
+    return _plan_table(open_table(path, options.encoding), options, hive_values(path))
+
+
+def _plan_table(table: TableFile, options: ReadOptions, hive: Mapping[str, str]) -> ReadingPlan:
+    """Plan the reading of a table; `hive` has the values in the names of its folders."""
+    path, chosen = table.path, dict(options.columns)
     keys = None if table.names is None else tuple(unique_names(table.names))
     names = list(keys) if keys is not None else _names_of_objects(table)
     folders = {name: value for name, value in hive.items() if name not in names}

@@ -22,6 +22,8 @@ TOKENIZER_FILE = "tokenizer.json"
 ITEM_TOWER_FILE = "item_tower.safetensors"
 HASHED_FILES = (QUERY_TOWER_FILE, TOKENIZER_FILE, ITEM_TOWER_FILE)
 IMAGE_TOWER_FILE = "image_tower.onnx"  # made of the item tower's weights; not part of the id, so older towers can get it later
+ITEM_TEXT_FILE, ITEM_PHOTO_FILE, ITEM_FUSION_FILE = "item_text.onnx", "item_photo.onnx", "item_fusion.onnx"
+ITEM_ENCODER_FILES = (ITEM_TEXT_FILE, ITEM_PHOTO_FILE, ITEM_FUSION_FILE)  # likewise; a tower of texts has no ITEM_PHOTO_FILE
 TOWER_ID_CHARS = 12
 COPY = "copy it again, with the whole tower folder, or train a tower with `gavel train`, embed and index with it"
 LENGTH_MARK = "."  # separates the id of an artefact and a shorter length of its vectors in a tower_id
@@ -59,6 +61,11 @@ class TowerCard:
     def has_image_encoder(self) -> bool:
         """True if the artefact has an image encoder, so that it can be searched by photo."""
         return IMAGE_TOWER_FILE in self.files
+
+    @property
+    def has_item_encoder(self) -> bool:
+        """True if the artefact has the item tower as ONNX, so that single items can be encoded without torch."""
+        return ITEM_FUSION_FILE in self.files
 
     @property
     def served(self) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from retrieval.errors import TowerError
 MAX_WORD_CHARS = 100  # WordPiece reads a longer word as [UNK], so texts are cut at 100 characters per token
 PAD_TOKEN = "[PAD]"
 PAD_TOKENS = (PAD_TOKEN, "<pad>")  # padding tokens of BERT and of RoBERTa
+TOKEN_INPUTS = ("input_ids", "attention_mask")
 OUTPUT = "query_vector"  # not "embedding", because DistilBERT has a node of that name, which would break the graph
 
 # exceptions of onnxruntime for a damaged model, which have no common base class
@@ -78,7 +79,7 @@ class QueryEncoder:
         for row, text in enumerate(texts):
             ids, mask = tokenize(self._tokenizer, [query_text(text)], self.card.max_length)  # (1, L)
             try:
-                whole = self._session.run([OUTPUT], {"input_ids": ids, "attention_mask": mask})[0]  # (1, D)
+                whole = self._session.run([OUTPUT], dict(zip(TOKEN_INPUTS, (ids, mask), strict=True)))[0]  # (1, D)
             except UNRUNNABLE as error:
                 raise TowerError(f"the query tower {self.tower_id} cannot be run: {error}; {COPY}") from error
             vectors[row] = whole[0, : self.card.dimensions]

@@ -8,7 +8,6 @@ from retrieval.buyers.attention import BUYER_TOWER_FILE, load_buyer_tower
 from retrieval.buyers.vector import AVERAGE, BuyerTower
 from retrieval.contracts.tower_card import (
     CARD_FILE,
-    IMAGE_TOWER_FILE,
     QUERY_TOWER_FILE,
     SMALL_QUERY_TOWER_FILE,
     TOKENIZER_FILE,
@@ -49,20 +48,18 @@ def tower_folder(towers: str, tower_id: str, cache: Path, files: Sequence[str] =
     return folder
 
 
-def image_tower_folder(towers: str, tower_id: str, cache: Path) -> Path:
-    """Return tower_folder() with the image encoder of the tower, if it has one, which is fetched from S3 only here.
+def folder_with(towers: str, tower_id: str, cache: Path, names: Sequence[str]) -> Path:
+    """Return tower_folder() with those of some files that the tower has, such as its image encoder; only here S3 is asked for them.
 
     Raises:
-        TowerError: there is no such tower, or its image encoder cannot be fetched.
+        TowerError: there is no such tower, or one of its files cannot be fetched.
     """
     folder = tower_folder(towers, tower_id, cache)
     artefact, _ = split_tower_id(tower_id)
-    if (
-        towers.startswith("s3://")
-        and _card_in(folder, artefact).has_image_encoder
-        and not _is_whole(folder, artefact, [IMAGE_TOWER_FILE])
-    ):
-        _download(towers, artefact, IMAGE_TOWER_FILE, folder)
+    if towers.startswith("s3://"):
+        for name in _card_in(folder, artefact).files.keys() & set(names):
+            if not _is_whole(folder, artefact, [name]):
+                _download(towers, artefact, name, folder)
     return folder
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.contracts.documents import Vector
+from retrieval.contracts.items import Item, item_text
 from retrieval.errors import NoQueryEncoder
 from retrieval.text.analysis import words
 
@@ -25,6 +26,17 @@ class WordsOnly:
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Raise NoQueryEncoder."""
         raise NoQueryEncoder("the index was built without a text encoder and is searched by words alone")
+
+
+class WordsOnlyItems:
+    """The item encoder of such an index."""
+
+    tower_id = TOWER_ID
+    image_size = 32  # photos are read only to learn if a lot has one
+
+    def encode(self, items: Sequence[Item], photos: Sequence[object]) -> Vector:
+        """Return the vectors of N items, (N, DIMENSIONS) float32 of unit length; photos are ignored."""
+        return word_vectors([item_text(item.title, item.description) for item in items])
 
 
 def word_vectors(texts: Sequence[str]) -> Vector:

@@ -92,6 +92,12 @@ class LruCache(Generic[Value]):
             self._hits -= 1
             self._misses += 1
 
+    def clear(self) -> None:
+        """Remove all entries."""
+        with self._lock:
+            self._entries.clear()
+            self._bytes = 0
+
     def use(self) -> CacheUse:
         """Return the counts."""
         with self._lock:

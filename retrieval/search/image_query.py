@@ -9,8 +9,8 @@ from typing import Protocol
 from retrieval.buyers.vector import unit_vector
 from retrieval.config.settings import scoring_parameters
 from retrieval.contracts.documents import Vector
-from retrieval.contracts.tower_card import split_tower_id
-from retrieval.encoders.tower_store import image_tower_folder
+from retrieval.contracts.tower_card import IMAGE_TOWER_FILE, split_tower_id
+from retrieval.encoders.tower_store import folder_with
 from retrieval.errors import NoImageBranch, TowerMismatch
 from retrieval.search.cache import CacheUse, LruCache
 
@@ -48,7 +48,7 @@ def load_image_branch(towers: str, cache: Path, tower_id: str) -> PhotoEncoder:
     """
     from retrieval.encoders.image_encoder import ImageEncoder  # imports Pillow, only for the first photo
 
-    return ImageEncoder.load(image_tower_folder(towers, tower_id, cache), split_tower_id(tower_id)[1])
+    return ImageEncoder.load(folder_with(towers, tower_id, cache, [IMAGE_TOWER_FILE]), split_tower_id(tower_id)[1])
 
 
 def no_image_branch(tower_id: str) -> PhotoEncoder:

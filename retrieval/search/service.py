@@ -8,12 +8,12 @@ from typing import Any
 
 from retrieval.buyers.history_store import BuyerStore, NoBuyerStore, parse_buyer_id
 from retrieval.buyers.vector import BuyerVector, unit_vector
-from retrieval.contracts.documents import Vector, visible_fields
+from retrieval.contracts.documents import IndexedItem, UpsertReport, Vector, visible_fields
 from retrieval.contracts.events import Interaction
 from retrieval.contracts.item_states import ItemState
 from retrieval.contracts.items import EPOCH, query_text, require_id
 from retrieval.deadline import uncounted
-from retrieval.errors import GavelError, InvalidQuery, NoQueryEncoder, TowerError, UnknownItem
+from retrieval.errors import GavelError, InvalidQuery, NoQueryEncoder, TowerError, TowerMismatch, UnknownItem
 from retrieval.index.filters import Filter, is_closed
 from retrieval.index.port import Candidate, IndexStore
 from retrieval.search.cache import CacheUse, LruCache
@@ -235,6 +235,28 @@ class SearchService:
         """
         item_id = require_id("item_id", item_id)
         return self.live().index.states([item_id]).get(item_id)
+
+    def put_items(self, items: Sequence[IndexedItem]) -> UpsertReport:
+        """Write items to the active index; the next search finds them.
+
+        Args:
+            items: items with vectors of the active index's tower, each id once.
+
+        Raises:
+            TowerMismatch: another tower's index is active by now; encode the items again.
+            IndexUnavailable: the index does not answer; all items may be sent again.
+        """
+        index = self.live().index
+        if others := {item.document["tower_id"] for item in items} - {index.tower_id}:
+            raise TowerMismatch(f"index {index.name} is of tower {index.tower_id}, the lots are of {others.pop()}; send them again")
+        report = index.upsert(items)
+        index.refresh()
+        self.forget_answers()
+        return report
+
+    def forget_answers(self) -> None:
+        """Clear the cached answers, because an item was written or deleted."""
+        self._answers.clear()
 
     def similar(self, item_id: str, k: int = 10, filters: Filter | None = None) -> SearchAnswer:
         """Return the items nearest to an item by its stored vector, without the item itself. Its own auction may have ended.

@@ -44,7 +44,7 @@ def service(tmp_path: Path) -> SearchService:
 @pytest.fixture
 def client(service: SearchService) -> Iterator[TestClient]:
     app = create_app(lambda: service)
-    app.include_router(item_states_router(lambda: service.live().index, TOKEN))
+    app.include_router(item_states_router(lambda: service.live().index, TOKEN, service.forget_answers))
     with TestClient(app, headers=BEARER) as client:
         yield client
 

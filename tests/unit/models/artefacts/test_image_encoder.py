@@ -17,10 +17,10 @@ from small_tower import WORDS, save_small_item_tower, small_config
 
 from models.artefacts.tower_files import add_image_tower, load_towers, save_towers
 from models.data.images import normalise, to_unit
-from models.towers.features import FeatureSpec
 from models.towers.tokenizer import train_wordpiece
 from models.towers.two_towers import Addition, Photos, TextEncodings, TwoTowers
 from retrieval.contracts.tower_card import CARD_FILE, IMAGE_TOWER_FILE, TowerCard
+from retrieval.encoders.feature_spec import FeatureSpec
 from retrieval.encoders.image_encoder import ImageEncoder
 from retrieval.encoders.photos import read_photo
 from retrieval.errors import InvalidPhoto, NoImageBranch, TowerError

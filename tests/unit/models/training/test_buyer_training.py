@@ -10,10 +10,11 @@ import torch
 
 from models.data.baskets import MAX_HISTORY, Basket, next_baskets, pad, training_baskets
 from models.towers.config import TowerConfig
-from models.towers.features import FeatureSpec
+from models.towers.features import Features
 from models.towers.two_towers import ItemTower, TwoTowers
 from models.training.buyers import BuyerModel, BuyerTrainingConfig, ProjectedItems, StoredItems, measure, start_white, train_buyers
 from retrieval.contracts.events import Interaction
+from retrieval.encoders.feature_spec import FeatureSpec
 from retrieval.errors import InvalidInput
 from retrieval.search.service import MAX_INTERACTIONS
 
@@ -141,7 +142,7 @@ def small_item_tower(encodings: np.ndarray) -> tuple[ItemTower, ProjectedItems]:
     text = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 10}
     torch.manual_seed(0)
     tower = TwoTowers(replace(config, text=replace(config.text, config={**text, "intermediate_size": 16}))).item_tower
-    return tower, ProjectedItems(tower, encodings, spec.encode(rows), 16)
+    return tower, ProjectedItems(tower, encodings, Features.of(spec, rows), 16)
 
 
 def test_projection_and_category_embeddings_learn_while_the_text_encoder_stays() -> None:
