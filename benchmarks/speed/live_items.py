@@ -106,9 +106,9 @@ def run_benchmark(
             for name, values in steps.items():
                 values.append(result.timings_ms[name])
         time.sleep(max(0.0, PAUSE_S - milliseconds / 1_000))
-    photo, encode, index = (summarise_ms(steps[name]) for name in ("photo", "encode", "index"))
+    photo, encode, write = (summarise_ms(steps[name]) for name in ("photo", "encode", "index"))
     return LiveItemsResult(
-        machine=machine, lots=lots, put=put, preset=PRESET, visible=summarise_ms(visible), photo=photo, encode=encode, index=index
+        machine=machine, lots=lots, put=put, preset=PRESET, visible=summarise_ms(visible), photo=photo, encode=encode, index=write
     )
 
 
