@@ -13,7 +13,7 @@ from infra.function_role import FunctionRole
 from infra.log_group import log_group
 from infra.network import Network
 from infra.python_asset import bundled_code
-from infra.queues import queue_with_dead_letters
+from infra.queues import queue_pair
 from infra.stage import Stage
 from infra.vector_index import STATE_WRITER, VectorIndex
 from retrieval.config.settings import Settings
@@ -58,8 +58,8 @@ class ItemStates(Construct):
             tracing=lambda_.Tracing.ACTIVE,
             environment=settings.to_env() | stage.numbers.to_env(),
         )
-        self.queue, self.dead_letters = queue_with_dead_letters(
-            self, "Queue", "DeadLetters", stage=stage, visibility_timeout=VISIBILITY, deliveries=DELIVERIES
+        self.queue, self.dead_letters = queue_pair(
+            self, ("Queue", "DeadLetters"), stage=stage, visibility_timeout=VISIBILITY, deliveries=DELIVERIES
         )
         self.function.add_event_source(
             sources.SqsEventSource(self.queue, batch_size=BATCH, max_concurrency=CONCURRENCY, report_batch_item_failures=True)

@@ -6,7 +6,7 @@ from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from infra.acknowledgements import acknowledge
-from infra.queues import queue_with_dead_letters
+from infra.queues import queue_pair
 from infra.removal import removal_policy
 from infra.stage import Stage
 
@@ -42,8 +42,8 @@ class ItemStore(Construct):
         self.towers = self._bucket("Towers")
         self.releases = self._bucket("Releases")
         self.events = self._bucket("Events", expires=True)
-        self.arrivals, self.dead_letters = queue_with_dead_letters(
-            self, "Arrivals", "DeadLetters", stage=stage, visibility_timeout=VISIBILITY, deliveries=DELIVERIES
+        self.arrivals, self.dead_letters = queue_pair(
+            self, ("Arrivals", "DeadLetters"), stage=stage, visibility_timeout=VISIBILITY, deliveries=DELIVERIES
         )
         self._announce_arrivals()
         self._tell_eventbridge()

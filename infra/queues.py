@@ -8,18 +8,17 @@ from infra.acknowledgements import acknowledge
 from infra.removal import removal_policy
 from infra.stage import Stage
 
-MAX_AGE, MAX_DEAD_AGE = Duration.days(4), Duration.days(14)
+RETENTION, LONGEST_RETENTION = Duration.days(4), Duration.days(14)
 
 
-def queue_with_dead_letters(
-    scope: Construct, id: str, dead_letters_id: str, *, stage: Stage, visibility_timeout: Duration, deliveries: int
+def queue_pair(
+    scope: Construct, ids: tuple[str, str], *, stage: Stage, visibility_timeout: Duration, deliveries: int
 ) -> tuple[sqs.Queue, sqs.Queue]:
     """Create a queue, and the queue of its dead letters; both encrypted, and reached by TLS alone.
 
     Args:
         scope: construct that holds both.
-        id: id of the queue.
-        dead_letters_id: id of the queue of dead letters.
+        ids: id of the queue, and of the queue of its dead letters.
         stage: says whether the queues outlive their stack.
         visibility_timeout: time after which a message that was taken and not deleted is delivered again.
         deliveries: number of deliveries after which a message becomes a dead letter.
@@ -38,7 +37,12 @@ def queue_with_dead_letters(
             **settings,  # type: ignore[arg-type]
         )
 
-    dead_letters = create(dead_letters_id, retention_period=MAX_DEAD_AGE)
+    dead_letters = create(ids[1], retention_period=LONGEST_RETENTION)
     acknowledge(dead_letters, {"SQS3": "This queue is one of dead letters."})
-    dead = sqs.DeadLetterQueue(queue=dead_letters, max_receive_count=deliveries)
-    return create(id, retention_period=MAX_AGE, visibility_timeout=visibility_timeout, dead_letter_queue=dead), dead_letters
+    queue = create(
+        ids[0],
+        retention_period=RETENTION,
+        visibility_timeout=visibility_timeout,
+        dead_letter_queue=sqs.DeadLetterQueue(queue=dead_letters, max_receive_count=deliveries),
+    )
+    return queue, dead_letters
