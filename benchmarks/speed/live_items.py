@@ -106,8 +106,10 @@ def run_benchmark(
             for name, values in steps.items():
                 values.append(result.timings_ms[name])
         time.sleep(max(0.0, PAUSE_S - milliseconds / 1_000))
-    latencies = {name: summarise_ms(values) for name, values in steps.items()}
-    return LiveItemsResult(lots, put, PRESET, summarise_ms(visible), **latencies, machine=machine)
+    photo, encode, write = (summarise_ms(steps[name]) for name in ("photo", "encode", "index"))
+    return LiveItemsResult(
+        machine=machine, lots=lots, put=put, preset=PRESET, visible=summarise_ms(visible), photo=photo, encode=encode, index=write
+    )
 
 
 def _save_tower(out: Path, words: list[str], seed: int) -> Path:
