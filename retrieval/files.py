@@ -289,15 +289,20 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def crc32_of(path: Path, length: int = sys.maxsize) -> int:
+def crc32_of(file: Path | int, length: int = sys.maxsize) -> int:
     """Return the CRC-32 of the first `length` bytes of a file, by default of all.
+
+    Args:
+        file: path of the file, or a descriptor, which stays open.
+        length: number of bytes.
 
     Raises:
         OSError: the file cannot be read.
     """
     checksum = 0
-    with path.open("rb") as file:
-        while length > 0 and (block := file.read(min(length, BLOCK_BYTES))):
+    with open(file, "rb", closefd=isinstance(file, Path)) as content:
+        content.seek(0)
+        while length > 0 and (block := content.read(min(length, BLOCK_BYTES))):
             checksum = zlib.crc32(block, checksum)
             length -= len(block)
     return checksum

@@ -208,7 +208,7 @@ def load_item_encoder(settings: Settings, tower_id: str) -> "PutEncoder":
 
 
 def _add_item_encoder(folder: Path) -> None:
-    os.nice(10)  # searches come first
+    os.nice(5)  # searches come first
     from models.artefacts.tower_files import add_item_encoder
 
     add_item_encoder(folder)

@@ -26,6 +26,7 @@ from retrieval.ingestion import index_release
 
 TITLES = [f"{colour} {kind} {n}" for n in range(20) for colour in ("red", "gold") for kind in ("vase", "watch")]
 TOKEN = "correct horse"
+pytestmark = pytest.mark.timeout(600)  # towers are exported first
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ of the whole file at publication, so that a start need not check every row.
 
 import json
 import logging
+import os
 import sqlite3
 import threading
 import uuid
@@ -125,6 +126,9 @@ class ItemDatabase:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.damaged: set[RowId] = set()
+        # for checksums; stays open, because to close a file releases the POSIX locks of all connections of this process to it, and
+        # then another process that closes the database deletes the write-ahead log with our later commits
+        self._descriptor: int | None = None
         self._read_lock, self._write_lock = threading.Lock(), threading.Lock()
         with translated(path):
             self._reader = self._connect()
@@ -250,7 +254,9 @@ class ItemDatabase:
             deletions = zlib.crc32(repr(row).encode(), deletions)
         identity = {name: getattr(self, name) for name in ("database_id", "tower_id", "dimensions", "language")}
         try:
-            checksum = crc32_of(self.path)
+            if self._descriptor is None:
+                self._descriptor = os.open(self.path, os.O_RDONLY)
+            checksum = crc32_of(self._descriptor)
         except OSError as error:
             raise damaged(self.path, error) from error
         return {**identity, "generation": _commit_seq(self._writer), "deletions": deletions, "crc32": checksum}
@@ -314,6 +320,9 @@ class ItemDatabase:
         with self._write_lock, self._read_lock:
             self._writer.close()
             self._reader.close()
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
 
     def _read(self, column: str, keys: Sequence[int] | Sequence[str]) -> Iterator[StoredItem]:
         for start in range(0, len(keys), KEYS_PER_QUERY):

@@ -420,3 +420,20 @@ def test_a_graph_of_many_equal_vectors_answers_with_as_many_as_are_wanted() -> N
     graph.add(np.repeat(different, 50, axis=0))
     everything = np.ones(len(graph), dtype=bool)
     assert all(len(graph.nearest(query, 100, everything, exact_below=0)) >= 100 for query in different)
+
+
+def test_another_process_that_closes_the_index_takes_no_later_commit_away(tmp_path: Path) -> None:
+    store = EmbeddedStore(tmp_path)
+    store.publish(store.create("tower", D).name)
+    store.close()
+    store = EmbeddedStore(tmp_path)  # opened again, so that it compares the checksum of the file
+    index = store.live()
+    look = "import sys; from pathlib import Path; from retrieval.index.embedded.store import EmbeddedStore; "
+    look += "store = EmbeddedStore(Path(sys.argv[1])); print(store.live().count()); store.close()"
+    counts = []
+    for number in range(3):
+        index.upsert([lot(number)])
+        run = subprocess.run([sys.executable, "-c", look, str(tmp_path)], capture_output=True, text=True, check=True)
+        counts.append(int(run.stdout))
+    assert counts == [1, 2, 3]
+    store.close()
