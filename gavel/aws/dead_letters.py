@@ -5,7 +5,7 @@ from typing import Any
 from gavel.aws.account import DeployedStage, aws_errors, client
 
 COUNT = "ApproximateNumberOfMessages"
-DEAD_LETTERS = ("ArrivalsDeadLetters", "StatesDeadLetters")  # outputs of the stacks: URLs of the queues
+REDRIVEN_QUEUES = ("ArrivalsDeadLetters", "StatesDeadLetters")  # outputs of the stacks: URLs of the queues
 
 
 def redrive(stage: DeployedStage) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def redrive(stage: DeployedStage) -> dict[str, Any]:
         GavelError: SQS refuses, for instance because it is moving them already.
     """
     sqs, messages, tasks = client("sqs"), 0, []
-    for output in DEAD_LETTERS:
+    for output in REDRIVEN_QUEUES:
         queue = stage.output(output)
         with aws_errors(f"queue {queue}"):
             attributes = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn", COUNT])["Attributes"]

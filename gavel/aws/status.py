@@ -6,7 +6,7 @@ from typing import Any
 
 from gavel.aws.account import DeployedStage, aws_errors, client
 from gavel.aws.buckets import Bucket
-from gavel.aws.dead_letters import DEAD_LETTERS
+from gavel.aws.dead_letters import REDRIVEN_QUEUES
 from gavel.aws.towers import current_tower
 
 NIGHTS = 7
@@ -61,7 +61,7 @@ def stage_status(stage: DeployedStage) -> StageStatus:
         stage=stage.name,
         nights=_nights(stage.output("EmbedDayMachine")),
         jobs=_jobs(),
-        dead_letters=sum(_waiting(stage.output(output)) for output in DEAD_LETTERS),
+        dead_letters=sum(_waiting(stage.output(output)) for output in REDRIVEN_QUEUES),
         tower_id=current_tower(stage),
         live=_live(Bucket(stage.output("ReleasesBucket"))),
         endpoint=_endpoint(stage.outputs.get("RerankerEndpoint")),

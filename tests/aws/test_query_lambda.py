@@ -280,21 +280,21 @@ def test_a_search_by_body_is_the_same_search(imported, published):
 
 def test_a_parameter_that_is_given_twice_is_refused_however_api_gateway_writes_it(imported, published):
     module = imported()
-    rest = event(query={"q": "watch", "category": "ring"})  # payload 1.0: the last value alone, and beside it all of them
-    rest["multiValueQueryStringParameters"]["category"] = ["watch", "ring"]
+    rest = event(query={"q": "watch", "mode": "keyword"})  # payload 1.0: the last value alone, and beside it all of them
+    rest["multiValueQueryStringParameters"]["mode"] = ["semantic", "keyword"]
     joined = {  # payload 2.0: values with commas between, and the query string as it came
         "version": "2.0",
         "routeKey": "GET /search",
         "rawPath": "/search",
-        "rawQueryString": "q=watch&category=watch&category=ring",
-        "queryStringParameters": {"q": "watch", "category": "watch,ring"},
+        "rawQueryString": "q=watch&mode=semantic&mode=keyword",
+        "queryStringParameters": {"q": "watch", "mode": "semantic,keyword"},
         "headers": {"host": "api.example"},
         "requestContext": {"http": {"method": "GET", "path": "/search", "sourceIp": "192.0.2.7"}, "stage": "$default"},
         "isBase64Encoded": False,
     }
     for asked in (rest, joined):
         answer = module.handler(asked, CONTEXT)
-        assert (answer["statusCode"], json.loads(answer["body"])["detail"]) == (400, "category: given 2 times; give it once")
+        assert (answer["statusCode"], json.loads(answer["body"])["detail"]) == (400, "mode: given 2 times; give it once")
     joined["rawQueryString"] = "q=watch&k=1&category=watch%2Cring"  # one value with a comma in it
     assert module.handler(joined, CONTEXT)["statusCode"] == 200
 

@@ -119,8 +119,8 @@ def test_a_brand_and_a_category_are_asked_for_however_they_are_written(filled, l
     index = filled([lot("lot", brand=item.brand, category=item.category), lot("other", brand="Other", category="Other")])
     for name in ("brand", "category"):
         for text in asked:
-            assert [hit.item_id for hit in index.keyword("lot", 5, Filter(**{name: text}, now=NOW))] == ["lot"], text
-        assert index.keyword("lot", 5, Filter(**{name: other}, now=NOW)) == []
+            assert [hit.item_id for hit in index.keyword("lot", 5, Filter(**{name: (text,)}, now=NOW))] == ["lot"], text
+        assert index.keyword("lot", 5, Filter(**{name: (other,)}, now=NOW)) == []
 
 
 def test_every_language_has_a_stemmer_on_either_side() -> None:

@@ -43,7 +43,7 @@ def resources(dev):
 @pytest.fixture(scope="module")
 def roles(domain, resources):
     """The roles of indexer and query function, let in as the templates say."""
-    arns = {name: domain.role() for name in ("gavel_writer", "gavel_reader", "gavel_operator")}
+    arns = {name: domain.role() for name in ("gavel_writer", "gavel_reader", "gavel_statewriter", "gavel_operator")}
     with domain.acting_as(domain.admin):
         for name, (kind, properties) in resources.items():
             if name in arns:

@@ -141,7 +141,9 @@ def test_the_job_may_be_handed_to_sagemaker_alone(stage):
 
 
 def arrivals(stage):
-    (rule,) = [rule for rule in stage.properties("AWS::Events::Rule") if "EventPattern" in rule]
+    (rule,) = [
+        rule for rule in stage.properties("AWS::Events::Rule") if "EventPattern" in rule and "ItemStates" not in json.dumps(rule)
+    ]
     return rule
 
 

@@ -74,7 +74,8 @@ def missing(bundled: Path, names: set[str]) -> set[str]:
 
 
 def test_what_a_function_imports_is_in_its_bundle(bundled):
-    (name,) = [folder.name for folder in (bundled / "lambdas").iterdir() if folder.is_dir()]
+    (handler,) = (bundled / "lambdas").glob("*/handler.py")
+    name = handler.parent.name
     assert missing(bundled, foreign_imports(bundled, f"lambdas.{name}.handler") - RUNTIMES_OWN) == set()
 
 

@@ -12,6 +12,7 @@ from small_tower import small_config
 from models.config.training import TrainingConfig
 from models.data.batches import Batch
 from models.towers.config import PRESETS, TowerConfig, preset
+from models.towers.features import Features
 from models.towers.item_features import ITEM_FEATURES, fit_features, item_row
 from models.towers.two_towers import Photos, TextEncodings, Tokens, TwoTowers
 from models.training.losses import info_nce, prefixes
@@ -138,12 +139,14 @@ def test_features_move_their_own_lot_and_missing_ones_are_a_normal_case():
     towers = with_features()
     spec, text = towers.config.features, tokens(1)
     same_text = Tokens(text.input_ids.repeat(3, 1), text.attention_mask.repeat(3, 1))
-    lots = towers.item_tower(same_text, features=spec.encode([item_row(LOTS[0]), item_row(LOTS[2]), item_row(Item("e", "Bare"))]))
+    lots = towers.item_tower(
+        same_text, features=Features.of(spec, [item_row(LOTS[0]), item_row(LOTS[2]), item_row(Item("e", "Bare"))])
+    )
     assert lots.shape == (3, towers.config.dimensions)
     torch.testing.assert_close(lots.norm(dim=1), torch.ones(3))
     assert not torch.allclose(lots[0], lots[1], atol=1e-3)
     assert torch.isfinite(lots[2]).all()
-    torch.testing.assert_close(towers.item_tower(text, features=spec.encode([{}])), towers.item_tower(text))
+    torch.testing.assert_close(towers.item_tower(text, features=Features.of(spec, [{}])), towers.item_tower(text))
 
 
 def test_features_are_learnt_from_the_lots_and_go_with_the_card():
@@ -173,7 +176,9 @@ def test_without_a_hidden_layer_an_untrained_lot_is_its_text_whatever_its_photo_
     towers = TwoTowers(fit_features(direct, LOTS)).eval()
     assert towers.config.dimensions == towers.item_tower.text_encoder.width == 32
     text, spec = tokens(2), towers.config.features
-    lots = towers.item_tower(text, Photos(pixels(towers, 1), torch.tensor([True, False])), spec.encode([item_row(LOTS[0]), {}]))
+    lots = towers.item_tower(
+        text, Photos(pixels(towers, 1), torch.tensor([True, False])), Features.of(spec, [item_row(LOTS[0]), {}])
+    )
     torch.testing.assert_close(lots, towers.query_tower(*text), atol=0, rtol=0)
 
 

@@ -365,7 +365,7 @@ def test_the_alias_is_one_small_file(root: Path) -> None:
     store = EmbeddedStore(root)
     name = store.create("tower", D).name
     store.publish(name)
-    assert json.loads((root / "auction-items.json").read_text()) == {"live": name}
+    assert json.loads((root / "auction-items.json").read_text()) == {"live": name, "previous": None}
     assert {path.name for path in root.iterdir() if ".states." not in path.name} == {name, "auction-items.json"}
 
 
