@@ -117,7 +117,7 @@ def test_a_lot_is_found_by_its_words_however_they_are_written(filled) -> None:
 def test_a_brand_and_a_category_are_asked_for_however_they_are_written(filled, listed: str, asked: list[str], other: str) -> None:
     item = parse_item({"id": "lot", "title": "a lot", "brand": listed, "category": listed})
     index = filled([lot("lot", brand=item.brand, category=item.category), lot("other", brand="Other", category="Other")])
-    for name in ("brand", "category"):
+    for name in ("brands", "categories"):
         for text in asked:
             assert [hit.item_id for hit in index.keyword("lot", 5, Filter(**{name: (text,)}, now=NOW))] == ["lot"], text
         assert index.keyword("lot", 5, Filter(**{name: (other,)}, now=NOW)) == []
