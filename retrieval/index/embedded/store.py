@@ -115,14 +115,14 @@ class EmbeddedStore:
     def live_tower(self) -> str | None:
         """Return the tower of the live index, even if that index is damaged; None if nothing is published.
 
-        If the alias is damaged, return the tower of the newest index.
+        If the alias is damaged, or names an index that is not there, return the tower of the newest index.
         """
+        names = self.names()
         try:
             name = self._live_name()
         except IndexUnavailable:
-            folders = [path for path in self._root.glob(f"{self._alias}-*") if path.is_dir()]
-            name = max(folders, key=lambda path: path.name.rpartition("-")[2]).name if folders else None
-        return None if name is None else self._tower_of(name)
+            return self._tower_of(names[0]) if names else None
+        return None if name is None else self._tower_of(name if name in names or not names else names[0])
 
     def names(self) -> list[str]:
         """Return the names of the indices that create() made for this alias, the newest first."""

@@ -163,7 +163,7 @@ def test_features_are_learnt_from_the_lots_and_go_with_the_card():
 
 def test_every_weight_of_a_tower_with_features_is_trained():
     towers = with_features().train()
-    queries, lots, scale = towers(tokens(4), tokens(4), None, towers.config.features.encode([item_row(lot) for lot in LOTS]))
+    queries, lots, scale = towers(tokens(4), tokens(4), None, Features.of(towers.config.features, [item_row(lot) for lot in LOTS]))
     ((queries @ lots.T) * scale).square().sum().backward()
     without = [name for name, parameter in towers.named_parameters() if parameter.grad is None]
     assert without in ([], ["item_tower.no_image"])
