@@ -21,6 +21,7 @@ RowIds = NDArray[np.int64]
 """Row ids of items in the database, see RowId."""
 
 NEVER_ENDS = np.iinfo(np.int64).max
+FEW_CODES = 4  # up to which comparing one by one is quicker than np.isin(): at a million items .3 against 2.4 ms for one
 NO_LABEL = -1  # code of a missing category, brand or seller
 COLUMNS: Mapping[str, type[np.generic]] = {
     "row_id": np.int64,
@@ -170,9 +171,9 @@ class FilterColumns:
             ("seller", self._seller_codes, filters.sellers, blocked.sellers),
         ):
             if allowed:
-                mask &= np.isin(column(name), codes_of(allowed))
+                mask &= _is_any_of(column(name), codes_of(allowed))
             if forbidden:
-                mask &= ~np.isin(column(name), codes_of(forbidden))
+                mask &= ~_is_any_of(column(name), codes_of(forbidden))
         for name, (low, high) in filters.state_ranges.items():
             mask &= _is_in_range(column(name), low, high)
             if name == "ends_at" and high is not None:
@@ -254,6 +255,16 @@ class FilterColumns:
 
     def _code(self, label: str | None) -> int:
         return NO_LABEL if label is None else self._codes.setdefault(fold_label(label), len(self._codes))
+
+
+def _is_any_of(column: NDArray[np.int32], codes: Sequence[int]) -> Mask:
+    """Return a (N,) bool mask of the cells with one of these codes."""
+    if len(codes) > FEW_CODES:
+        return np.isin(column, codes)
+    mask: Mask = np.zeros(len(column), dtype=np.bool_)
+    for code in codes:
+        mask |= column == code
+    return mask
 
 
 def _is_in_range(column: NDArray[Any], low: float | None, high: float | None) -> Mask:
