@@ -16,7 +16,6 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from retrieval.config.index_spec import IndexSpec
 from retrieval.errors import IndexMissing, IndexUnavailable, InvalidInput
@@ -94,12 +93,11 @@ class EmbeddedStore:
 
     def find(self, tower_id: str) -> OpenIndex | None:
         """Return the live index if it is of this tower, else the newest index of this tower, else None."""
-        prefix = f"{self._alias}-{tower_id}-"
-        names = sorted(p.name for p in self._root.glob("*") if p.name.startswith(prefix) and "-" not in p.name[len(prefix) :])
+        names = [name for name in self.names() if self._tower_of(name) == tower_id]
         if not names:
             return None
         live = self._live_name()
-        return self._open(live if live in names else names[-1])
+        return self._open(live if live in names else names[0])
 
     def live(self) -> OpenIndex:
         """Return the index that the alias names.
@@ -160,7 +158,7 @@ class EmbeddedStore:
 
     def previous(self) -> str | None:
         """Return the name of the index that was live before the live one; None if none was, or it was dropped."""
-        name = self._pointer_to("previous")
+        _, name = self._read_alias()
         return name if name in self.names() else None
 
     def publish(self, name: str) -> None:
@@ -171,7 +169,7 @@ class EmbeddedStore:
         """
         self._open(name).prepare()
         try:
-            live, before = self._live_name(), self._pointer_to("previous")
+            live, before = self._read_alias()
         except IndexUnavailable:  # a damaged alias is written anew
             live = before = None
         try:
@@ -227,15 +225,15 @@ class EmbeddedStore:
         return folder
 
     def _live_name(self) -> str | None:
-        return self._pointer_to("live")
+        return self._read_alias()[0]
 
-    def _pointer_to(self, which: Literal["live", "previous"]) -> str | None:
-        """Return the name of an index in the alias's file; None if the file is missing, or names no previous index."""
+    def _read_alias(self) -> tuple[str | None, str | None]:
+        """Return the names of the live index and of the one before; None for what the alias's file does not name."""
         try:
             names = json.loads(self._pointer.read_bytes())
             live, previous = str(names["live"]), names.get("previous")
         except FileNotFoundError:
-            return None
+            return None, None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise damaged(self._pointer, error) from error
-        return live if which == "live" else None if previous is None else str(previous)
+        return live, None if previous is None else str(previous)
