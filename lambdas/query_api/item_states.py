@@ -134,8 +134,10 @@ def read_state(state: Any, now: datetime) -> StateUpdate:
     Raises:
         InvalidInput: it is no such object; the message names the fault.
     """
-    if not isinstance(state, Mapping) or "item_id" not in state:
+    if not isinstance(state, Mapping):
         raise InvalidInput(f"a state is an object with an item_id, not {str(state)[:100]}")
+    if "item_id" not in state:
+        raise InvalidInput("item_id is missing")
     return parse_state(state["item_id"], {name: value for name, value in state.items() if name != "item_id"}, now)
 
 

@@ -252,7 +252,10 @@ async def _validation_problem(request: Request, error: Exception) -> JSONRespons
 def _complaint(error: dict[str, Any]) -> str:
     if error["type"] == "json_invalid":
         return f"body: no valid JSON ({error['ctx']['error']} at character {error['loc'][-1]})"
-    place = ".".join(str(part) for part in error["loc"][1:] if part not in (SINGLE, SEVERAL)) or "body"
+    source, *parts = error["loc"]
+    if source == "query":
+        parts = parts[:1]  # without the place among the values of a parameter that is given several times
+    place = ".".join(str(part) for part in parts if part not in (SINGLE, SEVERAL)) or "body"
     return f"{place}: {error['msg']}"
 
 

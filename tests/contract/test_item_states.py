@@ -83,7 +83,7 @@ def test_every_state_of_a_list_has_its_outcome(client: TestClient) -> None:
     results = client.post("/items/state", json=body).json()["results"]
     assert [result["outcome"] for result in results] == ["applied", "stale", "unknown", "refused", "refused", "refused"]
     assert "did you mean" in results[3]["reason"]
-    assert "a state is an object with an item_id" in results[4]["reason"]
+    assert "item_id is missing" in results[4]["reason"]
     assert "ends_at" in results[5]["reason"]
 
 

@@ -57,7 +57,7 @@ def test_a_search_by_body_is_the_same_search(client: TestClient, store: Embedded
         ({"q": "vase", "k": "ten"}, "k: "),
         ({"q": "vase", "offset": -1}, "offset: "),
         ({"q": "vase", "offset": 401}, "offset: "),
-        ({"q": "vase", "category": "x" * 1_001}, "category.0: "),
+        ({"q": "vase", "category": "x" * 1_001}, "category: "),
         ({"q": "vase", "max_price": 1e13}, "max_price: "),
         ({"q": "vase", "mode": "fuzzy"}, "'hybrid', 'semantic' or 'keyword'"),
         ({"q": "vase", "min_price": "nan"}, "min_price: "),
@@ -136,7 +136,7 @@ def test_a_parameter_that_no_route_knows_is_refused_by_every_route(client: TestC
         answer = client.request(method, path, params={"colour": "red"}, **sent(operation))
         assert (answer.status_code, answer.json()["type"]) == (400, "invalid_query"), path
         assert answer.json()["detail"].startswith("colour: there is no such parameter; ")
-    assert " category, " in client.get("/search", params={"query": "vase"}).json()["detail"]
+    assert "takes category, not_category, brand" in client.get("/search", params={"query": "vase"}).json()["detail"]
     assert "limit: " in client.delete("/buyers/b-1", params={"limit": 5}).json()["detail"], "it would erase more than it names"
 
 
