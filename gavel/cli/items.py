@@ -19,7 +19,7 @@ from processing.command_line import FetchOption, PhotoHostOption
 from retrieval.config.settings import Settings
 from retrieval.contracts.item_puts import ItemPut, PutResult, read_put
 from retrieval.contracts.item_states import OPEN, parse_state
-from retrieval.contracts.items import ALIASES, MAX_ID_BYTES, epoch_ms, first_value, parse_time
+from retrieval.contracts.items import ALIASES, MAX_ID_BYTES, epoch_ms, first_value, moment_of, parse_time
 from retrieval.contracts.table_files import json_rows
 from retrieval.errors import InvalidInput
 
@@ -205,5 +205,5 @@ def _moment(text: str) -> datetime:
 
 def _shown(name: str, value: Any) -> Any:
     if name in ("ends_at", "listed_at", "updated_at"):
-        return f"{datetime.fromtimestamp(value / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+        return f"{moment_of(value):%Y-%m-%d %H:%M:%S} UTC"
     return value

@@ -13,6 +13,7 @@ from gavel.workspace.console import progress, show_table, show_values
 from gavel.workspace.folders import ROLLBACK_FILE, Workspace, newest_first
 from gavel.workspace.options import Json, print_json, report
 from retrieval.config.settings import Settings
+from retrieval.contracts.items import moment_of
 from retrieval.contracts.release import INDEX_REJECTS_FILE, MANIFESTS, RECEIPT_FILE, load_release
 from retrieval.errors import GavelError, InvalidInput
 from retrieval.index.filters import Filter, utc_now
@@ -87,7 +88,7 @@ def status(as_json: Json = False) -> None:
         "lots": live.count(),
         "open_lots": live.count(Filter()),
         "damaged": live.damaged(),
-        "newest_row": None if newest is None else datetime.fromtimestamp(newest / 1000, UTC),
+        "newest_row": None if newest is None else moment_of(newest),
         "lag_s": None if newest is None else round(utc_now().timestamp() - newest / 1000),
         "releases": [one["release_id"] for one in releases if one.get("index") == live.name],
         "last_indexing": None if last is None else _last_indexing(workspace.embeddings / last["release_id"]),

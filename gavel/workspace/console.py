@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from retrieval.contracts.items import moment_of
 from retrieval.search.service import SearchAnswer
 from retrieval.text.analysis import clean_text
 
@@ -205,6 +206,6 @@ def _number(value: float | None, form: str) -> str:
 def _ends(moment_ms: int | None) -> str:
     if moment_ms is None:
         return "–"
-    left = datetime.fromtimestamp(moment_ms / 1000, UTC) - datetime.now(UTC)
+    left = moment_of(moment_ms) - datetime.now(UTC)
     hours = left.total_seconds() / 3600
     return f"in {hours:.0f} h" if hours < 48 else f"in {hours / 24:.0f} d"

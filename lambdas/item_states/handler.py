@@ -9,8 +9,8 @@ Requests of API Gateway are answered as in `gavel serve`; API Gateway has checke
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -23,6 +23,7 @@ from lambdas.query_api.problems import PROBLEM_TYPE, answer_problems
 from lambdas.query_api.strict_route import StrictRoute
 from retrieval.config.settings import Settings
 from retrieval.contracts.item_states import StateUpdate
+from retrieval.contracts.items import moment_of
 from retrieval.errors import InvalidInput
 from retrieval.index.opensearch.store import open_store
 from retrieval.index.port import IndexStore, VectorIndex
@@ -58,8 +59,9 @@ def take(messages: list[dict[str, Any]], index: VectorIndex) -> list[str]:
     updates: list[StateUpdate] = []
     failed: list[str] = []
     for message in messages:
-        arrived = datetime.fromtimestamp(int(message["attributes"]["SentTimestamp"]) / 1000, UTC)
-        reasons = list(_read(message["body"], arrived, updates))
+        arrived = moment_of(int(message["attributes"]["SentTimestamp"]))
+        states, reasons = _read(message["body"], arrived)
+        updates += states
         if reasons:
             logger.error("states refused", extra={"message_id": message["messageId"], "refused": len(reasons), "first": reasons[0]})
             failed.append(message["messageId"])
@@ -72,24 +74,24 @@ def take(messages: list[dict[str, Any]], index: VectorIndex) -> list[str]:
     return failed
 
 
-def _read(body: str, arrived: datetime, updates: list[StateUpdate]) -> Iterator[str]:
-    """Append the states of a message's body to `updates`, and yield the reason of each one that cannot be read."""
+def _read(body: str, arrived: datetime) -> tuple[list[StateUpdate], list[str]]:
+    """Return the states of a message's body, and the reason of each one that cannot be read."""
     try:
         content = json.loads(body)
     except ValueError as error:
-        yield f"the message is not JSON: {error}"
-        return
+        return [], [f"the message is not JSON: {error}"]
     if isinstance(content, Mapping) and "detail-type" in content:
         content = content.get("detail")
     states = content if isinstance(content, list) else [content]
     if len(states) > MAX_STATES:
-        yield f"the message has {len(states)} states; send at most {MAX_STATES} in one"
-        return
+        return [], [f"the message has {len(states)} states; send at most {MAX_STATES} in one"]
+    updates, reasons = list[StateUpdate](), list[str]()
     for state in states:
         try:
             updates.append(read_state(state, arrived))
         except InvalidInput as error:
-            yield str(error)
+            reasons.append(str(error))
+    return updates, reasons
 
 
 @cache

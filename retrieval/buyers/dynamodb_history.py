@@ -12,9 +12,9 @@ from typing import Any
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from retrieval.buyers.history_store import MAX_PER_BUYER, interaction_key, moment_of, oldest_stored, select_storable
+from retrieval.buyers.history_store import MAX_PER_BUYER, interaction_key, oldest_stored, select_storable
 from retrieval.contracts.events import Interaction
-from retrieval.contracts.items import epoch_ms
+from retrieval.contracts.items import epoch_ms, moment_of
 from retrieval.errors import FeedbackUnavailable
 from retrieval.index.filters import utc_now
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from retrieval.contracts.events import Interaction
-from retrieval.contracts.items import EPOCH, epoch_ms, require_id
+from retrieval.contracts.items import epoch_ms, moment_of, require_id
 from retrieval.feedback.rows import MAX_CLOCK_SKEW
 
 MAX_PER_BUYER = 200  # interactions; also the most that a search takes (search.request.MAX_INTERACTIONS)
@@ -104,11 +104,6 @@ def merge_interactions(stored: Sequence[Interaction], sent: Sequence[Interaction
 def interaction_key(interaction: Interaction) -> InteractionKey:
     """Return the key by which the interactions of one buyer are distinguished and sorted."""
     return epoch_ms(interaction.timestamp), interaction.event_type, interaction.item_id
-
-
-def moment_of(ms: int) -> datetime:
-    """Convert milliseconds since 1970 into a UTC time."""
-    return EPOCH + timedelta(milliseconds=ms)
 
 
 def parse_buyer_id(text: str) -> str:

@@ -6,9 +6,9 @@ from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from retrieval.buyers.history_store import MAX_PER_BUYER, interaction_key, moment_of, oldest_stored, select_storable
+from retrieval.buyers.history_store import MAX_PER_BUYER, interaction_key, oldest_stored, select_storable
 from retrieval.contracts.events import Interaction
-from retrieval.contracts.items import epoch_ms
+from retrieval.contracts.items import epoch_ms, moment_of
 from retrieval.errors import FeedbackUnavailable
 from retrieval.files import creating, shortage
 from retrieval.index.filters import utc_now

@@ -4,12 +4,12 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from retrieval.contracts.item_files import read_item
 from retrieval.contracts.item_states import Outcome
-from retrieval.contracts.items import ALIASES, EPOCH, Item, epoch_ms, first_value, latest_version, parse_id
+from retrieval.contracts.items import ALIASES, Item, epoch_ms, first_value, latest_version, moment_of, parse_id
 from retrieval.errors import InvalidInput
 
 PHOTO, VERSION = "photo", "version"  # fields of a row beside those of an item file
@@ -77,7 +77,7 @@ def read_put(row: Mapping[str, Any], item_id: str | None = None, now: datetime |
     if version is None and item.updated_at is None:
         version = epoch_ms(now)
     if version is not None:
-        item = replace(item, updated_at=EPOCH + timedelta(milliseconds=_checked_version(version, now)))
+        item = replace(item, updated_at=moment_of(_checked_version(version, now)))
     return ItemPut(item, _photo(row.get(PHOTO)))
 
 

@@ -149,6 +149,11 @@ def epoch_ms(moment: datetime) -> int:
     return (moment - EPOCH) // timedelta(milliseconds=1)
 
 
+def moment_of(ms: int) -> datetime:
+    """Convert milliseconds since 1970-01-01 UTC to a UTC time; the inverse of epoch_ms()."""
+    return EPOCH + timedelta(milliseconds=ms)
+
+
 def latest_version(now: datetime | None = None) -> int:
     """Return the highest version that an item may have now. With a higher one, all later rows of the item would be stale.
 

@@ -10,7 +10,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from retrieval.contracts.items import EPOCH, epoch_ms, query_text
+from retrieval.contracts.items import epoch_ms, moment_of, query_text
 from retrieval.errors import InvalidSettings
 
 MIN_KEY_BYTES = 32
@@ -55,7 +55,7 @@ class ServedLists:
         expected = [_proof(key, query_id, query_text(query), item_id, position) for key in self._keys]
         if not any(hmac.compare_digest(one.encode(), proof.encode(errors="replace")) for one in expected):
             return None
-        served = EPOCH + timedelta(milliseconds=int(query_id.split(".")[0], 16))
+        served = moment_of(int(query_id.split(".")[0], 16))
         return served if now - LONGEST_OPEN <= served <= now + CLOCKS_APART else None
 
     def client(self, address: str) -> str:
